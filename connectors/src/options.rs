@@ -1,0 +1,169 @@
+//! Typed options from text: the `WITH (…)` list of a statement.
+//!
+//! A connector takes the keys it knows; [`Options::finish`] then refuses what is left, with the nearest known key.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// What is wrong with an option, and with which.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("option {key}: {problem}")]
+pub struct OptionError {
+    /// The key, as written.
+    pub key: String,
+    /// What is wrong, and what would be right.
+    pub problem: String,
+}
+
+impl OptionError {
+    /// Makes an error about one key.
+    pub fn new(key: &str, problem: impl Into<String>) -> Self {
+        OptionError { key: key.to_owned(), problem: problem.into() }
+    }
+}
+
+/// A list of options that empties as a connector takes from it.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    values: BTreeMap<String, String>,
+    known: BTreeSet<&'static str>,
+}
+
+impl Options {
+    /// Makes a list from pairs of key and value.
+    pub fn new(values: impl IntoIterator<Item = (String, String)>) -> Self {
+        Options { values: values.into_iter().collect(), known: BTreeSet::new() }
+    }
+
+    /// Takes a value.
+    pub fn take(&mut self, key: &'static str) -> Option<String> {
+        self.known.insert(key);
+        self.values.remove(key)
+    }
+
+    /// Takes a value that must be there.
+    pub fn require(&mut self, key: &'static str) -> Result<String, OptionError> {
+        self.take(key).ok_or_else(|| OptionError::new(key, format!("is missing: say {key} = '…'")))
+    }
+
+    /// Takes a value of a type that parses from text.
+    pub fn parse<T: std::str::FromStr>(&mut self, key: &'static str, expected: &str) -> Result<Option<T>, OptionError> {
+        self.take(key)
+            .map(|text| text.parse().map_err(|_| OptionError::new(key, format!("{text:?} is not {expected}"))))
+            .transpose()
+    }
+
+    /// Takes a duration such as `'10 seconds'`, `'5s'`, `'250 ms'`, `'1 minute'`, `'2 hours'`, `'1 day'`.
+    pub fn duration(&mut self, key: &'static str) -> Result<Option<Duration>, OptionError> {
+        self.take(key)
+            .map(|text| {
+                parse_duration(&text).ok_or_else(|| {
+                    OptionError::new(
+                        key,
+                        format!("{text:?} is not a duration such as '10 seconds', '250 ms' or '1 hour'"),
+                    )
+                })
+            })
+            .transpose()
+    }
+
+    /// Takes one of a closed set of words.
+    pub fn choice<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Result<Option<T>, OptionError> {
+        self.take(key)
+            .map(|text| {
+                words.iter().find(|(word, _)| word.eq_ignore_ascii_case(&text)).map(|(_, value)| *value).ok_or_else(
+                    || {
+                        let known: Vec<String> = words.iter().map(|(word, _)| format!("'{word}'")).collect();
+                        OptionError::new(key, format!("{text:?} is not one of {}", known.join(", ")))
+                    },
+                )
+            })
+            .transpose()
+    }
+
+    /// Refuses what nobody took, and names the nearest known key.
+    pub fn finish(self) -> Result<(), OptionError> {
+        let Some(key) = self.values.keys().next() else { return Ok(()) };
+        let problem = match nearest(key, self.known.iter().copied()) {
+            Some(known) => format!("is not known here; did you mean {known}?"),
+            None => {
+                format!("is not known here; known are {}", self.known.iter().copied().collect::<Vec<_>>().join(", "))
+            }
+        };
+        Err(OptionError::new(key, problem))
+    }
+}
+
+/// Returns the candidate nearest to a misspelt name, if one is near: at most a third of its letters differ.
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let name = name.to_lowercase();
+    candidates
+        .into_iter()
+        .map(|candidate| (edit_distance(&name, &candidate.to_lowercase()), candidate))
+        .filter(|(distance, candidate)| *distance <= candidate.chars().count().max(3) / 3)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// Optimal string alignment distance: insertions, deletions, substitutions and swaps of neighbours.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![vec![0usize; b.len() + 1]; a.len() + 1];
+    for (i, row) in rows.iter_mut().enumerate() {
+        row[0] = i;
+    }
+    for j in 0..=b.len() {
+        rows[0][j] = j;
+    }
+    for i in 1..=a.len() {
+        for j in 1..=b.len() {
+            let cost = usize::from(a[i - 1] != b[j - 1]);
+            rows[i][j] = (rows[i - 1][j] + 1).min(rows[i][j - 1] + 1).min(rows[i - 1][j - 1] + cost);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                rows[i][j] = rows[i][j].min(rows[i - 2][j - 2] + 1);
+            }
+        }
+    }
+    rows[a.len()][b.len()]
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit())?;
+    let count: u64 = text[..split].parse().ok()?;
+    let unit_us: u64 = match text[split..].trim().to_lowercase().as_str() {
+        "us" | "microsecond" | "microseconds" => 1,
+        "ms" | "millisecond" | "milliseconds" => 1_000,
+        "s" | "sec" | "second" | "seconds" => 1_000_000,
+        "m" | "min" | "minute" | "minutes" => 60_000_000,
+        "h" | "hour" | "hours" => 3_600_000_000,
+        "d" | "day" | "days" => 86_400_000_000,
+        _ => return None,
+    };
+    Some(Duration::from_micros(count.checked_mul(unit_us)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_key_names_the_nearest_known_one() {
+        let mut options = Options::new([("tpic".to_owned(), "x".to_owned())]);
+        assert_eq!(options.take("topic"), None);
+        let error = options.finish().expect_err("unknown key");
+        assert_eq!(error.to_string(), "option tpic: is not known here; did you mean topic?");
+    }
+
+    #[test]
+    fn durations_parse_with_and_without_a_space() {
+        for (text, us) in
+            [("10 seconds", 10_000_000), ("5s", 5_000_000), ("250 ms", 250_000), ("1 day", 86_400_000_000)]
+        {
+            assert_eq!(parse_duration(text), Some(Duration::from_micros(us)), "{text}");
+        }
+        for text in ["", "10", "s", "-1s", "1 fortnight"] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The plan: the small graph that SQL and the builder both produce, and that the dataflow builder alone reads.
+//!
+//! A plan is a list of nodes; each names its input by index and stands after it. Every node's schema is fixed here, so
+//! that the dataflow has nothing left to decide.
+//!
+//! ```text
+//!   Source ─► Filter ─► Window ─► Filter (HAVING) ─► Project ─► Sink
+//!      └────► Project ─► Sink                          └──────► Window ─► …      a view that reads a view
+//! ```
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+
+use crate::aggregate::AggregateCall;
+use crate::decode::Format;
+use crate::expr::ExprRef;
+use crate::source::Source;
+use crate::window::WindowAssigner;
+
+/// The place of a node in its plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub usize);
+
+/// A whole job: sources, what is computed, and where it goes.
+#[derive(Clone, Default)]
+pub struct Plan {
+    /// Inputs before their readers.
+    pub nodes: Vec<Node>,
+}
+
+/// One step, with the columns that leave it.
+#[derive(Clone)]
+pub struct Node {
+    /// The columns that leave this node.
+    pub schema: SchemaRef,
+    /// What it does.
+    pub operator: Operator,
+}
+
+/// What a node does. A closed set: the dataflow builder matches on it.
+#[derive(Clone)]
+pub enum Operator {
+    /// Rows from outside.
+    Source(SourceNode),
+    /// Keeps the rows for which the predicate is true (not false, not null).
+    Filter {
+        /// Whose rows.
+        input: NodeId,
+        /// A boolean expression.
+        predicate: ExprRef,
+    },
+    /// Computes new columns from old ones.
+    Project {
+        /// Whose rows.
+        input: NodeId,
+        /// One for each column that leaves.
+        columns: Vec<ExprRef>,
+    },
+    /// Aggregates rows by key and window; a row leaves for each when its window closes.
+    Window(WindowNode),
+    /// Writes rows to a table.
+    Table {
+        /// Whose rows.
+        input: NodeId,
+        /// The table's name, as a person would say it: `room_1m`, `room_1m$late`, `readings$dead`.
+        name: String,
+    },
+}
+
+/// A source with all that decides about its time.
+#[derive(Clone)]
+pub struct SourceNode {
+    /// Its name.
+    pub name: String,
+    /// Where the data comes from.
+    pub source: Arc<dyn Source>,
+    /// How it is decoded; its schema is the node's schema.
+    pub format: Arc<dyn Format>,
+    /// Its event time, if it has one. Without, only filters and projections can follow.
+    pub event_time: Option<EventTimeNode>,
+    /// Fills the table of undecodable rows; columns as [`dead_letter_schema`].
+    pub dead_table: Option<String>,
+    /// Fills the table of rows from the future; columns of the source.
+    pub quarantine_table: Option<String>,
+}
+
+/// Which column is the event time, and how it moves the watermark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventTimeNode {
+    /// A column of type `Timestamp(Microsecond, _)`.
+    pub column: usize,
+    /// The watermark stays this far behind the greatest event time.
+    pub delay_us: i64,
+    /// A partition without input for longer holds the watermark back no more; `None`: it always does.
+    pub idle_after_us: Option<i64>,
+    /// A row stamped further ahead of its arrival is quarantined; `None`: no row is.
+    pub future_limit_us: Option<i64>,
+}
+
+/// A windowed aggregate. Columns out: keys, `window_start`, `window_end`, aggregates.
+#[derive(Clone)]
+pub struct WindowNode {
+    /// Whose rows.
+    pub input: NodeId,
+    /// The input's event time column.
+    pub time_column: usize,
+    /// Which windows a row belongs to.
+    pub assigner: WindowAssigner,
+    /// What rows are grouped by, beside the window.
+    pub keys: Vec<ExprRef>,
+    /// What is computed for each group.
+    pub aggregates: Vec<AggregateCall>,
+    /// Fills the table of late rows; columns of the input.
+    pub late_table: Option<String>,
+}
+
+impl Plan {
+    /// Adds a node and returns its place.
+    pub fn push(&mut self, schema: SchemaRef, operator: Operator) -> NodeId {
+        self.nodes.push(Node { schema, operator });
+        NodeId(self.nodes.len() - 1)
+    }
+
+    /// Returns a node.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0]
+    }
+
+    /// Returns every table the plan fills, with its columns: the sinks that a job must be given.
+    pub fn tables(&self) -> Vec<(String, SchemaRef)> {
+        let mut tables = Vec::new();
+        for node in &self.nodes {
+            match &node.operator {
+                Operator::Source(source) => {
+                    tables.extend(source.dead_table.iter().map(|name| (name.clone(), dead_letter_schema())));
+                    tables.extend(source.quarantine_table.iter().map(|name| (name.clone(), Arc::clone(&node.schema))));
+                }
+                Operator::Window(window) => {
+                    let late = Arc::clone(&self.node(window.input).schema);
+                    tables.extend(window.late_table.iter().map(|name| (name.clone(), Arc::clone(&late))));
+                }
+                Operator::Table { name, .. } => tables.push((name.clone(), Arc::clone(&node.schema))),
+                Operator::Filter { .. } | Operator::Project { .. } => {}
+            }
+        }
+        tables
+    }
+}
+
+/// The type of every instant inside the engine.
+pub fn timestamp_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+/// The columns of a dead-letter table: when and where it came in, why it could not be used, and the bytes.
+pub fn dead_letter_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("arrival", timestamp_type(), false),
+        Field::new("partition", DataType::Utf8View, false),
+        Field::new("log_offset", DataType::Int64, false),
+        Field::new("topic", DataType::Utf8View, true),
+        Field::new("reason", DataType::Utf8View, false),
+        Field::new("payload", DataType::Binary, false),
+    ]))
+}
+
+/// The columns that leave a [`WindowNode`].
+pub fn window_schema(keys: &[(String, DataType, bool)], aggregates: &[AggregateCall]) -> SchemaRef {
+    let mut fields: Vec<Field> =
+        keys.iter().map(|(name, kind, nullable)| Field::new(name, kind.clone(), *nullable)).collect();
+    fields.push(Field::new("window_start", timestamp_type(), false));
+    fields.push(Field::new("window_end", timestamp_type(), false));
+    fields.extend(aggregates.iter().map(AggregateCall::field));
+    Arc::new(Schema::new(fields))
+}

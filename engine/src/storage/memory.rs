@@ -1,0 +1,2 @@
+//! The same in memory, for tests and examples.
+pub struct MemoryStorage;
