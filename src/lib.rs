@@ -1,1 +1,3 @@
 //! tidemill.
+mod error;
+pub use error::{Error, Result};

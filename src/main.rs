@@ -1,2 +1,6 @@
-//! The program.
+//! x
+mod cli;
+mod config;
+mod demo;
+mod logging;
 fn main() {}

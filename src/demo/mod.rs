@@ -1,0 +1,4 @@
+//! x
+mod devices;
+mod freezer;
+mod screen;
