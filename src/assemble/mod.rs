@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemill_connectors::http::HttpIngest;
 use tidemill_connectors::table::{self, TableSink, TableSpec};
 use tidemill_engine::clock::{Clock, Dice, SystemClock, SystemDice};
 use tidemill_engine::ingest::{Log, LogOptions};
@@ -129,6 +130,7 @@ pub fn context(storage: Arc<dyn Storage>, settings: &Settings) -> Result<tidemil
         base_dir,
         clock: Arc::clone(&settings.clock),
         dice: Arc::clone(&settings.dice),
+        http: HttpIngest::new(),
     })
 }
 

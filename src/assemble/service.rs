@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use tidemill_connectors::http::HttpIngest;
 use tidemill_engine::runtime::Job;
 use tidemill_engine::source::Stop;
 use tidemill_queries::server::{BindError, Bound, Exposure, Server, ServiceState};
@@ -73,7 +74,7 @@ impl Service {
     pub async fn start(
         folder: Folder,
         pipeline: Pipeline,
-        ingest: axum::Router,
+        ingest: &HttpIngest,
         bound: Bound,
         settings: &Settings,
     ) -> Result<Service> {
@@ -94,7 +95,7 @@ impl Service {
                 looked_at.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(|job| job.status())
             }),
             session: Arc::new(Session::new(Arc::new(history), Limits::default())),
-            extra: ingest,
+            extra: ingest.router(),
             version: env!("CARGO_PKG_VERSION"),
         };
         let (address, stop_serving) = (bound.local_addr(), Stop::new());

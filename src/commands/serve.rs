@@ -25,7 +25,7 @@ pub(crate) async fn serve(args: ServeArgs, config: Config) -> Result<()> {
     let pipeline = assemble::compile(&files, &context).map_err(explain)?;
     let (source_count, table_count) = (pipeline.sources.len(), pipeline.tables.len());
 
-    let service = Service::start(folder, pipeline, bound, &settings).await?;
+    let service = Service::start(folder, pipeline, &context.http, bound, &settings).await?;
     tracing::info!(
         http = %service.address(), data, sources = source_count, tables = table_count, workers = settings.workers,
         "running"

@@ -36,6 +36,8 @@ const MQTT_PORT: u16 = 1883;
 const DEMO_DATA: &str = "./demo-data";
 /// Says that a folder was made by the demo, and may be emptied by the next.
 const MARKER: &str = "made-by-tidemill-demo";
+/// The file that keeps the folder for one process: it must stay the same file.
+const LOCK_FILE: &str = "lock";
 /// Ports that are tried, one after the other.
 const PORTS_MAX: u16 = 50;
 /// Tables are committed this often, so that the questions that the demo suggests find something at once.
@@ -59,7 +61,7 @@ pub(crate) async fn run(args: DemoArgs, config: Config) -> Result<()> {
     let file = SqlFile { name: "demo.sql".into(), text: DEMO_SQL.replace(&listener(MQTT_PORT), &listener(mqtt.port())) };
     let context = assemble::context(folder.storage(), &settings)?;
     let pipeline = assemble::compile(&[file], &context).map_err(explain)?;
-    let service = Service::start(folder, pipeline, bound, &settings).await?;
+    let service = Service::start(folder, pipeline, &context.http, bound, &settings).await?;
 
     let http = service.address();
     let stop = Stop::new();
@@ -163,7 +165,7 @@ fn fresh_folder(path: &Path) -> Result<Folder> {
     let folder = Folder::open(path)?;
     for entry in entries {
         let name = entry.file_name();
-        if name == MARKER || name == tidemill_engine::storage::LOCK_FILE {
+        if name == MARKER || name == LOCK_FILE {
             continue;
         }
         let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
