@@ -1,22 +1,29 @@
-//! Tidemill inside a program: readings come from a channel, one-minute averages go to a table and to the screen.
+//! Tidemill inside a program: readings come from a channel, averages of a minute go to a table and to the screen.
 //!
 //! `cargo run --example embed`
 
 use arrow::util::pretty::pretty_format_batches;
 use tidemill::prelude::*;
 
+#[derive(serde::Serialize)]
+struct Reading {
+    device: &'static str,
+    temperature: f64,
+    ts: String,
+}
+
 #[tokio::main]
-async fn main() -> tidemill::Result<()> {
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::temp_dir().join(format!("tidemill-embed-{}", std::process::id()));
-    let mill = Pipeline::open(&folder); // log and tables live here
-    let (sender, readings) = channel(64);
+    let mill = Pipeline::open(&folder); // the log and the tables live here
+    let (sender, receiver) = tokio::sync::mpsc::channel(64);
 
     let per_minute = mill
-        .source("readings", readings)
+        .source("readings", Channel::new(receiver))
         .columns([text("device"), double("temperature"), timestamp("ts")])
         .event_time("ts")
         .lateness(secs(10))
-        .filter("temperature > -100") // a broken sensor reads -273
+        .filter("temperature > -100") // a broken sensor says -273
         .key_by(["device"])
         .window(tumbling(minutes(1)))
         .aggregate([count().named("n"), avg("temperature").named("avg_c"), max("temperature").named("max_c")]);
@@ -25,20 +32,19 @@ async fn main() -> tidemill::Result<()> {
 
     let job = mill.start().await?;
     for second in 0..300 {
-        let (minute, second) = (second / 60, second % 60);
-        let row = format!(r#"{{"device": "a", "temperature": {minute}.5, "ts": "2026-11-20T09:0{minute}:{second:02}Z"}}"#);
-        sender.send(row).await?;
+        let ts = format!("2026-11-20T09:{:02}:{:02}Z", second / 60, second % 60);
+        sender.send(Reading { device: "freezer-17", temperature: -20.0 + f64::from(second) / 60.0, ts }).await?;
     }
-    drop(sender); // the input has ended: all windows close
+    drop(sender); // the input has ended, so all windows close
 
-    let mut windows = 0;
-    while windows < 5 {
+    let mut window_count = 0;
+    while window_count < 5 {
         let Some(rows) = live.next().await else { break };
-        windows += rows.num_rows();
-        println!("{}", pretty_format_batches(&[rows]).expect("columns that can be printed"));
+        window_count += rows.num_rows();
+        println!("{}", pretty_format_batches(&[rows])?);
     }
     job.drain().await?;
-    assert_eq!(windows, 5, "five minutes, one device");
-    std::fs::remove_dir_all(&folder).expect("the folder is ours");
+    assert_eq!(window_count, 5, "one device, five minutes");
+    std::fs::remove_dir_all(&folder)?;
     Ok(())
 }

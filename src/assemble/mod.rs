@@ -255,7 +255,7 @@ pub fn write_catalog(folder: &Folder, tables: &[TableInfo]) -> Result<History> {
 /// Makes sure that the ingest log exists, and returns its id: the tables belong to it. A folder whose log was deleted
 /// gets another id, and the tables of the old one are refused then instead of filled twice.
 fn log_id(folder: &Folder, settings: &Settings) -> Result<u128> {
-    let replay = Log::open(folder.storage(), LOG_DIR, Arc::clone(&settings.dice), LogOptions::default())
+    let replay = Log::open(folder.storage(), LOG_DIR, settings.dice.as_ref(), LogOptions::default())
         .map_err(|error| Error::Environment(with_causes(&error)))?;
     Ok(replay.job())
 }

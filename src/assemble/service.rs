@@ -97,6 +97,7 @@ impl Service {
             session: Arc::new(Session::new(Arc::new(history), Limits::default())),
             extra: ingest.router(),
             version: env!("CARGO_PKG_VERSION"),
+            clock: Arc::clone(&settings.clock),
         };
         let (address, stop_serving) = (bound.local_addr(), Stop::new());
         let serving = tokio::spawn(bound.serve(state, stop_serving.clone()));

@@ -60,8 +60,7 @@ impl Shared {
     }
 
     pub(super) fn add_table(&self, name: &str, table: TableDraft) {
-        let usable = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !name.is_empty();
-        if !usable {
+        if !is_name(name) {
             return self.fail(Error::Input(format!("to_table({name:?}): a name has letters, digits and _ only")));
         }
         if self.lock().tables.insert(name.to_owned(), table).is_some() {
@@ -110,6 +109,11 @@ impl Shared {
     }
 }
 
+/// Whether a name can be that of a source or a table: it becomes a folder, and a word in SQL.
+pub(super) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
 fn push_table(plan: &mut Plan, input: NodeId, name: &str) {
     let schema = Arc::clone(&plan.node(input).schema);
     plan.push(schema, Operator::Table { input, name: name.to_owned() });
@@ -139,7 +143,7 @@ fn table_info(plan: &Plan, tables: &BTreeMap<String, TableDraft>, name: String, 
     };
     let fields: Vec<String> = schema.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
     TableInfo {
-        partition_by: time_column.clone().map_or(Partitioning::None, Partitioning::Day),
+        partition_by: Partitioning::None,
         fingerprint: format!("{description} ({})", fields.join(", ")),
         name,
         schema,

@@ -4,11 +4,18 @@
 //! ```no_run
 //! use tidemill::prelude::*;
 //!
+//! #[derive(serde::Serialize)]
+//! struct Reading {
+//!     device: String,
+//!     temperature: f64,
+//!     ts: String,
+//! }
+//!
 //! # async fn example() -> tidemill::Result<()> {
-//! let mut mill = Pipeline::open("./mill");
-//! let (sender, input) = channel(100);
+//! let mill = Pipeline::open("./mill");
+//! let (sender, receiver) = tokio::sync::mpsc::channel::<Reading>(100);
 //! let readings = mill
-//!     .source("readings", input)
+//!     .source("readings", Channel::new(receiver))
 //!     .columns([text("device"), double("temperature"), timestamp("ts")])
 //!     .event_time("ts")
 //!     .lateness(secs(2));
@@ -40,8 +47,10 @@ pub use source::{SourceBuilder, boolean, double, integer, text, timestamp};
 pub use stream::{Keyed, Stream, Windowed};
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tidemill_engine::source::Source;
 use tidemill_engine::runtime::{Job, JobStatus};
 use tidemill_engine::sink::Sink;
 
@@ -75,6 +84,11 @@ impl Pipeline {
     pub fn commit_every(mut self, interval: Duration) -> Self {
         self.settings.commit_interval = interval;
         self
+    }
+
+    /// Adds a source: a [`Channel`](tidemill_connectors::channel::Channel), or any other [`Source`].
+    pub fn source(&self, name: &str, source: impl Source) -> SourceBuilder {
+        SourceBuilder { draft: self.draft.clone(), name: name.to_owned(), source: Arc::new(source) }
     }
 
     /// Starts the job: locks the folder, replays its log, opens the tables, runs the sources.
@@ -150,3 +164,6 @@ impl Running {
         stop_job(self.job, STOP_MAX).await
     }
 }
+
+#[cfg(test)]
+mod tests;
