@@ -4,8 +4,11 @@
 //! [`Format`](tidemill_engine::decode::Format).
 
 pub mod format;
+pub mod http;
 pub mod mqtt;
 pub mod options;
+#[cfg(test)]
+mod testing;
 
 use std::path::PathBuf;
 use std::sync::Arc;
