@@ -3,7 +3,9 @@
 //! [`connect`] turns a `WITH (connector = …)` list into a [`Source`](tidemill_engine::source::Source) and its
 //! [`Format`](tidemill_engine::decode::Format).
 
+pub mod channel;
 pub mod format;
+pub mod generate;
 pub mod http;
 pub mod mqtt;
 pub mod options;
