@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
-use tidemill_engine::source::{Chunk, Intake, Message, Receipt, Resume, Source, SourceError, Stop};
+use tidemill_engine::source::{Chunk, Intake, IntakeError, Message, Receipt, Resume, Source, SourceError, Stop};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::Receiver;
 
@@ -56,7 +56,10 @@ impl<T: Serialize + Send + 'static> Source for Channel<T> {
             }
             let messages = values.drain(..).map(|value| message(&value)).collect::<Result<Vec<_>, _>>()?;
             // Not given up on `stop`: these values are out of the channel already.
-            receipts.push_back(intake.append(&partition, Chunk::Messages(messages)).await?);
+            match intake.append(&partition, Chunk::Messages(messages)).await {
+                Err(IntakeError::Stopping) => break false,
+                queued => receipts.push_back(queued?),
+            }
             if receipts.len() > RECEIPTS_MAX
                 && let Some(oldest) = receipts.pop_front()
             {

@@ -21,7 +21,7 @@ use arrow::array::{
 };
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
-use tidemill_engine::source::{Chunk, Data, Intake, Receipt, Resume, Source, SourceError, Stop};
+use tidemill_engine::source::{Chunk, Data, Intake, IntakeError, Receipt, Resume, Source, SourceError, Stop};
 use tidemill_engine::time::micros;
 
 use crate::format::parse_time;
@@ -255,8 +255,12 @@ impl Source for GenerateSource {
                 .await
                 .expect("making rows does not panic");
             let queued = tokio::select! {
-                queued = intake.append(PARTITION, chunk) => queued?,
+                queued = intake.append(PARTITION, chunk) => queued,
                 () = stop.cancelled() => break,
+            };
+            let queued = match queued {
+                Err(IntakeError::Stopping) => break,
+                queued => queued?,
             };
             receipts.push_back(queued);
             next += count;

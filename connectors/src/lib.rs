@@ -4,6 +4,7 @@
 //! [`Format`](tidemill_engine::decode::Format).
 
 pub mod channel;
+pub mod file;
 pub mod format;
 pub mod generate;
 pub mod http;
