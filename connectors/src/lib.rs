@@ -3,9 +3,15 @@
 //! [`connect`] turns a `WITH (connector = …)` list into a [`Source`](tidemill_engine::source::Source) and its
 //! [`Format`](tidemill_engine::decode::Format).
 
+pub mod channel;
+pub mod file;
 pub mod format;
+pub mod generate;
+pub mod http;
 pub mod mqtt;
 pub mod options;
+#[cfg(test)]
+mod testing;
 
 use std::path::PathBuf;
 use std::sync::Arc;
