@@ -10,6 +10,7 @@ pub mod generate;
 pub mod http;
 pub mod mqtt;
 pub mod options;
+pub mod table;
 #[cfg(test)]
 mod testing;
 
