@@ -51,8 +51,15 @@ const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(5);
 /// Body of a request of this module; sources set their own.
 const BODY_BYTES_MAX: usize = 2 << 20;
 /// The paths of this module, for the answer to a path that is not there.
-const PATHS: &[&str] =
-    &["/healthz", "/readyz", "/version", "/metrics", "POST /api/v1/query", "/api/v1/status", "POST /api/v1/ingest/{source}"];
+const PATHS: &[&str] = &[
+    "/healthz",
+    "/readyz",
+    "/version",
+    "/metrics",
+    "POST /api/v1/query",
+    "/api/v1/status",
+    "POST /api/v1/ingest/{source}",
+];
 
 /// Gives what the job is doing now; `None` before it runs and after it has stopped.
 pub type StatusFn = Arc<dyn Fn() -> Option<JobStatus> + Send + Sync>;
@@ -152,7 +159,8 @@ impl Bound {
                 }
             });
         let told = stop.clone();
-        let serving = axum::serve(listener, router(state)).with_graceful_shutdown(async move { told.cancelled().await });
+        let serving =
+            axum::serve(listener, router(state)).with_graceful_shutdown(async move { told.cancelled().await });
         tokio::select! {
             ended = async { serving.await } => ended,
             () = async {
@@ -217,9 +225,7 @@ async fn method_not_allowed(request: Request) -> Response {
 fn problem_response(problem: &Problem) -> Response {
     let status = StatusCode::from_u16(problem.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, Body::from(problem.to_json())).into_response();
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if matches!(problem.kind, ProblemKind::Busy | ProblemKind::NotReady) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
