@@ -131,3 +131,6 @@ impl History {
         self.tables.get(name)
     }
 }
+
+#[cfg(test)]
+mod tests;
