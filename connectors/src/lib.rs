@@ -4,6 +4,7 @@
 //! [`Format`](tidemill_engine::decode::Format).
 
 pub mod options;
+pub mod table;
 
 use std::path::PathBuf;
 use std::sync::Arc;

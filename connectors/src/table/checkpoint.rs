@@ -55,8 +55,10 @@ pub(super) fn write(storage: &dyn Storage, dir: &str, version: u64, now_ms: i64)
     let path = log.path(&file_name(replay.version));
     let version = replay.version;
     let rows = rows(replay, now_ms);
-    let bytes = encode(&rows)
-        .map_err(|error| TableError::Unsupported { dir: dir.to_owned(), problem: format!("its checkpoint: {error}") })?;
+    let bytes = encode(&rows).map_err(|error| TableError::Unsupported {
+        dir: dir.to_owned(),
+        problem: format!("its checkpoint: {error}"),
+    })?;
     match storage.put_new(&path, &bytes) {
         Ok(()) => {}
         Err(StorageError::Exists { .. }) => return Ok(()),
@@ -112,7 +114,8 @@ fn rows(replay: Replay, now_ms: i64) -> Vec<Row> {
 
 fn encode(rows: &[Row]) -> Result<Vec<u8>, ParquetError> {
     let schema = schema();
-    let mut decoder = arrow_json::ReaderBuilder::new(Arc::clone(&schema)).with_batch_size(rows.len()).build_decoder()?;
+    let mut decoder =
+        arrow_json::ReaderBuilder::new(Arc::clone(&schema)).with_batch_size(rows.len()).build_decoder()?;
     decoder.serialize(rows)?;
     let batch = decoder.flush()?.unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(&schema)));
     let properties = WriterProperties::builder()
@@ -155,11 +158,7 @@ fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         group(
             "txn",
-            vec![
-                needed("appId", text.clone()),
-                needed("version", long.clone()),
-                maybe("lastUpdated", long.clone()),
-            ],
+            vec![needed("appId", text.clone()), needed("version", long.clone()), maybe("lastUpdated", long.clone())],
         ),
         group(
             "add",

@@ -22,10 +22,10 @@ use tidemill_engine::storage::{Storage, StorageError};
 
 use super::TableError;
 use super::actions::{Action, Add, CommitInfo, MetaData, Protocol, Txn, encode_commit};
-use super::layout::Layout;
+use super::layout::{Layout, TableSpec};
 use super::log::DeltaLog;
 use super::replay::{READER_VERSION_MAX, Replay};
-use super::TableSpec;
+use super::snapshot::LO_EPOCH_TAG;
 
 /// Newest writer protocol whose rules are kept here.
 const WRITER_VERSION_MAX: i32 = 2;
@@ -134,6 +134,9 @@ impl Committer {
         if epoch <= self.last_committed {
             return Ok(false);
         }
+        if let Some(lo) = adds.iter().filter_map(lo_epoch).min().filter(|lo| *lo <= self.last_committed) {
+            return Err(self.overtaken(self.last_committed, lo));
+        }
         let commit = self.body(epoch, adds, now_ms)?;
         // Until the end is reached, an early return leaves the outcome open.
         self.certain = false;
@@ -173,18 +176,14 @@ impl Committer {
                     self.step(version, &actions)?;
                     return Ok(true);
                 }
-                Found::Overtaken(other) => {
-                    return Err(self.refused(format!(
-                        "another process has just committed epoch {other} for this job: stop one of the two"
-                    )));
-                }
+                Found::Overtaken(other) => return Err(self.overtaken(other, epoch)),
                 Found::Foreign => self.step(version, &actions)?,
             }
             foreign += 1;
             if foreign > FOREIGN_COMMITS_MAX {
-                return Err(self.refused(format!(
-                    "other writers took {foreign} versions in a row: stop them, or try again"
-                )));
+                return Err(
+                    self.refused(format!("other writers took {foreign} versions in a row: stop them, or try again"))
+                );
             }
         }
     }
@@ -227,8 +226,7 @@ impl Committer {
     }
 
     fn creation(&self, now_ms: i64, new_id: &str) -> Vec<u8> {
-        let protocol =
-            Protocol { min_reader_version: READER_VERSION_MAX, min_writer_version: WRITER_VERSION_MAX };
+        let protocol = Protocol { min_reader_version: READER_VERSION_MAX, min_writer_version: WRITER_VERSION_MAX };
         let metadata = self.layout.metadata(&self.spec, new_id.to_owned(), now_ms);
         let info = CommitInfo::new(now_ms, "CREATE TABLE", &[]);
         encode_commit(info, vec![Action::Protocol(protocol), Action::MetaData(metadata)])
@@ -275,6 +273,13 @@ impl Committer {
         }
     }
 
+    /// Two processes run the same job, or one was written off and is not dead.
+    fn overtaken(&self, other: Epoch, ours: Epoch) -> SinkError {
+        self.refused(format!(
+            "another process has committed epoch {other} for this job, while this one holds rows of epoch {ours}: stop one of the two"
+        ))
+    }
+
     fn refused(&self, problem: String) -> SinkError {
         SinkError::Refused { table: self.spec.name.clone(), problem }
     }
@@ -299,6 +304,11 @@ fn judge(actions: &[Action], app_id: &str, epoch: Epoch) -> Found {
         Some(found) if found >= epoch => Found::Ours,
         Some(found) => Found::Overtaken(found),
     }
+}
+
+/// The first epoch with rows in a file of ours.
+fn lo_epoch(add: &Add) -> Option<Epoch> {
+    add.tags.as_ref()?.get(LO_EPOCH_TAG)?.as_deref()?.parse().ok().map(Epoch)
 }
 
 fn epoch_of(txn: &Txn) -> Epoch {

@@ -104,7 +104,8 @@ mod tests {
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     fn rows(count: i64) -> RecordBatch {
-        let texts: Vec<String> = (0..count).map(|i| format!("{:032x}", i.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64.cast_signed()))).collect();
+        let texts: Vec<String> =
+            (0..count).map(|i| format!("{:032x}", i.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64.cast_signed()))).collect();
         RecordBatch::try_from_iter([
             ("ts", Arc::new(TimestampMicrosecondArray::from_iter_values(0..count).with_timezone("UTC")) as _),
             ("text", Arc::new(StringViewArray::from_iter_values(texts)) as _),

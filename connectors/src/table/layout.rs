@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Date32Array, RecordBatch};
-use arrow::compute::{cast, nullif_kernel};
+use arrow::compute::{cast, nullif};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
 
 use super::actions::MetaData;
@@ -165,16 +165,19 @@ impl Layout {
 
     /// Converts rows to the stored types.
     pub(super) fn store(&self, rows: &RecordBatch) -> Result<RecordBatch, String> {
-        let same = rows.num_columns() == self.rows.fields().len()
-            && rows.schema().fields().iter().zip(self.rows.fields()).all(|(found, expected)| {
-                found.name() == expected.name() && found.data_type() == expected.data_type()
-            });
+        let same =
+            rows.num_columns() == self.rows.fields().len()
+                && rows.schema().fields().iter().zip(self.rows.fields()).all(|(found, expected)| {
+                    found.name() == expected.name() && found.data_type() == expected.data_type()
+                });
         if !same {
             return Err(format!("rows have the columns {}, not {}", describe(&rows.schema()), describe(&self.rows)));
         }
         let columns = rows.columns().iter().zip(self.stored.fields());
         let columns = columns
-            .map(|(column, field)| cast(column, field.data_type()).map_err(|error| format!("{}: {error}", field.name())))
+            .map(|(column, field)| {
+                cast(column, field.data_type()).map_err(|error| format!("{}: {error}", field.name()))
+            })
             .collect::<Result<Vec<ArrayRef>, String>>()?;
         RecordBatch::try_new(Arc::clone(&self.stored), columns).map_err(|error| error.to_string())
     }
@@ -195,7 +198,7 @@ impl Layout {
                 let values = rows.column(column);
                 let Some(texts) = values.as_string_view_opt() else { return Some(Arc::clone(values)) };
                 let empty = texts.iter().map(|text| Some(text == Some(""))).collect();
-                Some(nullif_kernel(values, &empty).expect("the mask has a value for each row"))
+                Some(nullif(values, &empty).expect("the mask has a value for each row"))
             }
         }
     }
@@ -214,9 +217,7 @@ impl Layout {
         let setting = |key: &str| found.configuration.get(key).and_then(Option::as_deref);
         match setting(APP_ID_KEY) {
             None => {
-                return Some(
-                    "the folder holds a table of another program: choose another name or location".to_owned(),
-                );
+                return Some("the folder holds a table of another program: choose another name or location".to_owned());
             }
             Some(app_id) if app_id != spec.app_id => {
                 return Some(format!(
@@ -300,7 +301,9 @@ fn check_columns(schema: &Schema) -> Result<(), String> {
             return Err(format!("{name:?} cannot be a column's name in a table: name it with AS, such as \"AS n\""));
         }
         if let Some(other) = seen.insert(name.to_lowercase(), name) {
-            return Err(format!("columns {other} and {name} differ in case only, and many readers do not see that: name one with AS"));
+            return Err(format!(
+                "columns {other} and {name} differ in case only, and many readers do not see that: name one with AS"
+            ));
         }
     }
     Ok(())

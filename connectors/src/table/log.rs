@@ -18,12 +18,17 @@ pub(super) struct DeltaLog<'a> {
 impl DeltaLog<'_> {
     /// The log's folder.
     pub(super) fn folder(&self) -> String {
-        format!("{}/_delta_log", self.dir)
+        self.table_path("_delta_log")
+    }
+
+    /// The path of something in the table's folder, which may be the storage's root.
+    pub(super) fn table_path(&self, path: &str) -> String {
+        if self.dir.is_empty() { path.to_owned() } else { format!("{}/{path}", self.dir) }
     }
 
     /// The path of something in the log's folder.
     pub(super) fn path(&self, name: &str) -> String {
-        format!("{}/_delta_log/{name}", self.dir)
+        self.table_path(&format!("_delta_log/{name}"))
     }
 
     /// The path of a version's commit.

@@ -39,7 +39,7 @@ mod replay;
 mod snapshot;
 
 #[cfg(test)]
-mod faults;
+mod tests;
 
 pub use layout::{Partitioning, TableSpec};
 pub use sink::TableSink;

@@ -12,8 +12,8 @@ use super::actions::{Action, Add};
 use super::log::DeltaLog;
 use super::path::decode_path;
 use super::replay::Replay;
-use super::stats::read_stats;
 pub use super::stats::ColumnBounds;
+use super::stats::read_stats;
 use super::types::parse_schema;
 use super::value::Value;
 

@@ -15,8 +15,8 @@ use arrow::datatypes::{
 };
 use serde::Deserialize;
 
-use super::value::{Value, decimal_text, parse_date, parse_decimal, parse_timestamp, timestamp_ms_text};
 use super::value::date_text;
+use super::value::{Value, decimal_text, parse_date, parse_decimal, parse_timestamp, timestamp_ms_text};
 
 /// Columns with statistics; the default of other writers too. Each costs about 60 bytes a file, in every reader.
 const COLUMNS_MAX: usize = 32;
@@ -57,7 +57,9 @@ pub(super) fn file_stats(rows: &RecordBatch) -> FileStats {
         }
         nulls.push(field.name(), &column.null_count().to_string());
         let Some((least, greatest)) = extremes(column) else { continue };
-        if let (Some(least), Some(greatest)) = (exact_bits(field.data_type(), &least), exact_bits(field.data_type(), &greatest)) {
+        if let (Some(least), Some(greatest)) =
+            (exact_bits(field.data_type(), &least), exact_bits(field.data_type(), &greatest))
+        {
             exact.insert(field.name(), (least, greatest));
         }
         if let Some(bound) = lower_json(field.data_type(), &least) {
@@ -266,7 +268,9 @@ fn read_bound(data_type: &DataType, json: &serde_json::Value) -> Option<Value> {
         DataType::Date32 => parse_date(json.as_str()?).map(Value::Integer),
         DataType::Timestamp(..) => parse_timestamp(json.as_str()?).map(Value::Integer),
         // More digits came through a float and are no bound any more.
-        DataType::Decimal128(precision, scale) if json.is_i64() || json.is_u64() || *precision <= DECIMAL_DIGITS_SAFE => {
+        DataType::Decimal128(precision, scale)
+            if json.is_i64() || json.is_u64() || *precision <= DECIMAL_DIGITS_SAFE =>
+        {
             parse_decimal(&json.to_string(), *scale).map(Value::Decimal)
         }
         _ => None,

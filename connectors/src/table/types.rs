@@ -58,7 +58,9 @@ fn stored_type(data_type: &DataType) -> Result<DataType, String> {
         | DataType::Float32
         | DataType::Float64
         | DataType::Date32 => data_type.clone(),
-        DataType::Decimal128(precision, scale) if *scale >= 0 && scale.unsigned_abs() <= *precision => data_type.clone(),
+        DataType::Decimal128(precision, scale) if *scale >= 0 && scale.unsigned_abs() <= *precision => {
+            data_type.clone()
+        }
         DataType::UInt8 => DataType::Int16,
         DataType::UInt16 => DataType::Int32,
         DataType::UInt32 => DataType::Int64,

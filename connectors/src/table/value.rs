@@ -68,7 +68,9 @@ impl Value {
             }
             DataType::Date32 => parse_date(text).map(Value::Integer),
             DataType::Timestamp(..) => parse_timestamp(text).map(Value::Integer),
-            DataType::Float32 | DataType::Float64 => text.parse().ok().filter(|it: &f64| !it.is_nan()).map(Value::Float),
+            DataType::Float32 | DataType::Float64 => {
+                text.parse().ok().filter(|it: &f64| !it.is_nan()).map(Value::Float)
+            }
             DataType::Decimal128(_, scale) => parse_decimal(text, *scale).map(Value::Decimal),
             _ => None,
         }
@@ -124,7 +126,8 @@ pub(super) fn parse_decimal(text: &str, scale: i8) -> Option<i128> {
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     let scale = usize::try_from(scale).ok()?;
     let fraction = fraction.trim_end_matches('0');
-    if whole.is_empty() || fraction.len() > scale || !whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit()) {
+    if whole.is_empty() || fraction.len() > scale || !whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit())
+    {
         return None;
     }
     let unscaled: i128 = format!("{whole}{fraction:0<scale$}").parse().ok()?;
@@ -167,9 +170,12 @@ mod tests {
 
     #[test]
     fn decimals_keep_every_digit() {
-        for (unscaled, scale, text) in
-            [(0, 0, "0"), (-5, 2, "-0.05"), (12_345, 2, "123.45"), (18_446_744_073_709_551_615, 0, "18446744073709551615")]
-        {
+        for (unscaled, scale, text) in [
+            (0, 0, "0"),
+            (-5, 2, "-0.05"),
+            (12_345, 2, "123.45"),
+            (18_446_744_073_709_551_615, 0, "18446744073709551615"),
+        ] {
             assert_eq!(decimal_text(unscaled, scale), text);
             assert_eq!(parse_decimal(text, scale), Some(unscaled));
         }
