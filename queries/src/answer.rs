@@ -482,7 +482,10 @@ pub fn type_name(data_type: &DataType) -> String {
         DataType::Timestamp(TimeUnit::Millisecond, _) => "TIMESTAMP(3)".to_owned(),
         DataType::Timestamp(TimeUnit::Nanosecond, _) => "TIMESTAMP(9)".to_owned(),
         DataType::Interval(_) | DataType::Duration(_) => "INTERVAL".to_owned(),
-        DataType::Decimal32(p, s) | DataType::Decimal64(p, s) | DataType::Decimal128(p, s) | DataType::Decimal256(p, s) => {
+        DataType::Decimal32(p, s)
+        | DataType::Decimal64(p, s)
+        | DataType::Decimal128(p, s)
+        | DataType::Decimal256(p, s) => {
             format!("DECIMAL({p}, {s})")
         }
         DataType::Dictionary(_, values) => type_name(values),
@@ -571,7 +574,8 @@ mod tests {
     #[test]
     fn csv_quotes_what_needs_it_and_writes_its_header_once() {
         let text = String::from_utf8(encoded(AnswerFormat::Csv, &[sample(), sample()])).expect("text");
-        let first = "1970-01-01T00:00:00.250Z,1970-01-01T00:00:01Z,9223372036854775807,NaN,\"a,\"\"b\"\"\nc\",\"[1, null]\"\n";
+        let first =
+            "1970-01-01T00:00:00.250Z,1970-01-01T00:00:01Z,9223372036854775807,NaN,\"a,\"\"b\"\"\nc\",\"[1, null]\"\n";
         let second = ",1970-01-01T00:00:02Z,1,-0.5,,\n";
         assert_eq!(text, format!("ts,naive,n,n_2,text,list\n{first}{second}{first}{second}"));
     }
@@ -579,10 +583,8 @@ mod tests {
     #[test]
     fn arrow_gives_the_same_batches_back() {
         let bytes = encoded(AnswerFormat::Arrow, &[sample(), sample()]);
-        let batches: Vec<RecordBatch> = StreamReader::try_new(bytes.as_slice(), None)
-            .expect("stream")
-            .collect::<Result<_, _>>()
-            .expect("batches");
+        let batches: Vec<RecordBatch> =
+            StreamReader::try_new(bytes.as_slice(), None).expect("stream").collect::<Result<_, _>>().expect("batches");
         assert_eq!(batches.len(), 2);
         assert_eq!(batches[0].schema(), sample().schema());
         assert_eq!(batches[1].column(2), sample().column(2));

@@ -90,8 +90,7 @@ pub struct History {
 impl History {
     /// Makes a history of known tables. Reads nothing yet; of two tables of one name the last counts.
     pub fn new(tables: impl IntoIterator<Item = TableLocation>) -> Self {
-        let tables =
-            tables.into_iter().map(|table| (table.name.clone(), Arc::new(HistoryTable::new(table)))).collect();
+        let tables = tables.into_iter().map(|table| (table.name.clone(), Arc::new(HistoryTable::new(table)))).collect();
         History { tables }
     }
 
@@ -132,3 +131,6 @@ impl History {
         self.tables.get(name)
     }
 }
+
+#[cfg(test)]
+mod tests;

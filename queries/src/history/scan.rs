@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::pruning::PrunableStatistics;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, DFSchema, DataFusionError, ScalarValue, Statistics};
-use datafusion::common::pruning::PrunableStatistics;
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::object_store::ObjectStoreUrl;
@@ -24,11 +24,11 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
-use datafusion::physical_optimizer::pruning::PruningPredicate;
+use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
-use object_store::path::Path;
 use object_store::ObjectMeta;
+use object_store::path::Path;
 use tidemill_connectors::table::{ColumnBounds, DataFile, Snapshot, TableError, Value};
 
 use super::TableLocation;
@@ -61,7 +61,7 @@ impl SnapshotScan {
     /// Makes a table that has no rows.
     pub(super) fn empty(schema: SchemaRef) -> Self {
         let places = (0..schema.fields().len()).collect();
-        let scanned = TableSchema::from_file_schema(Arc::clone(&schema));
+        let scanned = TableSchema::from(Arc::clone(&schema));
         SnapshotScan { version: None, schema, scanned, places, files: Vec::new() }
     }
 
@@ -82,9 +82,8 @@ impl SnapshotScan {
             .map(|column| schema.field_with_name(column).map(|field| Arc::new(field.clone())))
             .collect::<Result<_, _>>()
             .map_err(|error| unsupported(error.to_string()))?;
-        let scanned = TableSchema::builder(Arc::new(Schema::new(in_files)))
-            .with_table_partition_cols(of_partition)
-            .build();
+        let scanned =
+            TableSchema::builder(Arc::new(Schema::new(in_files))).with_table_partition_cols(of_partition).build();
         let places = schema
             .fields()
             .iter()
@@ -125,9 +124,8 @@ impl SnapshotScan {
 
     fn keep_mask(&self, session: &dyn Session, filter: Expr) -> Result<Vec<bool>, DataFusionError> {
         let schema = Arc::clone(self.scanned.table_schema());
-        let predicate =
-            session.create_physical_expr(filter, &DFSchema::try_from(Arc::clone(&schema))?)?;
-        let predicate = PruningPredicate::try_new(predicate, Arc::clone(&schema))?;
+        let predicate = session.create_physical_expr(filter, &DFSchema::try_from(Arc::clone(&schema))?)?;
+        let predicate = PruningPredicateBuilder::new().with_file_schema(Arc::clone(&schema)).try_build(predicate)?;
         let statistics = self.files.iter().map(|file| Arc::clone(&file.statistics)).collect();
         predicate.prune(&PrunableStatistics::new(statistics, schema))
     }
@@ -143,13 +141,8 @@ impl ScanFile {
     ) -> Result<Self, String> {
         let location = Path::from_absolute_path(dir.join(&source.path)).map_err(|error| error.to_string())?;
         // Files never change under their name, so the caches need no time to tell versions apart.
-        let meta = ObjectMeta {
-            location,
-            last_modified: Default::default(),
-            size: source.size,
-            e_tag: None,
-            version: None,
-        };
+        let meta =
+            ObjectMeta { location, last_modified: Default::default(), size: source.size, e_tag: None, version: None };
         let mut columns = vec![ColumnStatistics::new_unknown(); places.len()];
         for ((bounds, field), place) in source.bounds.iter().zip(schema.fields()).zip(places) {
             columns[*place] = column_statistics(bounds, field.data_type());
@@ -235,10 +228,8 @@ impl TableProvider for SnapshotScan {
         if files.is_empty() {
             return Ok(Arc::new(EmptyExec::new(Arc::new(self.schema.project(&columns)?))));
         }
-        let statistics = Statistics::try_merge_iter(
-            files.iter().map(|file| file.statistics.as_ref()),
-            self.scanned.table_schema(),
-        )?;
+        let statistics =
+            Statistics::try_merge_iter(files.iter().map(|file| file.statistics.as_ref()), self.scanned.table_schema())?;
         let store_url = ObjectStoreUrl::local_filesystem();
         let environment = session.runtime_env();
         let readers = CachedParquetFileReaderFactory::new(

@@ -64,8 +64,7 @@ pub async fn query_server(
     format: AnswerFormat,
     out: &mut (dyn Write + Send),
 ) -> Result<(), ClientError> {
-    let base = url.trim_end_matches('/');
-    let base = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
+    let base = base_url(url)?;
     // Proxies are for the network outside; a server on loopback is never behind one.
     let client = reqwest::Client::builder()
         .no_proxy()
@@ -94,6 +93,15 @@ pub async fn query_server(
     }
     out.flush()?;
     Ok(())
+}
+
+/// Checks the address and adds what people leave away.
+fn base_url(url: &str) -> Result<String, ClientError> {
+    let bad = || ClientError::BadUrl { url: url.to_owned() };
+    let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+    let parsed = reqwest::Url::parse(&full).map_err(|_| bad())?;
+    // There is no TLS in this version: an https address would fail later, with less to say.
+    if parsed.scheme() != "http" { Err(bad()) } else { Ok(full.trim_end_matches('/').to_owned()) }
 }
 
 async fn refusal(url: &str, mut response: reqwest::Response) -> ClientError {

@@ -150,11 +150,7 @@ fn truth(value: bool) -> f64 {
     f64::from(u8::from(value))
 }
 
-fn each_source(
-    job: &JobStatus,
-    out: &mut Samples,
-    value: impl Fn(&tidemill_engine::runtime::SourceStatus) -> f64,
-) {
+fn each_source(job: &JobStatus, out: &mut Samples, value: impl Fn(&tidemill_engine::runtime::SourceStatus) -> f64) {
     out.extend(job.sources.iter().map(|source| (vec![("source", source.name.clone())], value(source))));
 }
 
@@ -189,7 +185,8 @@ fn write_metric(text: &mut String, name: &str, kind: Kind, help: &str, samples: 
     // Writing to a string cannot fail.
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     for (labels, value) in samples {
-        let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escaped(value))).collect();
+        let labels: Vec<String> =
+            labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escaped(value))).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
         let _ = writeln!(text, "{name}{labels} {value}");
     }

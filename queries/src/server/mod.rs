@@ -14,6 +14,7 @@
 //! an address that others can reach is refused unless the caller insists.
 
 mod client;
+mod listener;
 mod metrics;
 mod query;
 mod status;
@@ -30,17 +31,17 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::{Listener, ListenerExt};
+use axum::serve::ListenerExt;
 use tidemill_engine::clock::Clock;
 use tidemill_engine::runtime::JobStatus;
 use tidemill_engine::source::Stop;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::TcpListener;
 
 use crate::problem::{Problem, ProblemKind};
 use crate::session::Session;
 
 pub use client::{ClientError, query_server};
+use listener::BoundedListener;
 
 /// Connections at once; more wait in the system's queue.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -51,8 +52,15 @@ const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(5);
 /// Body of a request of this module; sources set their own.
 const BODY_BYTES_MAX: usize = 2 << 20;
 /// The paths of this module, for the answer to a path that is not there.
-const PATHS: &[&str] =
-    &["/healthz", "/readyz", "/version", "/metrics", "POST /api/v1/query", "/api/v1/status", "POST /api/v1/ingest/{source}"];
+const PATHS: &[&str] = &[
+    "/healthz",
+    "/readyz",
+    "/version",
+    "/metrics",
+    "POST /api/v1/query",
+    "/api/v1/status",
+    "POST /api/v1/ingest/{source}",
+];
 
 /// Gives what the job is doing now; `None` before it runs and after it has stopped.
 pub type StatusFn = Arc<dyn Fn() -> Option<JobStatus> + Send + Sync>;
@@ -144,15 +152,15 @@ impl Bound {
 
     /// Serves until `stop` is cancelled, then lets answers under way end, for at most five seconds.
     pub async fn serve(self, state: ServiceState, stop: Stop) -> io::Result<()> {
-        let listener = BoundedListener { inner: self.listener, slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
-            .tap_io(|connection| {
-                // Answers go out in small pieces; without this the last one waits for an acknowledgement.
-                if let Err(error) = connection.stream.set_nodelay(true) {
-                    tracing::debug!(%error, "cannot switch off Nagle's algorithm");
-                }
-            });
+        let listener = BoundedListener::new(self.listener, CONNECTIONS_MAX).tap_io(|connection| {
+            // Answers go out in small pieces; without this the last one waits for an acknowledgement.
+            if let Err(error) = connection.set_nodelay() {
+                tracing::debug!(%error, "cannot switch off Nagle's algorithm");
+            }
+        });
         let told = stop.clone();
-        let serving = axum::serve(listener, router(state)).with_graceful_shutdown(async move { told.cancelled().await });
+        let serving =
+            axum::serve(listener, router(state)).with_graceful_shutdown(async move { told.cancelled().await });
         tokio::select! {
             ended = async { serving.await } => ended,
             () = async {
@@ -217,82 +225,12 @@ async fn method_not_allowed(request: Request) -> Response {
 fn problem_response(problem: &Problem) -> Response {
     let status = StatusCode::from_u16(problem.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, Body::from(problem.to_json())).into_response();
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if matches!(problem.kind, ProblemKind::Busy | ProblemKind::NotReady) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
 }
 
-/// Accepts a connection only when there is a slot for it.
-struct BoundedListener {
-    inner: TcpListener,
-    slots: Arc<Semaphore>,
-}
-
-/// A connection with its slot, which is free again when the connection ends.
-struct SlottedStream {
-    stream: TcpStream,
-    _slot: OwnedSemaphorePermit,
-}
-
-impl Listener for BoundedListener {
-    type Io = SlottedStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let slot = Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed");
-        let (stream, address) = Listener::accept(&mut self.inner).await;
-        (SlottedStream { stream, _slot: slot }, address)
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.inner.local_addr()
-    }
-}
-
-mod slotted {
-    //! Passes reading and writing on to the socket.
-
-    use std::io;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-    use super::SlottedStream;
-
-    impl AsyncRead for SlottedStream {
-        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_read(cx, buf)
-        }
-    }
-
-    impl AsyncWrite for SlottedStream {
-        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-            Pin::new(&mut self.stream).poll_write(cx, buf)
-        }
-
-        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_flush(cx)
-        }
-
-        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_shutdown(cx)
-        }
-
-        fn poll_write_vectored(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            bufs: &[io::IoSlice<'_>],
-        ) -> Poll<io::Result<usize>> {
-            Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-        }
-
-        fn is_write_vectored(&self) -> bool {
-            self.stream.is_write_vectored()
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

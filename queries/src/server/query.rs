@@ -86,7 +86,9 @@ fn parse_request(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Re
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case("application/json") {
         let found = if content_type.is_empty() { "no content type" } else { content_type };
-        return Err(Problem::new(ProblemKind::UnsupportedMediaType, format!("the request has {found}")).with_hint(EXAMPLE));
+        return Err(
+            Problem::new(ProblemKind::UnsupportedMediaType, format!("the request has {found}")).with_hint(EXAMPLE)
+        );
     }
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {

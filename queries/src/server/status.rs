@@ -35,7 +35,10 @@ pub(super) async fn status(State(state): State<ServiceState>) -> Response {
 /// Decides whether the service is ready, and says why not: one line for each source.
 fn readiness(status: Option<&JobStatus>) -> (bool, Value) {
     let Some(status) = status else {
-        return (false, json!({"ready": false, "reason": "the job has not started yet, or has stopped", "sources": []}));
+        return (
+            false,
+            json!({"ready": false, "reason": "the job has not started yet, or has stopped", "sources": []}),
+        );
     };
     let ready = status.ready && status.failure.is_none();
     let reason = match (&status.failure, ready) {
@@ -43,11 +46,8 @@ fn readiness(status: Option<&JobStatus>) -> (bool, Value) {
         (None, true) => Value::Null,
         (None, false) => json!("not every source has been able to receive yet"),
     };
-    let sources: Vec<Value> = status
-        .sources
-        .iter()
-        .map(|source| json!({"name": source.name, "state": source_state(source)}))
-        .collect();
+    let sources: Vec<Value> =
+        status.sources.iter().map(|source| json!({"name": source.name, "state": source_state(source)})).collect();
     (ready, json!({"ready": ready, "reason": reason, "sources": sources}))
 }
 
@@ -77,9 +77,7 @@ fn status_document(status: &JobStatus) -> Value {
     let windows: Vec<Value> = status
         .windows
         .iter()
-        .map(|window| {
-            json!({"name": window.name, "rows": window.rows, "late": window.late, "results": window.results})
-        })
+        .map(|window| json!({"name": window.name, "rows": window.rows, "late": window.late, "results": window.results}))
         .collect();
     let tables: Vec<Value> = status
         .tables
@@ -125,7 +123,8 @@ mod tests {
         assert_eq!(document["sources"][1], json!({"name": "b", "state": "not connected"}));
         let (ready, _) = readiness(Some(&JobStatus { ready: true, ..status.clone() }));
         assert!(ready, "a source that lost its connection later does not take readiness away");
-        let (ready, document) = readiness(Some(&JobStatus { ready: true, failure: Some("disk full".into()), ..status }));
+        let (ready, document) =
+            readiness(Some(&JobStatus { ready: true, failure: Some("disk full".into()), ..status }));
         assert!(!ready && document["reason"] == "the job has failed: disk full", "{document}");
         assert!(!readiness(None).0);
     }

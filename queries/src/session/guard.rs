@@ -34,8 +34,9 @@ pub(crate) fn check_text(sql: &str) -> Result<(), Problem> {
     let operators = tokens.iter().filter(|token| may_nest(token)).count();
     if operators > OPERATORS_MAX {
         let detail = format!("the statement has {operators} operators; the most is {OPERATORS_MAX}");
-        return Err(Problem::new(ProblemKind::TooComplex, detail)
-            .with_hint("a long chain of = and OR is shorter as IN (…)"));
+        return Err(
+            Problem::new(ProblemKind::TooComplex, detail).with_hint("a long chain of = and OR is shorter as IN (…)")
+        );
     }
     Ok(())
 }
@@ -122,7 +123,8 @@ fn check_relations(statement: &ast::Statement) -> Result<(), Problem> {
     let mut counter = RelationCounter::default();
     let _: ControlFlow<()> = statement.visit(&mut counter);
     if counter.total > RELATIONS_MAX {
-        let detail = format!("the statement reads {} tables once WITH is expanded; the most is {RELATIONS_MAX}", counter.total);
+        let detail =
+            format!("the statement reads {} tables once WITH is expanded; the most is {RELATIONS_MAX}", counter.total);
         return Err(Problem::new(ProblemKind::TooComplex, detail));
     }
     Ok(())

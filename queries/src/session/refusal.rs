@@ -157,9 +157,7 @@ fn name_hint(name: &str, names: &[&str], what: &str) -> Option<String> {
     let listed: BTreeSet<&str> = names.iter().copied().collect();
     match listed.len() {
         0 => Some(format!("there are no {what} yet")),
-        1..=LISTED_NAMES_MAX => {
-            Some(format!("the {what} are {}", listed.into_iter().collect::<Vec<_>>().join(", ")))
-        }
+        1..=LISTED_NAMES_MAX => Some(format!("the {what} are {}", listed.into_iter().collect::<Vec<_>>().join(", "))),
         _ => None,
     }
 }
