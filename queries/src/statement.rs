@@ -395,8 +395,13 @@ impl<'a> Reader<'a> {
             } else if self.parser.parse_keyword(Keyword::NULL) {
                 nullable = true;
             } else if let Token::Word(word) = &self.parser.peek_token_ref().token {
-                let message = format!("a column has a type and NOT NULL; {} is not in this version", word.value);
-                return Err(Problem::new(Code::NotSupported, span, message));
+                let upper = word.value.to_uppercase();
+                if COLUMN_CLAUSES.contains(&upper.as_str()) {
+                    let message = format!("{upper} is not in this version");
+                    return Err(Problem::new(Code::NotSupported, span, message).hint("a column has a type and NOT NULL"));
+                }
+                let message = format!("expected , or ) or NOT NULL after the type, found {}", word.value);
+                return Err(Problem::new(Code::Syntax, span, message));
             } else {
                 return Ok(ColumnDefinition { name, data_type, nullable });
             }
@@ -547,6 +552,10 @@ impl<'a> Reader<'a> {
         if token.token == Token::EOF { self.here() } else { token.span }
     }
 }
+
+/// What other systems allow after the type of a column.
+const COLUMN_CLAUSES: [&str; 9] =
+    ["PRIMARY", "UNIQUE", "DEFAULT", "CHECK", "REFERENCES", "METADATA", "GENERATED", "COLLATE", "COMMENT"];
 
 /// Nesting of expressions and queries that is still read: recursion must end before the stack does.
 const NESTING_MAX: usize = 50;

@@ -16,7 +16,7 @@ use tidemill_engine::aggregate::AggregateCall;
 use tidemill_engine::plan::{Operator, Plan, SourceNode, WindowNode};
 use tidemill_engine::window::WindowAssigner;
 
-use super::view::shape;
+use super::view::{kind_name, shape};
 
 /// Returns a plan as text, a node on each line.
 pub fn explain(plan: &Plan) -> String {
@@ -81,8 +81,8 @@ fn window_text(window: &WindowNode, input: &Schema) -> String {
 }
 
 /// Returns an aggregate as text, without its name.
-pub(super) fn aggregate(call: &AggregateCall) -> String {
-    let kind = format!("{:?}", call.kind).to_lowercase();
+fn aggregate(call: &AggregateCall) -> String {
+    let kind = kind_name(call.kind);
     match &call.argument {
         Some(argument) => format!("{kind}({argument})"),
         None => format!("{kind}(*)"),

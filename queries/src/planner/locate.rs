@@ -10,12 +10,15 @@ use arrow::datatypes::{DataType, Field};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, DataFusionError, SchemaError};
 use datafusion::logical_expr::Expr as LogicalExpr;
 use datafusion::sql::planner::PlannerContext;
-use datafusion::sql::sqlparser::ast::{Expr, SelectItem, Spanned, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, SelectItem, Spanned, Visit, Visitor, visit_expressions,
+};
 use datafusion::sql::sqlparser::tokenizer::{Location, Span};
 
 use super::expression;
 use super::names::Names;
-use super::stream::{StreamQuery, WINDOW_END, WINDOW_START};
+use super::stream::{StreamQuery, WINDOW_END, WINDOW_START, function_name};
+use super::view::{not_a_condition, type_name};
 use crate::diagnostic::{Code, Problem};
 use crate::statement::normalize;
 
@@ -41,18 +44,31 @@ impl Locator<'_> {
         {
             return self.unknown_column(field, told);
         }
+        if let DataFusionError::SchemaError(schema_error, _) = root
+            && let Some(name) = duplicate(schema_error)
+        {
+            return self.two_columns(&name);
+        }
         let message = root.strip_backtrace();
+        if message.contains("non-boolean predicate") {
+            return self.not_a_condition(&clean(&message));
+        }
         if message.contains("must be in GROUP BY or an aggregate") || message.contains("must appear in the GROUP BY") {
             return self.not_grouped(error, told);
         }
-        let span = told.or_else(|| self.smallest_failing()).or(fallback).unwrap_or_else(|| self.query.item_span(usize::MAX));
+        if told.is_none()
+            && let Some((span, types)) = self.smallest_failing()
+        {
+            return Problem::new(Code::WrongType, span, types.unwrap_or_else(|| clean(&message)));
+        }
+        let span = told.or(fallback).unwrap_or_else(|| self.query.item_span(usize::MAX));
         Problem::new(Code::WrongType, span, clean(&message))
     }
 
     /// Returns the place of an aggregate in the text.
     pub(super) fn aggregate_span(&self, wanted: &LogicalExpr) -> Option<Span> {
         let mut found = None;
-        let _ = datafusion::sql::sqlparser::ast::visit_expressions(self.query.select(), |expr: &Expr| {
+        let _ = visit_expressions(self.query.select(), |expr: &Expr| {
             if matches!(expr, Expr::Function(_)) && self.logical(expr, &self.schema).is_ok_and(|made| made == *wanted) {
                 found = Some(expr.span());
                 return ControlFlow::Break(());
@@ -107,7 +123,7 @@ impl Locator<'_> {
     /// Finds a name in the text.
     fn identifier(&self, name: &str) -> Option<Span> {
         let mut found = None;
-        let _ = datafusion::sql::sqlparser::ast::visit_expressions(self.query.select(), |expr: &Expr| {
+        let _ = visit_expressions(self.query.select(), |expr: &Expr| {
             let ident = match expr {
                 Expr::Identifier(ident) => Some(ident),
                 Expr::CompoundIdentifier(parts) => parts.last(),
@@ -124,27 +140,79 @@ impl Locator<'_> {
         found
     }
 
-    fn smallest_failing(&self) -> Option<Span> {
+    fn two_columns(&self, name: &str) -> Problem {
+        let alias = self.query.select().projection.iter().find_map(|item| match item {
+            SelectItem::ExprWithAlias { alias, .. } if normalize(alias).value == name => Some(alias.span),
+            _ => None,
+        });
+        let span = alias.unwrap_or_else(|| self.query.item_span(usize::MAX));
+        Problem::new(Code::DuplicateName, span, format!("there are two columns \"{name}\""))
+            .hint("give one of them another name: … AS name")
+    }
+
+    fn not_a_condition(&self, message: &str) -> Problem {
+        let select = self.query.select();
+        let conditions = [select.selection.as_ref(), select.having.as_ref()];
+        for condition in conditions.into_iter().flatten() {
+            let made = self.logical(condition, &self.with_aliases());
+            if let Ok(data_type) = made.and_then(|made| expression::type_of(made, &self.with_aliases()))
+                && data_type != DataType::Boolean
+            {
+                return not_a_condition(condition.span(), &data_type);
+            }
+        }
+        Problem::new(Code::WrongType, self.query.item_span(usize::MAX), message)
+    }
+
+    /// Finds the smallest part that fails by itself, and says which types do not go together there.
+    fn smallest_failing(&self) -> Option<(Span, Option<String>)> {
         struct Failing<'a, 'b> {
             locator: &'a Locator<'b>,
             schema: DFSchemaRef,
         }
         impl Visitor for Failing<'_, '_> {
-            type Break = Span;
+            type Break = (Span, Option<String>);
             // After its parts: the first that fails has none that does.
-            fn post_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Span> {
+            fn post_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Self::Break> {
                 let made = self.locator.logical(expr, &self.schema);
                 let outcome = made.and_then(|made| expression::check(made, &self.schema));
                 match outcome {
-                    Err(_) if expr.span() != Span::empty() => ControlFlow::Break(expr.span()),
+                    Err(_) if expr.span() != Span::empty() => {
+                        ControlFlow::Break((expr.span(), self.locator.types_of(expr, &self.schema)))
+                    }
                     _ => ControlFlow::Continue(()),
                 }
             }
         }
         let mut failing = Failing { locator: self, schema: self.with_aliases() };
         match self.query.select().visit(&mut failing) {
-            ControlFlow::Break(span) => Some(span),
+            ControlFlow::Break(found) => Some(found),
             ControlFlow::Continue(()) => None,
+        }
+    }
+
+    /// Says which types an operator or a function does not take.
+    fn types_of(&self, expr: &Expr, schema: &DFSchemaRef) -> Option<String> {
+        let type_of = |expr: &Expr| {
+            let made = self.logical(expr, schema).and_then(|made| expression::type_of(made, schema));
+            made.map(|data_type| type_name(&data_type)).ok()
+        };
+        match expr {
+            Expr::BinaryOp { left, op, right } => {
+                let (left, right) = (type_of(left)?, type_of(right)?);
+                (left != right || !left.starts_with("double")).then(|| format!("{op} does not take {left} and {right}"))
+            }
+            Expr::Function(function) => {
+                let FunctionArguments::List(list) = &function.args else { return None };
+                let types = list.args.iter().map(|argument| match argument {
+                    FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => type_of(expr),
+                    _ => None,
+                });
+                let types = types.collect::<Option<Vec<String>>>()?.join(", ");
+                let types = if types.is_empty() { "nothing" } else { types.as_str() };
+                Some(format!("{} does not take {types}", function_name(function)))
+            }
+            _ => None,
         }
     }
 
@@ -172,6 +240,17 @@ fn from_datafusion(span: datafusion::common::Span) -> Span {
         Location::new(span.start.line, span.start.column),
         Location::new(span.end.line, span.end.column),
     )
+}
+
+/// Returns the name that two columns have.
+fn duplicate(error: &SchemaError) -> Option<String> {
+    match error {
+        SchemaError::AmbiguousReference { field } => Some(field.name.clone()),
+        SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
+            Some(name.clone())
+        }
+        SchemaError::FieldNotFound { .. } => None,
+    }
 }
 
 fn innermost(error: &DataFusionError) -> &DataFusionError {

@@ -91,6 +91,8 @@ struct Compiler<'a> {
     relations: BTreeMap<String, Relation>,
     /// Names whose statement is broken: who reads them is not to blame.
     broken: BTreeSet<String>,
+    /// The event time of each source that has one, for examples in hints.
+    event_times: BTreeMap<String, String>,
     sources: Vec<SourceInfo>,
     views: Vec<ViewInfo>,
     tables: BTreeMap<String, TableInfo>,
@@ -111,6 +113,7 @@ impl<'a> Compiler<'a> {
             plan: Plan::default(),
             relations: BTreeMap::new(),
             broken: BTreeSet::new(),
+            event_times: BTreeMap::new(),
             sources: Vec::new(),
             views: Vec::new(),
             tables: BTreeMap::new(),
@@ -146,6 +149,9 @@ impl<'a> Compiler<'a> {
             }
         }
         for source in &sources {
+            if let Some(watermark) = &source.watermark {
+                self.event_times.insert(source.name.value.clone(), watermark.column.value.clone());
+            }
             self.add_source(source);
         }
         let waiting = self.checked(waiting);
@@ -178,7 +184,7 @@ impl<'a> Compiler<'a> {
         };
         let arrival = "arrival".to_owned();
         self.add_table(hidden("dead", vec![arrival.clone()], Some(arrival)));
-        self.add_table(hidden("quarantine", view::sort_columns(&relation.schema, &relation.time_columns), time_column));
+        self.add_table(hidden("quarantine", view::sort_columns(&relation.schema, &relation.time_columns, |_| true), time_column));
         self.relations.insert(name.to_owned(), relation);
     }
 
@@ -190,7 +196,7 @@ impl<'a> Compiler<'a> {
     fn checked(&mut self, views: Vec<CreateView>) -> Vec<Waiting> {
         let mut waiting = Vec::with_capacity(views.len());
         for view in views {
-            match stream::check(&view, &self.functions) {
+            match stream::check(&view, &self.functions, &self.event_times) {
                 Ok(query) => waiting.push(Waiting { view, query }),
                 Err(problem) => {
                     let name = view.name.value.clone();

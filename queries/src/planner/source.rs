@@ -121,7 +121,8 @@ fn option_problem(error: &OptionError, options: &OptionList) -> Problem {
         Some(entry) => entry.value.span,
         None => options.span,
     };
-    let message = format!("option {}: {problem}", error.key);
+    let colon = if problem.starts_with("is ") { "" } else { ":" };
+    let message = format!("option {}{colon} {problem}", error.key);
     Problem { code: Code::BadOption, span, message, hint }
 }
 

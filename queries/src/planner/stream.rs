@@ -3,6 +3,7 @@
 //! A view is a SELECT from one source or view. Either it keeps every row that passes its WHERE, or it groups rows by
 //! windows. What is accepted here leaves as a [`StreamQuery`], in which the window has become a plain table.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
@@ -66,7 +67,13 @@ pub(super) fn aggregate_kind(name: &str) -> Option<AggregateKind> {
 }
 
 /// Checks a view's query, or says why it cannot stream.
-pub(super) fn check(view: &CreateView, functions: &Functions) -> Result<StreamQuery, Problem> {
+///
+/// `event_times` are those of the sources, for the examples in hints.
+pub(super) fn check(
+    view: &CreateView,
+    functions: &Functions,
+    event_times: &BTreeMap<String, String>,
+) -> Result<StreamQuery, Problem> {
     let mut query = view.query.as_ref().clone();
     let tokens = view.tokens.as_slice();
     check_query(&query, tokens)?;
@@ -85,7 +92,10 @@ pub(super) fn check(view: &CreateView, functions: &Functions) -> Result<StreamQu
     let grouped = is_grouped(select, functions);
     match &window {
         Some(window) => check_windowed(select, window, grouped, functions)?,
-        None if grouped => return Err(window_needed(select, &relation, functions)),
+        None if grouped => {
+            let event_time = event_times.get(&relation.value).map_or("ts", String::as_str);
+            return Err(window_needed(select, &relation, event_time, functions));
+        }
         None => {
             if let Some(emit) = view.emit {
                 return Err(Problem::new(Code::NotStreamable, emit, "EMIT ON WINDOW CLOSE needs a window")
@@ -332,7 +342,7 @@ fn is_grouped(select: &Select, functions: &Functions) -> bool {
     group_by || select.having.is_some() || aggregates.is_break()
 }
 
-fn window_needed(select: &Select, relation: &Name, functions: &Functions) -> Problem {
+fn window_needed(select: &Select, relation: &Name, event_time: &str, functions: &Functions) -> Problem {
     let mut keys = Vec::new();
     let mut span = None;
     if let GroupByExpr::Expressions(exprs, _) = &select.group_by {
@@ -349,7 +359,7 @@ fn window_needed(select: &Select, relation: &Name, functions: &Functions) -> Pro
     let span = span.or(aggregate).or(select.having.as_ref().map(Spanned::span)).unwrap_or(relation.span);
     keys.extend([WINDOW_START.to_owned(), WINDOW_END.to_owned()]);
     let hint = format!(
-        "write FROM TUMBLE({}, ts, INTERVAL '1 minute')\n      GROUP BY {}",
+        "write FROM TUMBLE({}, {event_time}, INTERVAL '1 minute')\n      GROUP BY {}",
         relation.value,
         keys.join(", ")
     );

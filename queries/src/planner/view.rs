@@ -10,7 +10,6 @@
 //! Types are settled here, step by step, from the types that truly come in: DataFusion's own idea of an aggregate's
 //! type is not used above the window.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -22,10 +21,9 @@ use datafusion::sql::sqlparser::ast::{Expr, Spanned, Statement as SqlStatement, 
 use datafusion::sql::sqlparser::tokenizer::Span;
 use tidemill_engine::aggregate::{AggregateCall, AggregateKind};
 use tidemill_engine::plan::{NodeId, Operator, Plan, WindowNode, timestamp_type, window_schema};
-use tidemill_engine::window::WindowAssigner;
 
 use super::Relation;
-use super::expression::{self, Compiled, compile, compile_condition};
+use super::expression::{self, Compiled, Scope};
 use super::locate::Locator;
 use super::names::{Functions, Names};
 use super::stream::{StreamQuery, WINDOW_END, WINDOW_START, aggregate_kind};
@@ -67,12 +65,14 @@ pub(super) fn plan_view(
 
     let steps = Steps::of(&logical).map_err(|found| internal(query, &found))?;
     let mut builder = Builder { plan, locator: &locator, node: input.node, canonical: input.canonical.clone() };
+    let base = steps.base.iter().map(|(qualifier, field)| (qualifier, field.name().as_str()));
+    let base = Scope::new(base, &visible).map_err(|error| internal(query, &error.to_string()))?;
     for filter in &steps.filters {
-        builder.filter(filter, &steps.base)?;
+        builder.filter(filter, &base, query.select().selection.as_ref())?;
     }
     match (&query.window, steps.aggregate) {
-        (Some(call), Some(aggregate)) => builder.windowed(name, call, aggregate, &steps, input),
-        _ => builder.plain(&steps, input),
+        (Some(call), Some(aggregate)) => builder.windowed(name, call, aggregate, &steps, &base, input),
+        _ => builder.plain(&steps, &base, input),
     }
 }
 
@@ -159,7 +159,8 @@ struct Builder<'a> {
     canonical: String,
 }
 
-/// A column of the window node, as DataFusion calls it and as we do.
+/// A column of the window node, as DataFusion calls it.
+#[derive(Clone)]
 struct WindowColumn {
     qualifier: Option<TableReference>,
     name: String,
@@ -175,33 +176,28 @@ impl Builder<'_> {
         self.canonical.push_str(step);
     }
 
-    fn filter(&mut self, predicate: &LogicalExpr, schema: &DFSchemaRef) -> Result<(), Problem> {
-        let select = self.locator.query.select();
-        let clause = if self.locator.query.window.is_some() && select.selection.is_none() {
-            select.having.as_ref()
-        } else {
-            select.selection.as_ref()
-        };
+    /// `clause` is what was written: WHERE or HAVING.
+    fn filter(&mut self, predicate: &LogicalExpr, scope: &Scope, clause: Option<&Expr>) -> Result<(), Problem> {
         let span = clause.map(Spanned::span);
-        let compiled = compile_condition(predicate.clone(), schema).map_err(|error| self.locator.problem_at(&error, span))?;
+        let compiled =
+            scope.compile_condition(predicate.clone()).map_err(|error| self.locator.problem_at(&error, span))?;
         if compiled.data_type != DataType::Boolean && compiled.data_type != DataType::Null {
-            let message = format!("a condition is true or false; this is {}", type_name(&compiled.data_type));
-            return Err(Problem::new(Code::WrongType, span.unwrap_or(Span::empty()), message).hint("compare it with something"));
+            return Err(not_a_condition(span.unwrap_or(Span::empty()), &compiled.data_type));
         }
-        self.note(&format!("filter {}", compiled.expr));
+        self.note(&format!("filter {}", compiled.canonical));
         self.node = self.plan.push(self.schema(), Operator::Filter { input: self.node, predicate: compiled.expr });
         Ok(())
     }
 
     /// Projects to the columns of SELECT; what leaves unchanged needs no node. Returns the input's column for each that
     /// is nothing but that.
-    fn project(&mut self, steps: &Steps<'_>, schema: &DFSchemaRef) -> Result<Vec<Option<usize>>, Problem> {
+    fn project(&mut self, steps: &Steps<'_>, scope: &Scope) -> Result<Vec<Option<usize>>, Problem> {
         let mut fields: Vec<Field> = Vec::with_capacity(steps.projection.len());
         let mut columns: Vec<Compiled> = Vec::with_capacity(steps.projection.len());
         for (place, expr) in steps.projection.iter().enumerate() {
             let span = self.locator.query.item_span(place);
             let compiled =
-                compile(expr.clone(), schema).map_err(|error| self.locator.problem_at(&error, Some(span)))?;
+                scope.compile(expr.clone()).map_err(|error| self.locator.problem_at(&error, Some(span)))?;
             let name = steps.output.field(place).name().clone();
             if !expression::is_storable(&compiled.data_type) {
                 let message = format!("a table has no column of type {}", type_name(&compiled.data_type));
@@ -216,7 +212,7 @@ impl Builder<'_> {
         }
         let passed = columns.iter().map(|column| column.column).collect();
         let text: Vec<String> =
-            columns.iter().zip(&fields).map(|(column, field)| format!("{} {}", column.expr, shape(field))).collect();
+            columns.iter().zip(&fields).map(|(column, field)| format!("{} {}", column.canonical, shape(field))).collect();
         self.note(&format!("project {}", text.join(", ")));
         let input = self.schema();
         let same = columns.len() == input.fields().len()
@@ -230,12 +226,12 @@ impl Builder<'_> {
         Ok(passed)
     }
 
-    fn plain(mut self, steps: &Steps<'_>, input: &Relation) -> Result<PlannedView, Problem> {
-        let passed = self.project(steps, &steps.base)?;
+    fn plain(mut self, steps: &Steps<'_>, base: &Scope, input: &Relation) -> Result<PlannedView, Problem> {
+        let passed = self.project(steps, base)?;
         let is_time = |column: &Option<usize>| column.is_some_and(|column| input.time_columns.contains(&column));
         let time_columns: Vec<usize> = (0..passed.len()).filter(|place| is_time(&passed[*place])).collect();
         let schema = self.schema();
-        let sort = sort_columns(&schema, &time_columns);
+        let sort = sort_columns(&schema, &time_columns, |place| passed[place].is_some());
         let relation = Relation { node: self.node, schema, time_columns, canonical: self.canonical, is_view: true };
         Ok(PlannedView { relation, sort, late: None })
     }
@@ -246,47 +242,56 @@ impl Builder<'_> {
         call: &WindowCall,
         aggregate: &Aggregate,
         steps: &Steps<'_>,
+        base: &Scope,
         input: &Relation,
     ) -> Result<PlannedView, Problem> {
         let time_column = time_column(call, input)?;
         let assigner = window::assigner(call, |expr| interval_us(expr, self.locator.names))?;
-        let group = self.group_columns(aggregate, &steps.base)?;
-        let (calls, call_columns) = self.aggregate_columns(aggregate, &steps.base)?;
+        let group = self.group_columns(aggregate, base)?;
+        let calls = self.aggregate_columns(aggregate, base)?;
+        let mut columns: Vec<WindowColumn> = group.keys.iter().map(|(column, _)| column.clone()).collect();
+        columns.extend([group.start, group.end]);
+        columns.extend(calls.iter().map(|(column, _, _)| column.clone()));
+        let key_count = group.keys.len();
+        let mut texts: Vec<String> = group.keys.iter().map(|(_, key)| key.canonical.clone()).collect();
+        texts.extend([WINDOW_START.to_owned(), WINDOW_END.to_owned()]);
+        texts.extend(calls.iter().map(|(_, _, canonical)| canonical.clone()));
+        let names = engine_names(&columns, &texts, steps);
 
-        let mut columns = group.keys;
-        let key_count = columns.len();
-        columns.push((group.start, None));
-        columns.push((group.end, None));
-        columns.extend(call_columns.into_iter().map(|column| (column, None)));
-        let output_names: Vec<String> = columns.iter().map(|(column, _)| output_name(column, steps)).collect();
-
-        let mut keys = Vec::with_capacity(key_count);
-        let mut key_fields = Vec::with_capacity(key_count);
-        for ((_, compiled), name) in columns.iter().zip(&output_names) {
-            let Some(compiled) = compiled else { break };
-            keys.push(Arc::clone(&compiled.expr));
-            key_fields.push((name.clone(), compiled.data_type.clone(), compiled.nullable));
-        }
+        let key_fields: Vec<(String, DataType, bool)> = group
+            .keys
+            .iter()
+            .zip(&names)
+            .map(|((_, key), name)| (name.clone(), key.data_type.clone(), key.nullable))
+            .collect();
+        let step = format!(
+            "window {} on {time_column} by {}; {}",
+            super::explain::assigner(&assigner),
+            texts[..key_count].join(", "),
+            texts[key_count + 2..].join(", ")
+        );
+        let keys = group.keys.iter().map(|(_, key)| Arc::clone(&key.expr)).collect();
         let aggregates: Vec<AggregateCall> = calls
             .into_iter()
-            .zip(&output_names[key_count + 2..])
-            .map(|(call, name)| AggregateCall { name: name.clone(), ..call })
+            .zip(&names[key_count + 2..])
+            .map(|((_, call, _), name)| AggregateCall { name: name.clone(), ..call })
             .collect();
 
         let before = self.schema();
         let late = LateRows {
             canonical: self.canonical.clone(),
             time_column: before.field(time_column).name().clone(),
-            sort: sort_columns(&before, &[time_column]),
+            sort: sort_columns(&before, &[time_column], |_| true),
         };
-        self.note(&window_text(&assigner, time_column, &keys, &aggregates));
+        self.note(&step);
         let schema = window_schema(&key_fields, &aggregates);
-        let after = after_window(&columns, &schema).map_err(|error| internal(self.locator.query, &error.to_string()))?;
-        // The window's own columns keep their names there, whatever SELECT calls them.
-        let node = WindowNode { input: self.node, time_column, assigner, keys, aggregates, late_table: Some(format!("{name}$late")) };
+        let after = columns.iter().map(|column| (column.qualifier.as_ref(), column.name.as_str()));
+        let after = Scope::new(after, &schema).map_err(|error| internal(self.locator.query, &error.to_string()))?;
+        let late_table = Some(format!("{name}$late"));
+        let node = WindowNode { input: self.node, time_column, assigner, keys, aggregates, late_table };
         self.node = self.plan.push(schema, Operator::Window(node));
         for predicate in &steps.having {
-            self.filter(predicate, &after)?;
+            self.filter(predicate, &after, self.locator.query.select().having.as_ref())?;
         }
         let passed = self.project(steps, &after)?;
         Ok(self.finish_windowed(&passed, key_count, late))
@@ -305,7 +310,7 @@ impl Builder<'_> {
         PlannedView { relation, sort, late: Some(late) }
     }
 
-    fn group_columns(&self, aggregate: &Aggregate, base: &DFSchemaRef) -> Result<GroupColumns, Problem> {
+    fn group_columns(&self, aggregate: &Aggregate, base: &Scope) -> Result<GroupColumns, Problem> {
         let query = self.locator.query;
         let plain = |name: &str| WindowColumn { qualifier: None, name: name.to_owned() };
         let (mut start, mut end, mut keys) = (None, None, Vec::new());
@@ -324,12 +329,13 @@ impl Builder<'_> {
                 }
             }
             let span = self.group_span(expr);
-            let compiled = compile(expr.clone(), base).map_err(|error| self.locator.problem_at(&error, Some(span)))?;
+            let compiled =
+                base.compile(expr.clone()).map_err(|error| self.locator.problem_at(&error, Some(span)))?;
             if !expression::is_groupable(&compiled.data_type) {
                 let message = format!("rows cannot be grouped by {}", type_name(&compiled.data_type));
                 return Err(Problem::new(Code::WrongType, span, message).hint(cast_hint(&compiled.data_type)));
             }
-            keys.push((column, Some(compiled)));
+            keys.push((column, compiled));
         }
         if start.is_none() && end.is_none() {
             let span = query.window.as_ref().map_or(Span::empty(), |window| window.span);
@@ -354,18 +360,19 @@ impl Builder<'_> {
     fn aggregate_columns(
         &self,
         aggregate: &Aggregate,
-        base: &DFSchemaRef,
-    ) -> Result<(Vec<AggregateCall>, Vec<WindowColumn>), Problem> {
-        let (mut calls, mut columns) = (Vec::new(), Vec::new());
-        for (place, expr) in aggregate.aggr_expr.iter().enumerate() {
-            let (qualifier, field) = aggregate.schema.qualified_field(aggregate.group_expr.len() + place);
-            columns.push(WindowColumn { qualifier: qualifier.cloned(), name: field.name().clone() });
-            calls.push(self.aggregate_call(expr, base)?);
-        }
-        Ok((calls, columns))
+        base: &Scope,
+    ) -> Result<Vec<(WindowColumn, AggregateCall, String)>, Problem> {
+        let group_count = aggregate.group_expr.len();
+        let calls = aggregate.aggr_expr.iter().enumerate().map(|(place, expr)| {
+            let (qualifier, field) = aggregate.schema.qualified_field(group_count + place);
+            let (call, canonical) = self.aggregate_call(expr, base)?;
+            Ok((WindowColumn { qualifier: qualifier.cloned(), name: field.name().clone() }, call, canonical))
+        });
+        calls.collect()
     }
 
-    fn aggregate_call(&self, expr: &LogicalExpr, base: &DFSchemaRef) -> Result<AggregateCall, Problem> {
+    /// Returns a call that has no name yet, and what it computes as text.
+    fn aggregate_call(&self, expr: &LogicalExpr, base: &Scope) -> Result<(AggregateCall, String), Problem> {
         let call = expr.clone().unalias_nested().data;
         let span = self.locator.aggregate_span(&call).unwrap_or_else(|| self.locator.query.item_span(usize::MAX));
         let fail = |error: DataFusionError| self.locator.problem_at(&error, Some(span));
@@ -376,22 +383,24 @@ impl Builder<'_> {
             return Err(internal(self.locator.query, &format!("unexpected {}", function.func.name())));
         };
         let Some(argument) = argument_of(kind, function).map_err(fail)? else {
-            return Ok(AggregateCall { kind, argument: None, argument_type: DataType::Null, name: String::new() });
+            let call = AggregateCall { kind, argument: None, argument_type: DataType::Null, name: String::new() };
+            return Ok((call, format!("{}(*)", kind_name(kind))));
         };
-        let compiled = compile(argument, base).map_err(fail)?;
+        let compiled = base.compile(argument).map_err(fail)?;
         if kind.return_type(&compiled.data_type).is_none() {
-            let name = format!("{kind:?}").to_lowercase();
-            let message = format!("{name} does not take {}", type_name(&compiled.data_type));
+            let message = format!("{} does not take {}", kind_name(kind), type_name(&compiled.data_type));
             return Err(Problem::new(Code::WrongType, span, message).hint(cast_hint(&compiled.data_type)));
         }
-        Ok(AggregateCall { kind, argument: Some(compiled.expr), argument_type: compiled.data_type, name: String::new() })
+        let canonical = format!("{}({})", kind_name(kind), compiled.canonical);
+        let argument = Some(compiled.expr);
+        Ok((AggregateCall { kind, argument, argument_type: compiled.data_type, name: String::new() }, canonical))
     }
 }
 
 struct GroupColumns {
     start: WindowColumn,
     end: WindowColumn,
-    keys: Vec<(WindowColumn, Option<Compiled>)>,
+    keys: Vec<(WindowColumn, Compiled)>,
 }
 
 /// Returns what an aggregate is computed over; `None` for `count(*)`. A FILTER becomes a CASE, whose other rows are null.
@@ -407,25 +416,42 @@ fn argument_of(kind: AggregateKind, function: AggregateFunction) -> Result<Optio
     Ok((kind != AggregateKind::Count || filtered || !constant).then_some(argument))
 }
 
-/// The columns above the window: DataFusion's names, the engine's types.
-fn after_window(columns: &[(WindowColumn, Option<Compiled>)], schema: &Schema) -> Result<DFSchemaRef, DataFusionError> {
-    let fields = columns
-        .iter()
-        .zip(schema.fields())
-        .map(|((column, _), field)| {
-            (column.qualifier.clone(), Arc::new(field.as_ref().clone().with_name(column.name.clone())))
-        })
-        .collect();
-    DFSchema::new_with_metadata(fields, HashMap::new()).map(Arc::new)
+/// Names the columns of a window node as SELECT does, where it does; else by what they compute. No two are the same.
+fn engine_names(columns: &[WindowColumn], texts: &[String], steps: &Steps<'_>) -> Vec<String> {
+    let mut names: Vec<String> = Vec::with_capacity(columns.len());
+    for (place, column) in columns.iter().enumerate() {
+        let selected = steps.projection.iter().position(|expr| match expr.clone().unalias_nested().data {
+            LogicalExpr::Column(found) => found.relation == column.qualifier && found.name == column.name,
+            _ => false,
+        });
+        let is_window = column.name == WINDOW_START || column.name == WINDOW_END;
+        let name = match selected {
+            // The window node has its own names for these, whatever SELECT calls them.
+            _ if is_window => column.name.clone(),
+            Some(selected) => steps.output.field(selected).name().clone(),
+            None => texts[place].clone(),
+        };
+        let reserved = !is_window && (name == WINDOW_START || name == WINDOW_END);
+        names.push(if reserved || names.contains(&name) { format!("${place}") } else { name });
+    }
+    names
 }
 
-/// Returns the name SELECT gives a column of the window, or how DataFusion writes it.
-fn output_name(column: &WindowColumn, steps: &Steps<'_>) -> String {
-    let selected = steps.projection.iter().position(|expr| match expr.clone().unalias_nested().data {
-        LogicalExpr::Column(found) => found.relation == column.qualifier && found.name == column.name,
-        _ => false,
-    });
-    selected.map_or_else(|| column.name.clone(), |place| steps.output.field(place).name().clone())
+/// The SQL name of an aggregate.
+pub(super) fn kind_name(kind: AggregateKind) -> &'static str {
+    match kind {
+        AggregateKind::Count => "count",
+        AggregateKind::Sum => "sum",
+        AggregateKind::Avg => "avg",
+        AggregateKind::Min => "min",
+        AggregateKind::Max => "max",
+    }
+}
+
+/// Says that WHERE or HAVING is no condition.
+pub(super) fn not_a_condition(span: Span, data_type: &DataType) -> Problem {
+    let message = format!("a condition is true or false; this is {}", type_name(data_type));
+    Problem::new(Code::WrongType, span, message).hint("compare it with something")
 }
 
 /// Finds the event time that a window names among those the input carries.
@@ -485,26 +511,16 @@ pub(super) fn any_interval_us(expr: &Expr, names: &Names<'_>) -> Result<i64, Pro
 }
 
 /// The order of rows in files: what looks like a key, which is text that is always there, then the event time.
-pub(super) fn sort_columns(schema: &Schema, time_columns: &[usize]) -> Vec<String> {
-    let fields = schema.fields().iter();
-    let keys = fields.filter(|field| *field.data_type() == DataType::Utf8View && !field.is_nullable());
+pub(super) fn sort_columns(schema: &Schema, time_columns: &[usize], is_key: impl Fn(usize) -> bool) -> Vec<String> {
+    let fields = schema.fields().iter().enumerate();
+    let is_text = |field: &Field| *field.data_type() == DataType::Utf8View && !field.is_nullable();
+    let keys = fields.filter(|(place, field)| is_text(field) && is_key(*place)).map(|(_, field)| field);
     let time = time_columns.first().map(|column| schema.field(*column).name().clone());
     keys.take(SORT_KEYS_MAX).map(|field| field.name().clone()).chain(time).collect()
 }
 
 /// More text columns than this say nothing about where a row is found.
 const SORT_KEYS_MAX: usize = 3;
-
-fn window_text(
-    assigner: &WindowAssigner,
-    time_column: usize,
-    keys: &[tidemill_engine::expr::ExprRef],
-    aggregates: &[AggregateCall],
-) -> String {
-    let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
-    let aggregates: Vec<String> = aggregates.iter().map(super::explain::aggregate).collect();
-    format!("window {} on {time_column} by {}; {}", super::explain::assigner(assigner), keys.join(", "), aggregates.join(", "))
-}
 
 /// A column's name and type, for fingerprints.
 pub(super) fn shape(field: &Field) -> String {

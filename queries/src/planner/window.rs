@@ -12,7 +12,7 @@ use crate::statement::{Name, normalize};
 
 /// The kinds of windows of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WindowKind {
+enum WindowKind {
     Tumble,
     Hop,
 }
@@ -20,7 +20,6 @@ pub(super) enum WindowKind {
 /// A window as it was written.
 #[derive(Clone, Debug)]
 pub(super) struct WindowCall {
-    pub(super) kind: WindowKind,
     /// What it reads.
     pub(super) relation: Name,
     /// The event time.
@@ -35,15 +34,6 @@ pub(super) struct WindowCall {
 
 /// How many windows a row may be in: each of them is state.
 const WINDOWS_PER_ROW_MAX: i64 = 10_000;
-
-/// Returns the kind of window a name stands for.
-pub(super) fn function(name: &ObjectName) -> Option<WindowKind> {
-    match name.to_string().to_lowercase().as_str() {
-        "tumble" => Some(WindowKind::Tumble),
-        "hop" => Some(WindowKind::Hop),
-        _ => None,
-    }
-}
 
 /// Whether a name is that of a window, of this version or not.
 pub(super) fn is_function(name: &str) -> bool {
@@ -158,7 +148,7 @@ fn arguments(
     }
     match (time, size, &slide) {
         (Some(time), Some(size), _) if kind == WindowKind::Tumble || slide.is_some() => {
-            Ok(WindowCall { kind, relation, time, slide, size, span })
+            Ok(WindowCall { relation, time, slide, size, span })
         }
         _ => Err(wrong(span, format!("missing: {}", names.join(", ")))),
     }
