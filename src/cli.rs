@@ -17,7 +17,8 @@ Exit codes: 0 ok, 1 your input, 2 the environment (a port, a disk), 3 our fault:
 
 /// Stream processing for sensors: MQTT and HTTP in, windows in SQL, Parquet tables out, SQL over history.
 #[derive(Debug, Parser)]
-#[command(name = "tidemill", version, about, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "tidemill", version, about, after_help = EXAMPLES, after_long_help = long_help())]
+#[command(subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Cli {
     /// Read this configuration file instead of ./tidemill.toml
     #[arg(long, global = true, value_name = "FILE")]
@@ -84,6 +85,11 @@ Examples:
 Needs no broker, no database and no configuration; everything stays on this machine. It ends with Ctrl-C.
 A port in use is replaced by the next free one.")]
     Demo(DemoArgs),
+}
+
+/// `--help` shows the configuration too; `-h` is for those in a hurry.
+fn long_help() -> String {
+    format!("{EXAMPLES}\n\n{}", crate::config::reference().trim_end())
 }
 
 #[derive(Args, Debug)]

@@ -260,8 +260,7 @@ pub(crate) fn parse_workers(text: &str) -> Result<Option<usize>, String> {
 }
 
 /// Writes the configuration file that shows every key with its default.
-#[cfg(test)]
-fn reference() -> String {
+pub(crate) fn reference() -> String {
     let mut text = String::from(
         "# The configuration of tidemill: all of it is optional, and what stands here is the default.\n\
          # It is read from ./tidemill.toml, or from the file that --config names. A key can be set from the environment\n\

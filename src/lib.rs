@@ -23,8 +23,8 @@ pub use tidemill_queries as queries;
 /// What a program that embeds tidemill needs, in one line: `use tidemill::prelude::*`.
 pub mod prelude {
     pub use crate::pipeline::{
-        Aggregate, Keyed, LiveRows, Pipeline, Running, Stream, Windowed, avg, boolean, count, count_of, double, hopping,
-        integer, max, min, sum, text, timestamp, tumbling,
+        Aggregate, Keyed, LiveRows, Pipeline, Running, Stream, Windowed, avg, boolean, count, count_of, double,
+        hopping, integer, max, min, sum, text, timestamp, tumbling,
     };
     pub use tidemill_connectors::channel::Channel;
     pub use tidemill_engine::time::{minutes, secs};

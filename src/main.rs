@@ -43,7 +43,8 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
-    let config = Config::load(cli.config.as_deref(), std::env::vars()).map_err(|error| Error::Input(error.to_string()))?;
+    let config =
+        Config::load(cli.config.as_deref(), std::env::vars()).map_err(|error| Error::Input(error.to_string()))?;
     let verbosity = match cli.command {
         Command::Serve(_) | Command::Run(_) => Verbosity::Service,
         Command::Check(_) | Command::Sql(_) | Command::Demo(_) => Verbosity::Tool,

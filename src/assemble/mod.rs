@@ -313,9 +313,13 @@ mod tests {
     fn a_mistake_is_shown_in_the_file_it_stands_in() {
         let files = [file("a.sql", "one\ntwo\n"), file("b.sql", "three"), file("c.sql", "four\nfive")];
         let joined: String = files.iter().flat_map(|file| [file.text.as_str(), "\n"]).collect();
-        for (word, name, line) in
-            [("one", "a.sql", 1), ("two", "a.sql", 2), ("three", "b.sql", 1), ("four", "c.sql", 1), ("five", "c.sql", 2)]
-        {
+        for (word, name, line) in [
+            ("one", "a.sql", 1),
+            ("two", "a.sql", 2),
+            ("three", "b.sql", 1),
+            ("four", "c.sql", 1),
+            ("five", "c.sql", 2),
+        ] {
             let at = joined.lines().position(|l| l == word).expect(word) + 1;
             let found = place(&files, mistake_at(at));
             assert_eq!((found.diagnostic.file.as_str(), found.diagnostic.line), (name, line), "{word}");

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tidemill_connectors::http::HttpIngest;
 use tidemill_engine::runtime::Job;
 use tidemill_engine::source::Stop;
+use tidemill_queries::Pipeline;
 use tidemill_queries::server::{BindError, Bound, Exposure, Server, ServiceState};
 use tidemill_queries::session::{Limits, Session};
-use tidemill_queries::Pipeline;
 use tokio::task::JoinHandle;
 
 use super::{Folder, Settings, open_sinks, start_job, write_catalog};
@@ -31,7 +31,9 @@ pub struct Service {
 /// Takes the port before anything else starts, so that a port in use is told at once.
 pub async fn bind(address: &str, exposure: Exposure) -> Result<Bound, BindFailure> {
     let resolved = tokio::net::lookup_host(address).await.map_err(|error| {
-        BindFailure::Other(Error::Input(format!("server.http = {address:?} is not an address of this machine: {error}")))
+        BindFailure::Other(Error::Input(format!(
+            "server.http = {address:?} is not an address of this machine: {error}"
+        )))
     })?;
     let mut last = None;
     for socket in resolved {

@@ -79,7 +79,8 @@ fn summary(file: &str, status: &JobStatus, tables: &[TableInfo], folder: &Folder
         format!("{file}: complete\n")
     };
     for source in &status.sources {
-        let _ = write!(text, "  source {}  {} rows in, {} dead", source.name, grouped(source.rows), grouped(source.dead));
+        let _ =
+            write!(text, "  source {}  {} rows in, {} dead", source.name, grouped(source.rows), grouped(source.dead));
         if source.quarantined > 0 {
             let _ = write!(text, ", {} from the future", grouped(source.quarantined));
         }

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tidemill::{Error, Result};
+use tidemill_queries::answer::AnswerFormat;
 use tidemill_queries::history::History;
+use tidemill_queries::problem::Problem;
 use tidemill_queries::server::{ClientError, query_server};
 use tidemill_queries::session::{Limits, SQL_BYTES_MAX, Session};
-use tidemill_queries::answer::AnswerFormat;
-use tidemill_queries::problem::Problem;
 
 use crate::cli::{OutputFormat, SqlArgs};
 use crate::commands::answer;

@@ -18,9 +18,8 @@ use std::time::Duration;
 
 use tidemill::assemble::{self, BindFailure, Folder, Service, SqlFile};
 use tidemill::{Error, Result};
-use tidemill_engine::runtime::{Live, Subscription};
+use tidemill_engine::runtime::Live;
 use tidemill_engine::source::Stop;
-use tidemill_engine::storage::Storage;
 use tidemill_queries::server::{Bound, Exposure};
 
 use crate::cli::DemoArgs;
@@ -58,7 +57,8 @@ pub(crate) async fn run(args: DemoArgs, config: Config) -> Result<()> {
     let folder = fresh_folder(&data)?;
     let bound = bind_http(&config.server_http, &screen).await?;
     let mqtt = free_mqtt_port(&screen)?;
-    let file = SqlFile { name: "demo.sql".into(), text: DEMO_SQL.replace(&listener(MQTT_PORT), &listener(mqtt.port())) };
+    let file =
+        SqlFile { name: "demo.sql".into(), text: DEMO_SQL.replace(&listener(MQTT_PORT), &listener(mqtt.port())) };
     let context = assemble::context(folder.storage(), &settings)?;
     let pipeline = assemble::compile(&[file], &context).map_err(explain)?;
     let service = Service::start(folder, pipeline, &context.http, bound, &settings).await?;
@@ -108,7 +108,8 @@ pub(crate) async fn run(args: DemoArgs, config: Config) -> Result<()> {
 /// Shows windows as they close; with the first ones, what to try.
 async fn show(service: &Service, screen: &mut Screen, suggestions: &[String]) {
     let mut suggestions = Some(suggestions);
-    let (Some(mut room), Some(mut web)) = (service.job().subscribe("room_5s"), service.job().subscribe("web_5s")) else {
+    let (Some(mut room), Some(mut web)) = (service.job().subscribe("room_5s"), service.job().subscribe("web_5s"))
+    else {
         return;
     };
     let mut closed = Closed::new();

@@ -50,9 +50,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemill_engine::source::Source;
 use tidemill_engine::runtime::{Job, JobStatus};
 use tidemill_engine::sink::Sink;
+use tidemill_engine::source::Source;
 
 use crate::assemble::{self, Folder, Settings, stop_job};
 use crate::{Error, Result};

@@ -63,9 +63,8 @@ impl Stream {
             kind if *kind == timestamp_type() => Ok(idx),
             kind => Err(Error::Input(format!("event_time({column:?}): the column is {kind}, not a timestamp"))),
         });
-        let time = place.map(|column| {
-            (column, EventTimeNode { column, delay_us: 0, idle_after_us: None, future_limit_us: None })
-        });
+        let time = place
+            .map(|column| (column, EventTimeNode { column, delay_us: 0, idle_after_us: None, future_limit_us: None }));
         match time {
             Ok((column, time)) => {
                 self.time_column = Some(column);
@@ -93,7 +92,9 @@ impl Stream {
     /// `<source>$quarantine`: a wrong clock then closes no windows.
     pub fn future_limit(self, ahead: Duration) -> Self {
         self.change_time("future_limit", |time| time.future_limit_us = Some(micros(ahead)));
-        self.change_source("future_limit", |source| source.quarantine_table = Some(format!("{}$quarantine", source.name)));
+        self.change_source("future_limit", |source| {
+            source.quarantine_table = Some(format!("{}$quarantine", source.name))
+        });
         self
     }
 

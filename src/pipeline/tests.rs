@@ -116,9 +116,12 @@ fn the_first_mistake_is_told_with_the_nearest_name() {
 #[test]
 fn what_cannot_be_is_refused_before_anything_starts() {
     for (expected, build) in [
-        ("avg(\"device\") does not take", (|mill| {
-            readings(mill).key_by([]).window(tumbling(secs(1))).aggregate([avg("device")]).to_table("t");
-        }) as fn(&Pipeline)),
+        (
+            "avg(\"device\") does not take",
+            (|mill| {
+                readings(mill).key_by([]).window(tumbling(secs(1))).aggregate([avg("device")]).to_table("t");
+            }) as fn(&Pipeline),
+        ),
         ("window: its size", |mill| {
             readings(mill).key_by([]).window(tumbling(secs(0))).aggregate([count()]).to_table("t");
         }),

@@ -1,17 +1,21 @@
 //! A single expression from text, for the builder: `temperature * 1.8 + 32`.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, SchemaRef};
-use datafusion::common::{DFSchema, DFSchemaRef};
+use datafusion::common::DFSchema;
+use datafusion::error::Result;
 use datafusion::sql::planner::PlannerContext;
+use datafusion::sql::sqlparser::ast::{self, visit_expressions};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use tidemill_engine::expr::ExprRef;
 
-use super::expression;
+use super::expression::{Compiled, Scope};
 use super::names::{Functions, Names};
+use super::stream::function_name;
 
 /// An expression that is ready to run.
 #[derive(Clone, Debug)]
@@ -33,26 +37,25 @@ pub fn compile_expression(text: &str, schema: &SchemaRef) -> Result<CompiledExpr
         return Err(format!("the expression goes on with {:?}", parser.peek_token().token.to_string()));
     }
     let functions = Functions::new();
-    let impure = datafusion::sql::sqlparser::ast::visit_expressions(&parsed, |expr| match expr {
-        datafusion::sql::sqlparser::ast::Expr::Function(function)
-            if functions.is_impure(&super::stream::function_name(function)) =>
-        {
-            std::ops::ControlFlow::Break(function.to_string())
+    let impure = visit_expressions(&parsed, |expr| match expr {
+        ast::Expr::Function(function) if functions.is_impure(&function_name(function)) => {
+            ControlFlow::Break(function.to_string())
         }
-        _ => std::ops::ControlFlow::Continue(()),
+        _ => ControlFlow::Continue(()),
     });
-    if let std::ops::ControlFlow::Break(function) = impure {
+    if let ControlFlow::Break(function) = impure {
         return Err(format!("{function} gives another value each time; a replay must give the same rows"));
     }
     let names = Names { functions: &functions, relation: "", schema: Arc::clone(schema) };
-    let df_schema: DFSchemaRef = Arc::new(DFSchema::try_from(Arc::clone(schema)).map_err(|error| error.strip_backtrace())?);
-    let logical = names
-        .planner()
-        .sql_to_expr(parsed, &df_schema, &mut PlannerContext::new())
-        .map_err(|error| error.strip_backtrace())?;
-    let compiled = expression::compile(logical, &df_schema).map_err(|error| error.strip_backtrace())?;
+    let compiled = plan(parsed, &names, schema).map_err(|error| error.strip_backtrace())?;
     let field = Field::new(text, compiled.data_type.clone(), compiled.nullable);
     Ok(CompiledExpression { expr: compiled.expr, field, column: compiled.column })
+}
+
+fn plan(parsed: ast::Expr, names: &Names<'_>, schema: &SchemaRef) -> Result<Compiled> {
+    let df_schema = DFSchema::try_from(Arc::clone(schema))?;
+    let logical = names.planner().sql_to_expr(parsed, &df_schema, &mut PlannerContext::new())?;
+    Scope::new(schema.fields().iter().map(|field| (None, field.name().as_str())), schema)?.compile(logical)
 }
 
 #[cfg(test)]
