@@ -107,14 +107,16 @@ mod tests {
                 sender.send(Reading { device: "a", temperature: f64::from(n) }).await.ok().unwrap();
             }
         };
-        let (ran, ()) =
-            tokio::join!(source.run(Arc::clone(&intake) as Arc<dyn Intake>, Vec::new(), Stop::new()), send);
+        let (ran, ()) = tokio::join!(source.run(Arc::clone(&intake) as Arc<dyn Intake>, Vec::new(), Stop::new()), send);
         ran.unwrap();
         let messages = intake.messages();
         assert_eq!(messages.len(), 100);
         assert_eq!(messages[99].payload, r#"{"device":"a","temperature":99.0}"#);
         let calls = intake.calls.lock();
-        assert_eq!((calls.first().unwrap().as_str(), calls.last().unwrap().as_str()), ("open channel-0", "end channel-0"));
+        assert_eq!(
+            (calls.first().unwrap().as_str(), calls.last().unwrap().as_str()),
+            ("open channel-0", "end channel-0")
+        );
     }
 
     #[tokio::test]

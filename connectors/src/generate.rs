@@ -63,8 +63,9 @@ impl GenerateOptions {
     pub fn take(options: &mut Options) -> Result<Self, OptionError> {
         const COUNT: &str = "a whole number";
         let start = options.take("start").unwrap_or_else(|| "2026-01-01T00:00:00Z".to_owned());
-        let start_us = parse_time(&start)
-            .ok_or_else(|| OptionError::new("start", format!("{start:?} is not a time such as 2026-01-01T00:00:00Z")))?;
+        let start_us = parse_time(&start).ok_or_else(|| {
+            OptionError::new("start", format!("{start:?} is not a time such as 2026-01-01T00:00:00Z"))
+        })?;
         let taken = GenerateOptions {
             rows: options.parse("rows", COUNT)?,
             rows_per_second: options.parse("rows_per_second", COUNT)?,
@@ -194,7 +195,8 @@ impl Maker {
 
     /// A checksum over what the rows follow from, which is cheaper than one over the rows and as good.
     fn checksum(&self, start: u64, end: u64) -> u32 {
-        let GenerateOptions { rows: _, rows_per_second: _, seed, keys, start_us, interval_us, disorder_us } = self.options;
+        let GenerateOptions { rows: _, rows_per_second: _, seed, keys, start_us, interval_us, disorder_us } =
+            self.options;
         let numbers = [seed, keys, start_us as u64, interval_us as u64, disorder_us as u64, start, end];
         let mut checksum = 0;
         for number in numbers {
@@ -345,7 +347,9 @@ mod tests {
     fn other_options_have_another_checksum() {
         let checksum = |extra: &[(&str, &str)]| source(extra).maker.checksum(0, 10);
         let plain = checksum(&[]);
-        for changed in [("seed", "1"), ("keys", "51"), ("start", "2026-01-02"), ("interval", "2 ms"), ("disorder", "1s")] {
+        for changed in
+            [("seed", "1"), ("keys", "51"), ("start", "2026-01-02"), ("interval", "2 ms"), ("disorder", "1s")]
+        {
             assert_ne!(checksum(&[changed]), plain, "{changed:?}");
         }
         assert_eq!(checksum(&[("rows", "10")]), plain, "a longer run has the same rows");

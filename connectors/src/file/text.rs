@@ -18,6 +18,9 @@ const BLOCK_BYTES: usize = 1 << 20;
 /// Bytes that are searched for the end of a line. A longer line is cut, and its pieces become dead letters.
 const LINE_BYTES_MAX: usize = 16 << 20;
 
+/// Bytes that are looked at when a file is opened: a header row must end within them.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// For each file the line that begins at a byte, at the place where it was last read: chunks are mostly read in order,
@@ -50,10 +53,19 @@ impl TextReader {
         let file = File::open(path).map_err(|error| unreadable(path, &error))?;
         let (path, partition) = (path.to_owned(), partition.to_owned());
         let mut reader = TextReader { path, partition, file, delimiter, header: Vec::new(), next, line: 1 };
-        let first = reader.read(0, BLOCK_BYTES)?;
+        let first = reader.read(0, HEAD_BYTES_MAX)?;
         match delimiter {
             Some(delimiter) => {
-                let header_end = csv_record_end(&first, delimiter).map_or(first.len(), |end| end + 1);
+                let header_end = match csv_record_end(&first, delimiter) {
+                    Some(end) => end + 1,
+                    None if first.len() < HEAD_BYTES_MAX => first.len(),
+                    None => {
+                        return Err(SourceError::Environment(format!(
+                            "the header row of {} does not end within {HEAD_BYTES_MAX} bytes",
+                            reader.path.display()
+                        )));
+                    }
+                };
                 reader.header = first[..header_end].to_vec();
                 reader.next = next.max(header_end as u64);
             }

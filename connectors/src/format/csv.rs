@@ -71,7 +71,9 @@ impl CsvDecoder {
     ) {
         let payload = &messages[whole.message as usize].payload;
         let mut spans = Vec::new();
-        split_csv(payload, self.delimiter, |row| spans.push(Span { start: row.start as u32, end: row.end as u32, ..whole }));
+        split_csv(payload, self.delimiter, |row| {
+            spans.push(Span { start: row.start as u32, end: row.end as u32, ..whole })
+        });
         if spans.len() < 2 {
             return dead.push(whole, "not CSV with a header row: there is no row below the first".to_owned());
         }
@@ -267,7 +269,8 @@ mod tests {
         let records: [&str; 9] =
             ["a,1,1", "\"b\nb\",2,2", "c,x,3", "5\" pipe,4,", "d", "e,1,2,3", ",,", "\"q\"x,1,1", "f,1e3,7.0"];
         for seed in 0..100usize {
-            let chosen: Vec<&str> = (0..seed).map(|at| records[(at * at + seed * 5 + at / 3) % records.len()]).collect();
+            let chosen: Vec<&str> =
+                (0..seed).map(|at| records[(at * at + seed * 5 + at / 3) % records.len()]).collect();
             let with_header = |rows: &[&str]| format!("device,temperature,n\n{}\n", rows.join("\n"));
             let together = decode(&[with_header(&chosen).as_bytes()]);
             let mut alone = Decoded::default();
@@ -277,7 +280,8 @@ mod tests {
                 alone.dead.extend(decoded.dead);
             }
             let rows = |decoded: &Decoded| -> Vec<String> {
-                let format = |batch: &RecordBatch| arrow::util::pretty::pretty_format_batches(&[batch.clone()]).unwrap();
+                let format =
+                    |batch: &RecordBatch| arrow::util::pretty::pretty_format_batches(&[batch.clone()]).unwrap();
                 let all: Vec<String> = decoded
                     .batches
                     .iter()

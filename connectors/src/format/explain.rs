@@ -62,10 +62,7 @@ fn described(value: &Value) -> String {
 fn not_json(row: &[u8], error: &serde_json::Error) -> String {
     let text = error.to_string();
     let what = text.split(" at line ").next().unwrap_or(&text);
-    let line_start = row
-        .split_inclusive(|byte| *byte == b'\n')
-        .take(error.line().saturating_sub(1))
-        .map(<[u8]>::len)
-        .sum::<usize>();
+    let line_start =
+        row.split_inclusive(|byte| *byte == b'\n').take(error.line().saturating_sub(1)).map(<[u8]>::len).sum::<usize>();
     format!("not JSON: {what} at byte {}", line_start + error.column().saturating_sub(1))
 }

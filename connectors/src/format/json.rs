@@ -183,7 +183,11 @@ fn overflowed_floats(raw: &RecordBatch) -> BTreeMap<usize, String> {
         };
         for row in infinite {
             bad.entry(row).or_insert_with(|| {
-                format!("column {}: expected {}, but the number is too large", field.name(), expected(field.data_type()))
+                format!(
+                    "column {}: expected {}, but the number is too large",
+                    field.name(),
+                    expected(field.data_type())
+                )
             });
         }
     }
@@ -358,6 +362,17 @@ mod tests {
         let decoded = JsonFormat::new(layout).decoder().decode(&messages(&[payload.as_bytes()]));
         let times = decoded.batches[0].column(4).as_primitive::<arrow::datatypes::TimestampMicrosecondType>();
         assert_eq!(times.values().as_ref(), [1_700_000_000_123_000, 1_000_000]);
+    }
+
+    #[test]
+    fn a_source_may_have_topic_columns_only() {
+        let topic = TopicPattern::parse("plant/{site}").unwrap();
+        let none: SchemaRef = Arc::new(Schema::empty());
+        let format = JsonFormat::new(Layout::new(&none).with_topic(topic).unwrap());
+        let message =
+            Message { topic: Bytes::from_static(b"plant/a"), payload: Bytes::from_static(b"{\"x\":1}\n{}\n7") };
+        let decoded = format.decoder().decode(&Data::Messages(vec![message]));
+        assert_eq!((rows(&decoded), decoded.dead.len()), (2, 1));
     }
 
     /// The law of all decoders: together or alone, a message gives the same, and no row is lost or counted twice.

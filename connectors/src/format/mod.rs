@@ -61,11 +61,7 @@ impl Encoding {
     pub fn take(options: &mut Options) -> Result<Option<Encoding>, OptionError> {
         let encoding = options.choice(
             "format",
-            &[
-                ("json", Encoding::Json),
-                ("csv", Encoding::Csv { delimiter: b',' }),
-                ("parquet", Encoding::Parquet),
-            ],
+            &[("json", Encoding::Json), ("csv", Encoding::Csv { delimiter: b',' }), ("parquet", Encoding::Parquet)],
         )?;
         Ok(encoding)
     }

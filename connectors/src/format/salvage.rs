@@ -90,7 +90,7 @@ fn cut(
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{RecordBatchOptions, RecordBatch};
+    use arrow::array::{RecordBatch, RecordBatchOptions};
     use arrow::datatypes::Schema;
 
     use super::*;

@@ -201,7 +201,16 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_time() {
-        for text in ["", "now", "inf", "2026-02-30T00:00:00Z", "2026-13-01", "12:00", "2026-11-20T25:00:00Z", "é026-11-20T00:00:00Z"] {
+        for text in [
+            "",
+            "now",
+            "inf",
+            "2026-02-30T00:00:00Z",
+            "2026-13-01",
+            "12:00",
+            "2026-11-20T25:00:00Z",
+            "é026-11-20T00:00:00Z",
+        ] {
             assert!(parse(text, Some(TimeUnit::Seconds)).is_err(), "{text}");
         }
     }

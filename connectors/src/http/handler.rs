@@ -27,9 +27,7 @@ const ROW_BYTES_MAX: usize = 1 << 20;
 const BYTES_CHECKED_INLINE_MAX: usize = 64 << 10;
 
 pub(super) fn router(ingest: HttpIngest) -> axum::Router {
-    axum::Router::new()
-        .route("/api/v1/ingest/{source}", post(answer).fallback(method_not_allowed))
-        .with_state(ingest)
+    axum::Router::new().route("/api/v1/ingest/{source}", post(answer).fallback(method_not_allowed)).with_state(ingest)
 }
 
 async fn method_not_allowed() -> Problem {
@@ -206,8 +204,11 @@ fn line_of(payload: &[u8], row: &[u8]) -> usize {
 }
 
 fn too_many_rows(count: usize) -> Problem {
-    Problem::new(Kind::TooLarge, format!("a request may have {ROWS_MAX} rows, this one has {count}; nothing was stored"))
-        .hint("send fewer rows at once")
+    Problem::new(
+        Kind::TooLarge,
+        format!("a request may have {ROWS_MAX} rows, this one has {count}; nothing was stored"),
+    )
+    .hint("send fewer rows at once")
 }
 
 fn bad_rows(checked: Checked) -> Problem {
@@ -237,8 +238,11 @@ fn read_parameters(parameters: &BTreeMap<String, String>) -> Result<OnError, Pro
             ("on_error", "dead_letter") => on_error = OnError::DeadLetter,
             ("ack", "durable") => {}
             ("on_error", _) => {
-                return Err(Problem::new(Kind::Parameter, format!("on_error={value} is not known; nothing was stored"))
-                    .hint("on_error=reject (the default) or on_error=dead_letter"));
+                return Err(Problem::new(
+                    Kind::Parameter,
+                    format!("on_error={value} is not known; nothing was stored"),
+                )
+                .hint("on_error=reject (the default) or on_error=dead_letter"));
             }
             // A level that is not kept must not be accepted silently.
             ("ack", _) => {

@@ -83,7 +83,8 @@ async fn rows_are_one_chunk_and_the_position_counts_them() {
     let (status, body) = server.post(TWO).await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(body, json!({"position": "readings@2", "rows": 2, "rejected": [], "rejected_count": 0}));
-    let (_, body) = server.post_as("content-type", "application/json", "[{\"temperature\":3}, {\"temperature\":4}]").await;
+    let (_, body) =
+        server.post_as("content-type", "application/json", "[{\"temperature\":3}, {\"temperature\":4}]").await;
     assert_eq!(body["position"], "readings@4");
     let (_, body) = server.post_as("content-type", "application/x-www-form-urlencoded", "{\"temperature\":5}").await;
     assert_eq!(body["position"], "readings@5");
@@ -128,7 +129,10 @@ async fn bad_rows_can_be_kept_as_dead_letters() {
     let request = Request::post("/api/v1/ingest/readings?on_error=dead_letter");
     let (status, body) = server.send(request.body(Body::from(format!("{TWO}oops"))).unwrap()).await;
     assert_eq!(status, StatusCode::OK);
-    assert_eq!((&body["rows"], &body["position"], &body["rejected_count"]), (&json!(2), &json!("readings@3"), &json!(1)));
+    assert_eq!(
+        (&body["rows"], &body["position"], &body["rejected_count"]),
+        (&json!(2), &json!("readings@3"), &json!(1))
+    );
     assert_eq!(body["rejected"][0]["row"], 3);
     let wrong = Request::post("/api/v1/ingest/readings?on_error=ignore").body(Body::from(TWO)).unwrap();
     assert_eq!(server.send(wrong).await.0, StatusCode::BAD_REQUEST);

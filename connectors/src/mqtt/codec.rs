@@ -66,7 +66,7 @@ pub(super) fn whole_packets(bytes: &[u8]) -> (usize, Stopped) {
     loop {
         match Header::read(&bytes[at..]) {
             Err(violation) => return (at, Stopped::Violation(violation)),
-            Ok(None) => return (at, Stopped::NeedsMore(at + 2)),
+            Ok(None) => return (at, Stopped::NeedsMore(bytes.len() + 1)),
             Ok(Some(header)) if header.frame_bytes() > PACKET_BYTES_MAX => return (at, Stopped::Oversize(header)),
             Ok(Some(header)) if at + header.frame_bytes() > bytes.len() => {
                 return (at, Stopped::NeedsMore(at + header.frame_bytes()));

@@ -30,6 +30,9 @@ use super::session::{Heard, Session};
 /// How many chunks of one connection may wait to be durable. Reached when the disk is slower than the peer; then the socket's
 /// own buffer fills, and the next read brings a larger chunk.
 const RECEIPTS_MAX: usize = 256;
+/// How many reads may follow each other. A peer that sends without a pause must not keep what it has sent from the log, nor
+/// the task from others.
+const READS_MAX: usize = 16;
 /// How many bytes of answers may wait for a peer that does not read them.
 const OUT_BYTES_MAX: usize = 256 << 10;
 /// How long the last bytes may take, for a peer that does not read.
@@ -179,10 +182,10 @@ impl Connection<'_> {
         end
     }
 
-    /// Reads all there is, up to a full batch.
+    /// Reads all there is, up to a full batch or [`READS_MAX`].
     fn read(&mut self, subscribed: &mut impl FnMut()) -> Option<End> {
         let now = Instant::now();
-        loop {
+        for _ in 0..READS_MAX {
             match self.inbox.fill(&self.stream) {
                 Ok(Read::Nothing) => return None,
                 Ok(Read::End) => return Some(End::Closed),
@@ -194,6 +197,7 @@ impl Connection<'_> {
                 return end;
             }
         }
+        None
     }
 
     fn decode(&mut self, subscribed: &mut impl FnMut()) -> Option<End> {

@@ -212,7 +212,7 @@ async fn the_first_packet_must_be_a_connect_we_understand() {
     }
     let mut peer = running.peer().await;
     peer.send(&wrong5).await;
-    assert_eq!(peer.packet().await.expect("CONNACK")[..4], [0x20, 32, 0, 0x86]);
+    assert_eq!(peer.packet().await.expect("CONNACK")[..4], [0x20, 30, 0, 0x86]);
 }
 
 #[tokio::test]
@@ -348,12 +348,12 @@ async fn bad_options_say_what_would_be_right() {
 
 #[tokio::test]
 async fn a_publisher_of_rumqttc_3_1_1_is_acknowledged() {
-    use rumqttc_v4::{AsyncClient, Event, MqttOptions, Packet, QoS};
+    use rumqttc_v4::{AsyncClient, Event, MqttOptions, Packet, PublishOptions};
     let running = Running::start(HandIntake::by_itself(), &[]).await;
     let options = MqttOptions::new("rumqttc-4", ("127.0.0.1", running.address.port()));
     let (client, mut events) = AsyncClient::builder(options).capacity(200).build();
     for number in 0..100 {
-        client.publish("plant/lab/x", QoS::AtLeastOnce, false, number.to_string()).await.expect("queued");
+        client.publish("plant/lab/x", number.to_string(), PublishOptions::at_least_once()).await.expect("queued");
     }
     let mut acknowledged = 0;
     while acknowledged < 100 {
@@ -367,14 +367,13 @@ async fn a_publisher_of_rumqttc_3_1_1_is_acknowledged() {
 
 #[tokio::test]
 async fn a_publisher_of_rumqttc_5_is_acknowledged() {
-    use rumqttc_v5::mqttbytes::QoS;
     use rumqttc_v5::mqttbytes::v5::Packet;
-    use rumqttc_v5::{AsyncClient, Event, MqttOptions};
+    use rumqttc_v5::{AsyncClient, Event, MqttOptions, PublishOptions};
     let running = Running::start(HandIntake::by_itself(), &[]).await;
     let options = MqttOptions::new("rumqttc-5", ("127.0.0.1", running.address.port()));
     let (client, mut events) = AsyncClient::builder(options).capacity(200).build();
     for number in 0..100 {
-        client.publish("plant/lab/x", QoS::AtLeastOnce, false, number.to_string()).await.expect("queued");
+        client.publish("plant/lab/x", number.to_string(), PublishOptions::at_least_once()).await.expect("queued");
     }
     let mut acknowledged = 0;
     while acknowledged < 100 {
