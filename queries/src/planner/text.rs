@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn what_cannot_be_is_an_error_that_says_so() {
         for (text, word) in [
-            ("celsius +", "end of expression"),
+            ("celsius +", "expected: an expression"),
             ("celsius > 1 device", "goes on with"),
             ("celsus > 1", "celsus"),
             ("now() > 1", "another value each time"),
