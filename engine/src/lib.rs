@@ -14,6 +14,7 @@ pub mod source;
 pub mod storage;
 
 pub mod aggregate;
+pub mod watermark;
 pub mod window;
 
 pub mod plan;
