@@ -19,4 +19,6 @@ pub mod window;
 
 pub mod plan;
 
+pub mod dataflow;
+
 pub mod runtime;
