@@ -24,3 +24,5 @@ pub mod plan;
 pub mod dataflow;
 
 pub mod runtime;
+
+pub mod testing;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{Field, Schema};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use timely::Accountable;
@@ -166,11 +166,6 @@ fn decode(mut bytes: &[u8]) -> Vec<RecordBatch> {
         bytes = &rest[length.next_multiple_of(8)..];
     }
     batches
-}
-
-/// Returns the field that event times have on the way to a window.
-pub(crate) fn time_field() -> Field {
-    Field::new("time_us", DataType::Int64, false)
 }
 
 #[cfg(test)]

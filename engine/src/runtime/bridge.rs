@@ -11,7 +11,7 @@ use crossbeam_channel::{SendTimeoutError, Sender};
 use timely::scheduling::SyncActivator;
 
 use super::progress::Progress;
-use crate::dataflow::{Failure, Feed, FedChunk};
+use crate::dataflow::{Failure, FedChunk, Feed};
 use crate::epoch::Epoch;
 use crate::plan::NodeId;
 use crate::source::{Data, Message, Offset};
@@ -71,7 +71,12 @@ pub(super) struct Origin {
 }
 
 impl Bridge {
-    pub(super) fn new(lanes: BTreeMap<NodeId, Lane>, progress: Arc<Progress>, failure: Failure, first: Epoch) -> Bridge {
+    pub(super) fn new(
+        lanes: BTreeMap<NodeId, Lane>,
+        progress: Arc<Progress>,
+        failure: Failure,
+        first: Epoch,
+    ) -> Bridge {
         Bridge { lanes, progress, failure, open: first, next_worker: 0, piece: None, marks: BTreeMap::new() }
     }
 

@@ -68,18 +68,17 @@ impl Egress {
                     self.rows.recv_timeout(left.max(Duration::from_micros(1)))
                 }
             };
-            let mut due = false;
-            match received {
+            let due = match received {
                 Ok((epoch, rows)) => {
                     self.take(epoch, rows)?;
-                    waiting_since_us.get_or_insert_with(|| self.clock.monotonic_us());
-                    due = self.sink.buffered_bytes() >= BUFFERED_BYTES_MAX;
+                    // Rows keep coming while the interval passes: look at the time after each.
+                    let now_us = self.clock.monotonic_us();
+                    let since_us = *waiting_since_us.get_or_insert(now_us);
+                    now_us - since_us >= interval_us || self.sink.buffered_bytes() >= BUFFERED_BYTES_MAX
                 }
-                Err(RecvTimeoutError::Timeout) => due = true,
+                Err(RecvTimeoutError::Timeout) => true,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            }
-            // Rows keep coming while the interval passes: look at the time after each.
-            due |= waiting_since_us.is_some_and(|since_us| self.clock.monotonic_us() - since_us >= interval_us);
+            };
             if due && self.commit()? {
                 waiting_since_us = (self.sink.buffered_bytes() > 0).then(|| self.clock.monotonic_us());
             } else if due && self.rows.is_empty() {

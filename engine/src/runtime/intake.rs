@@ -30,9 +30,17 @@ const RECORD_OVERHEAD_BYTES: usize = 1 << 20;
 
 /// What a source asks of the recorder.
 pub(super) enum Ask {
-    Open { partition: Arc<str> },
-    Append { partition: Arc<str>, chunk: Chunk, receipt: oneshot::Sender<Result<Appended, IntakeError>> },
-    End { partition: Arc<str> },
+    Open {
+        partition: Arc<str>,
+    },
+    Append {
+        partition: Arc<str>,
+        chunk: Chunk,
+        receipt: oneshot::Sender<Result<Appended, IntakeError>>,
+    },
+    End {
+        partition: Arc<str>,
+    },
     /// The source has ended by itself: all its partitions end.
     Done,
     /// Whoever runs the job wants it to stop.

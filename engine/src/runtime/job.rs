@@ -66,11 +66,13 @@ impl Job {
 
     /// Returns what the job is doing now.
     pub fn status(&self) -> JobStatus {
-        let sources: Vec<SourceStatus> = sources_of(&self.plan).map(|(id, node)| self.source_status(id, node)).collect();
+        let sources: Vec<SourceStatus> =
+            sources_of(&self.plan).map(|(id, node)| self.source_status(id, node)).collect();
         let window = |(at, node): (usize, &crate::plan::Node)| match &node.operator {
             Operator::Window(window) => {
                 let counters = &self.counters.windows[at];
-                let name = window.late_table.as_deref().map_or_else(|| at.to_string(), |late| late.replace("$late", ""));
+                let name =
+                    window.late_table.as_deref().map_or_else(|| at.to_string(), |late| late.replace("$late", ""));
                 Some(WindowStatus {
                     name,
                     rows: counters.rows.get(),
@@ -199,9 +201,8 @@ impl Starting {
         let (sender, requests) = bounded(REQUESTS_QUEUED_MAX);
         let (end, ended) = watch::channel(false);
 
-        let mut ports: Vec<Ports> = (0..options.workers)
-            .map(|_| Ports { sources: BTreeMap::new(), tables: BTreeMap::new() })
-            .collect();
+        let mut ports: Vec<Ports> =
+            (0..options.workers).map(|_| Ports { sources: BTreeMap::new(), tables: BTreeMap::new() }).collect();
         let mut senders: BTreeMap<NodeId, Vec<_>> = BTreeMap::new();
         let mut sources = BTreeMap::new();
         for (id, node) in sources_of(&plan) {
@@ -260,11 +261,17 @@ impl Starting {
         Starting { job, recorder_parts: RecorderParts { requests, senders }, end, egress, context, ports, threads }
     }
 
-    async fn replay_and_run(
-        self,
-        committed: Vec<(String, Epoch)>,
-        options: &JobOptions,
-    ) -> Result<Job, JobError> {
+    async fn replay_and_run(self, committed: Vec<(String, Epoch)>, options: &JobOptions) -> Result<Job, JobError> {
+        let failure = self.job.failure.clone();
+        let started = self.try_replay_and_run(committed, options).await;
+        if started.is_err() {
+            // Ends the threads that were started already.
+            failure.set_environment("the start was given up".to_owned());
+        }
+        started
+    }
+
+    async fn try_replay_and_run(self, committed: Vec<(String, Epoch)>, options: &JobOptions) -> Result<Job, JobError> {
         let Starting { job, recorder_parts, end, egress, context, ports, threads } = self;
         let (storage, dice) = (Arc::clone(&options.storage), Arc::clone(&options.dice));
         let opening = move || Log::open(storage, LOG_FOLDER, &*dice, LogOptions::default());
@@ -304,10 +311,9 @@ impl Starting {
         for (worker, wakes) in wakes {
             for (id, wake) in wakes.map_err(JobError::Plan)? {
                 let senders = senders.remove(&id);
-                let lane = lanes.entry(id).or_insert_with(|| Lane {
-                    senders: senders.expect("one lane for each source"),
-                    wakes: Vec::new(),
-                });
+                let lane = lanes
+                    .entry(id)
+                    .or_insert_with(|| Lane { senders: senders.expect("one lane for each source"), wakes: Vec::new() });
                 assert_eq!(lane.wakes.len(), worker, "workers in order");
                 lane.wakes.push(wake);
             }

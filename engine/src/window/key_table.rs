@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, StringViewArray, StringViewBuilder};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
 
@@ -27,12 +27,6 @@ impl KeyColumn {
             _ => Some(RowConverter::new(fields.iter().map(|(kind, _)| SortField::new(kind.clone())).collect())?),
         };
         Ok(KeyColumn { fields, converter })
-    }
-
-    /// Returns the field of the key column.
-    pub fn field(&self) -> Field {
-        let kind = if self.converter.is_some() { DataType::Binary } else { DataType::Utf8View };
-        Field::new("key", kind, true)
     }
 
     /// Makes the key column of a batch with these key columns.
@@ -68,11 +62,6 @@ impl KeyColumn {
     pub fn hashes(keys: &ArrayRef) -> Vec<u64> {
         let column = Keys::of(keys);
         (0..keys.len()).map(|row| hash_key(column.view(row), || hash_long(column.bytes(row)))).collect()
-    }
-
-    /// Returns a schema of the key column followed by others.
-    pub fn schema_with(&self, others: impl Iterator<Item = Field>) -> SchemaRef {
-        Arc::new(Schema::new(std::iter::once(self.field()).chain(others).collect::<Vec<_>>()))
     }
 }
 
