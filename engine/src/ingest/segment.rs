@@ -249,6 +249,35 @@ mod tests {
     }
 
     #[test]
+    fn a_broken_chain_is_found_though_every_checksum_is_right() {
+        let first = Header::first(7);
+        let second = first.successor(HEADER_BYTES as u64, Position::START);
+        let broken = [
+            (Header { log_id: 8, ..second }, "belongs to another log"),
+            (Header { number: 3, ..second }, "under another name"),
+            (Header { previous_crc: !second.previous_crc, ..second }, "does not follow"),
+            (Header { previous_end: 81, ..second }, "ended at byte 81 or later once"),
+            (Header { previous_end: 79, ..second }, "end within its header"),
+            (Header { made_bytes: 81, ..second }, "ended at byte 81 or later once"),
+        ];
+        let load_with = |header: Header| {
+            let storage = MemoryStorage::default();
+            storage.put(&path("log", 1), &first.encode()).unwrap();
+            storage.put(&path("log", 2), &header.encode()).unwrap();
+            load(&storage, "log")
+        };
+        assert_eq!(load_with(second).unwrap().len(), 2);
+        for (header, why) in broken {
+            let error = load_with(header).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        let storage = MemoryStorage::default();
+        storage.put(&path("log", 1), &Header { number: 1, ..second }.encode()).unwrap();
+        let error = load(&storage, "log").unwrap_err().to_string();
+        assert!(error.contains("the beginning of a log"), "{error}");
+    }
+
+    #[test]
     fn other_files_in_the_folder_are_left_alone() {
         let storage = MemoryStorage::default();
         for name in ["1.log", "0000000001.log.bak", "notes.txt", "000000000x.log", "+000000001.log", "0000000003.log"] {

@@ -94,10 +94,10 @@ fn missing_swapped_shortened_and_foreign_segments_are_refused() {
     let (storage, ..) = example();
     let (path, bytes): (Vec<String>, Vec<Bytes>) = files(&storage).into_iter().unzip();
 
-    for missing in 0..path.len() - 1 {
+    for missing in &path[..path.len() - 1] {
         let damaged = copy(&storage);
-        damaged.delete(&path[missing]).unwrap();
-        assert_refused(&damaged, &path[missing]);
+        damaged.delete(missing).unwrap();
+        assert_refused(&damaged, missing);
     }
 
     let damaged = copy(&storage);
@@ -176,6 +176,17 @@ fn a_newer_format_is_refused_and_left_alone() {
     assert!(matches!(error, LogError::Newer { version: 2, .. }), "{error}");
     assert!(error.to_string().contains("newer version of the program"), "{error}");
     assert_eq!(files(&storage), before);
+}
+
+#[test]
+fn a_segment_that_starts_elsewhere_than_the_one_before_leads_is_refused() {
+    let storage = MemoryStorage::default();
+    let first = segment::Header::first(7);
+    let gap = position::Position { next: Offset(1), ..position::Position::START };
+    let second = first.successor(segment::HEADER_BYTES as u64, gap);
+    storage.put(&segment::path(DIR, 1), &first.encode()).unwrap();
+    storage.put(&segment::path(DIR, 2), &second.encode()).unwrap();
+    assert_refused(&storage, &segment::path(DIR, 2));
 }
 
 #[test]
