@@ -25,34 +25,37 @@ pub(crate) trait Gated<R> {
 #[derive(Debug)]
 pub(crate) struct EpochGate<R> {
     open: Epoch,
+    /// Whether anything of the open epoch has come.
+    begun: bool,
     held: BTreeMap<Epoch, Vec<R>>,
 }
 
 impl<R> EpochGate<R> {
     /// Makes a gate whose first epoch is open.
     pub(crate) fn new(first: Epoch) -> Self {
-        EpochGate { open: first, held: BTreeMap::new() }
+        EpochGate { open: first, begun: false, held: BTreeMap::new() }
     }
 
     /// Passes rows of the open epoch on, and holds those of a later one.
     pub(crate) fn push(&mut self, epoch: Epoch, rows: R, behind: &mut impl Gated<R>) -> Result<(), String> {
         assert!(epoch >= self.open, "rows of epoch {epoch} after it was closed");
         if epoch == self.open {
+            self.begun = true;
             return behind.apply(rows);
         }
         self.held.entry(epoch).or_default().push(rows);
         Ok(())
     }
 
-    /// Closes every epoch before the frontier; `None` is the frontier of an input that has ended.
+    /// Closes every epoch before the frontier; `None` is the frontier of an input that has ended: then every epoch that
+    /// anything has come of is closed.
     pub(crate) fn advance(&mut self, frontier: Option<Epoch>, behind: &mut impl Gated<R>) -> Result<(), String> {
-        while frontier.is_none_or(|frontier| self.open < frontier) {
-            if frontier.is_none() && self.held.is_empty() {
-                break; // Nothing is known of later epochs; the open one has no end.
-            }
+        while frontier.map_or(self.begun || !self.held.is_empty(), |frontier| self.open < frontier) {
             behind.close(self.open)?;
             self.open = self.open.next();
+            self.begun = false;
             for rows in self.held.remove(&self.open).unwrap_or_default() {
+                self.begun = true;
                 behind.apply(rows)?;
             }
         }
@@ -91,6 +94,17 @@ mod tests {
         gate.push(Epoch(4), "d", &mut trace)?;
         gate.advance(Some(Epoch(7)), &mut trace)?;
         assert_eq!(trace.0, ["a", "c", "close 3", "b", "d", "close 4", "late epoch", "close 5", "close 6"]);
+        Ok(())
+    }
+
+    #[test]
+    fn the_end_of_the_input_closes_what_has_begun_and_no_more() -> Result<(), String> {
+        let (mut gate, mut trace) = (EpochGate::new(Epoch(1)), Trace::default());
+        gate.push(Epoch(1), "a", &mut trace)?;
+        gate.push(Epoch(2), "b", &mut trace)?;
+        gate.advance(None, &mut trace)?;
+        gate.advance(None, &mut trace)?;
+        assert_eq!(trace.0, ["a", "close 1", "b", "close 2"]);
         Ok(())
     }
 }
