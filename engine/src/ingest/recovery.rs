@@ -9,7 +9,7 @@ use super::segment::{HEADER_BYTES, Header, read_full};
 use crate::storage::AppendFile;
 
 /// Bytes that the search for later groups reads at once.
-const SEARCH_BYTES: usize = 1 << 20;
+const SEARCH_BYTES: usize = 64 << 10;
 
 /// An end of an epoch: where a segment can begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +161,7 @@ mod tests {
     fn a_later_group_is_found_wherever_it_starts_and_the_same_group_is_not() {
         let (place, bad) = (Place::new(5, 2), START + 7);
         let storage = MemoryStorage::default();
-        for distance in [1, 16, SEARCH_BYTES as u64 - 16, SEARCH_BYTES as u64 - 15, SEARCH_BYTES as u64, 3_000_000] {
+        for distance in [1, 16, SEARCH_BYTES as u64 - 16, SEARCH_BYTES as u64 - 15, SEARCH_BYTES as u64, 200_000] {
             let at = bad + distance;
             for (group_start, found) in [(at, Some(at)), (bad + 1, Some(bad + 1)), (bad, None), (START, None)] {
                 let mut bytes = vec![0; at as usize];
