@@ -210,7 +210,7 @@ impl ScanFile {
             columns[*place] = column_statistics(bounds, field.data_type());
         }
         let statistics = Arc::new(Statistics {
-            num_rows: source.rows.map_or(Precision::Absent, |rows| count(rows)),
+            num_rows: source.rows.map_or(Precision::Absent, count),
             total_byte_size: Precision::Absent,
             column_statistics: columns,
         });
@@ -249,7 +249,7 @@ fn column_statistics(bounds: &ColumnBounds, data_type: &DataType) -> ColumnStati
         }
     };
     ColumnStatistics {
-        null_count: bounds.null_count.map_or(Precision::Absent, |nulls| count(nulls)),
+        null_count: bounds.null_count.map_or(Precision::Absent, count),
         min_value: bound(&bounds.min),
         max_value: bound(&bounds.max),
         ..ColumnStatistics::new_unknown()
