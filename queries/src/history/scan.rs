@@ -7,14 +7,16 @@
 //!
 //! Counts, minima and maxima that the bounds know exactly are answered without opening a file.
 
+use std::collections::HashSet;
 use std::path::{Path as FolderPath, absolute};
 use std::sync::Arc;
 
+use arrow::array::{ArrayRef, BooleanArray, UInt64Array};
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::pruning::PrunableStatistics;
+use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::stats::Precision;
-use datafusion::common::{ColumnStatistics, DFSchema, DataFusionError, ScalarValue, Statistics};
+use datafusion::common::{Column, ColumnStatistics, DFSchema, DataFusionError, ScalarValue, Statistics};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::object_store::ObjectStoreUrl;
@@ -126,8 +128,68 @@ impl SnapshotScan {
         let schema = Arc::clone(self.scanned.table_schema());
         let predicate = session.create_physical_expr(filter, &DFSchema::try_from(Arc::clone(&schema))?)?;
         let predicate = PruningPredicateBuilder::new().with_file_schema(Arc::clone(&schema)).try_build(predicate)?;
-        let statistics = self.files.iter().map(|file| Arc::clone(&file.statistics)).collect();
-        predicate.prune(&PrunableStatistics::new(statistics, schema))
+        predicate.prune(&FileBounds { files: &self.files, schema: &schema })
+    }
+}
+
+/// The bounds of all files, a column at a time. Unlike DataFusion's `PrunableStatistics` it knows what to do with a
+/// column that has bounds in some files only (the others stay), and takes bounds that hold but are not exact.
+struct FileBounds<'a> {
+    files: &'a [Arc<ScanFile>],
+    schema: &'a Schema,
+}
+
+impl FileBounds<'_> {
+    fn bounds(
+        &self,
+        column: &Column,
+        bound: impl Fn(&ColumnStatistics) -> &Precision<ScalarValue>,
+    ) -> Option<ArrayRef> {
+        let (index, field) = self.schema.column_with_name(column.name())?;
+        let unknown = ScalarValue::try_from(field.data_type()).ok()?;
+        // A bound of another writer says nothing of NaN.
+        let holds_inexact = !field.data_type().is_floating();
+        let values = self.files.iter().map(|file| match bound(&file.statistics.column_statistics[index]) {
+            Precision::Exact(value) => value.clone(),
+            Precision::Inexact(value) if holds_inexact => value.clone(),
+            Precision::Inexact(_) | Precision::Absent => unknown.clone(),
+        });
+        ScalarValue::iter_to_array(values).ok()
+    }
+}
+
+impl PruningStatistics for FileBounds<'_> {
+    fn min_values(&self, column: &Column) -> Option<ArrayRef> {
+        self.bounds(column, |statistics| &statistics.min_value)
+    }
+
+    fn max_values(&self, column: &Column) -> Option<ArrayRef> {
+        self.bounds(column, |statistics| &statistics.max_value)
+    }
+
+    fn num_containers(&self) -> usize {
+        self.files.len()
+    }
+
+    fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
+        let (index, _) = self.schema.column_with_name(column.name())?;
+        let counts = self.files.iter().map(|file| exact(&file.statistics.column_statistics[index].null_count));
+        Some(Arc::new(counts.collect::<UInt64Array>()))
+    }
+
+    fn row_counts(&self) -> Option<ArrayRef> {
+        Some(Arc::new(self.files.iter().map(|file| exact(&file.statistics.num_rows)).collect::<UInt64Array>()))
+    }
+
+    fn contained(&self, _column: &Column, _values: &HashSet<ScalarValue>) -> Option<BooleanArray> {
+        None
+    }
+}
+
+fn exact(count: &Precision<usize>) -> Option<u64> {
+    match count {
+        Precision::Exact(count) => u64::try_from(*count).ok(),
+        Precision::Inexact(_) | Precision::Absent => None,
     }
 }
 
@@ -148,7 +210,7 @@ impl ScanFile {
             columns[*place] = column_statistics(bounds, field.data_type());
         }
         let statistics = Arc::new(Statistics {
-            num_rows: source.rows.map_or(Precision::Absent, |rows| count(rows)),
+            num_rows: source.rows.map_or(Precision::Absent, count),
             total_byte_size: Precision::Absent,
             column_statistics: columns,
         });
@@ -181,13 +243,13 @@ fn column_statistics(bounds: &ColumnBounds, data_type: &DataType) -> ColumnStati
         match ScalarValue::try_from_array(&value.to_array(data_type), 0) {
             Ok(value) if value.is_null() => Precision::Absent,
             Ok(value) if bounds.exact => Precision::Exact(value),
-            // Still true as a bound, but pruning takes only exact ones, and so do MIN and MAX.
+            // It holds, so it prunes, but MIN and MAX must look into the file.
             Ok(value) => Precision::Inexact(value),
             Err(_) => Precision::Absent,
         }
     };
     ColumnStatistics {
-        null_count: bounds.null_count.map_or(Precision::Absent, |nulls| count(nulls)),
+        null_count: bounds.null_count.map_or(Precision::Absent, count),
         min_value: bound(&bounds.min),
         max_value: bound(&bounds.max),
         ..ColumnStatistics::new_unknown()

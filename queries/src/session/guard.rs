@@ -19,9 +19,9 @@ use crate::problem::{Problem, ProblemKind};
 /// Longest statement, in bytes.
 pub const SQL_BYTES_MAX: usize = 1 << 20;
 /// Most operators in a statement: each may be one level of a tree. The threads of questions have stacks for this depth.
-pub const OPERATORS_MAX: usize = 2_000;
+pub const OPERATORS_MAX: usize = 1_000;
 /// Most tables a statement reads once its common table expressions are put in their places.
-pub const RELATIONS_MAX: u64 = 500;
+pub const RELATIONS_MAX: u64 = 200;
 
 /// Refuses a text that is too long or has too many operators.
 pub(crate) fn check_text(sql: &str) -> Result<(), Problem> {

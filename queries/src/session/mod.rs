@@ -11,6 +11,7 @@
 //! Outer files cannot be reached: nothing but the tables of the [`History`] has a name, and statements that would make
 //! one are refused.
 
+mod bounded;
 mod guard;
 mod refusal;
 
@@ -190,10 +191,12 @@ impl Engine {
             .with_metadata_cache_limit(METADATA_CACHE_BYTES)
             .build_arc()
             .map_err(|error| Problem::new(ProblemKind::Internal, error.strip_backtrace()))?;
-        let base = SessionStateBuilder::new_with_default_features()
+        let mut base = SessionStateBuilder::new_with_default_features()
             .with_config(session_config(limits.threads.max(1)))
             .with_runtime_env(environment)
             .build();
+        bounded::bound_functions(&mut base)
+            .map_err(|error| Problem::new(ProblemKind::Internal, error.strip_backtrace()))?;
         let functions = base
             .scalar_functions()
             .keys()
@@ -494,8 +497,8 @@ mod tests {
         assert_eq!(text(&session, &any).await.expect("a long OR"), "x\n1\n");
         let brackets = format!("SELECT {}1{} AS x", "(".repeat(100_000), ")".repeat(100_000));
         assert_eq!(text(&session, &brackets).await.expect_err("too deep").kind, ProblemKind::Syntax);
-        let union = format!("SELECT 1 AS x{}", " UNION ALL SELECT 1".repeat(400));
-        assert_eq!(text(&session, &union).await.expect("a long union").lines().count(), 402);
+        let union = format!("SELECT 1 AS x{}", " UNION ALL SELECT 1".repeat(100));
+        assert_eq!(text(&session, &union).await.expect("a long union").lines().count(), 102);
     }
 
     #[tokio::test]
@@ -505,6 +508,35 @@ mod tests {
         let problem = text(&session, hungry).await.expect_err("too much");
         assert_eq!(problem.kind, ProblemKind::OutOfMemory, "{problem}");
         assert_eq!(text(&session, "SELECT 1 AS x").await.expect("the next one"), "x\n1\n");
+    }
+
+    #[tokio::test]
+    async fn functions_that_make_much_out_of_little_are_bounded() {
+        let session = session(Limits::default());
+        for sql in [
+            "SELECT length(repeat('x', 2000000000))",
+            "SELECT sum(length(repeat('x', value + 1000000))) FROM generate_series(1, 100000)",
+            "SELECT lpad('x', 2000000000)",
+            "SELECT rpad(a, 2000000000, 'y') FROM (VALUES ('x')) t(a)",
+            "SELECT array_repeat(1, 2000000000)",
+            "SELECT array_resize([1], 2000000000, 0)",
+            "SELECT range(0, 100000000000)",
+            "SELECT range(n) FROM (VALUES (100000000000)) t(n)",
+            "SELECT generate_series(DATE '2000-01-01', DATE '2200-01-01', INTERVAL '1' MICROSECOND)",
+            "SELECT generate_series(TIMESTAMP '2000-01-01', TIMESTAMP '2200-01-01', INTERVAL '1' MICROSECOND)",
+        ] {
+            let problem = text(&session, sql).await.expect_err(sql);
+            assert_eq!(problem.kind, ProblemKind::OutOfMemory, "{sql}: {problem}");
+        }
+        for (sql, answer) in [
+            ("SELECT repeat('ab', 3) AS x", "x\nababab\n"),
+            ("SELECT lpad('a', 3) || rpad('b', 3, 'x') AS x", "x\n  abxx\n"),
+            ("SELECT range(1, 6, 2) AS x", "x\n\"[1, 3, 5]\"\n"),
+            ("SELECT array_repeat('a', 2) AS x", "x\n\"[a, a]\"\n"),
+            ("SELECT count(*) AS x FROM generate_series(1, 1000000)", "x\n1000000\n"),
+        ] {
+            assert_eq!(text(&session, sql).await.expect(sql), answer, "{sql}");
+        }
     }
 
     #[tokio::test]

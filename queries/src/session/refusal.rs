@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, Diagnostic, SchemaError};
 use tidemill_connectors::options::nearest;
 
@@ -44,7 +45,7 @@ pub(crate) fn problem_of(error: &DataFusionError, known: &KnownNames) -> Problem
         DataFusionError::NotImplemented(message) => Problem::new(ProblemKind::NotSupported, tidy(message)),
         DataFusionError::Execution(message) => Problem::new(ProblemKind::Failed, tidy(message)),
         DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
-            datafusion::arrow::error::ArrowError::ExternalError(inner)
+            ArrowError::ExternalError(inner)
                 if inner.downcast_ref::<DataFusionError>().is_some() =>
             {
                 inner.downcast_ref::<DataFusionError>().map_or_else(
@@ -52,10 +53,12 @@ pub(crate) fn problem_of(error: &DataFusionError, known: &KnownNames) -> Problem
                     |inner| problem_of(inner, known),
                 )
             }
+            // A spill that finds no more room on disk comes as an I/O error of arrow.
+            ArrowError::IoError(message, _) if message.contains("spilling") => out_of_memory(message),
+            ArrowError::IoError(message, _) => Problem::new(ProblemKind::Unreadable, tidy(message)),
             other => Problem::new(ProblemKind::Failed, tidy(&other.to_string())),
         },
-        DataFusionError::ResourcesExhausted(message) => Problem::new(ProblemKind::OutOfMemory, first_line(message))
-            .with_hint("ask for less at once: a narrower time range, fewer columns, fewer groups"),
+        DataFusionError::ResourcesExhausted(message) => out_of_memory(message),
         DataFusionError::ParquetError(_) | DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => {
             Problem::new(ProblemKind::Unreadable, tidy(&error.strip_backtrace()))
         }
@@ -73,6 +76,13 @@ pub(crate) fn panic_problem(payload: &(dyn std::any::Any + Send)) -> Problem {
         .unwrap_or_else(|| "no message".to_owned());
     Problem::new(ProblemKind::Internal, format!("the question made the query engine panic: {}", first_line(&message)))
         .with_hint("the pipeline goes on; please report the statement")
+}
+
+fn out_of_memory(message: &str) -> Problem {
+    // What follows is advice on settings that nobody here can reach.
+    let sentence = first_line(message).split(". Please try").next().unwrap_or_default().to_owned();
+    Problem::new(ProblemKind::OutOfMemory, sentence)
+        .with_hint("ask for less at once: a narrower time range, fewer columns, fewer groups")
 }
 
 fn with_diagnostic(mut problem: Problem, diagnostic: &Diagnostic) -> Problem {
