@@ -8,4 +8,4 @@ mod statement;
 
 pub use catalog::{Partitioning, Pipeline, SourceInfo, Storage, TableInfo, ViewInfo};
 pub use diagnostic::{Code, Diagnostic};
-pub use planner::{compile, explain};
+pub use planner::{compile, explain, rewrite_windows_for_history};

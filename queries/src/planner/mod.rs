@@ -13,7 +13,7 @@
 
 mod explain;
 mod expression;
-pub mod history;
+mod history;
 mod locate;
 mod names;
 mod options;
@@ -34,6 +34,7 @@ use tidemill_connectors::{Connected, Context, OptionError, Options};
 use tidemill_engine::plan::{NodeId, Operator, Plan};
 
 pub use explain::explain;
+pub use history::rewrite_windows_for_history;
 
 use crate::catalog::{Partitioning, Pipeline, SourceInfo, Storage, TableInfo, ViewInfo};
 use crate::diagnostic::{Code, Diagnostic, Problem};
@@ -140,7 +141,10 @@ impl<'a> Compiler<'a> {
             let name = statement.name().clone();
             if let Some(line) = seen.insert(name.value.clone(), name.span.start.line) {
                 let message = format!("\"{}\" is defined twice; first in line {line}", name.value);
-                self.report(None, Problem::new(Code::DuplicateName, name.span, message).hint("names are shared by sources and views"));
+                self.report(
+                    None,
+                    Problem::new(Code::DuplicateName, name.span, message).hint("names are shared by sources and views"),
+                );
                 continue;
             }
             match statement {
@@ -184,7 +188,11 @@ impl<'a> Compiler<'a> {
         };
         let arrival = "arrival".to_owned();
         self.add_table(hidden("dead", vec![arrival.clone()], Some(arrival)));
-        self.add_table(hidden("quarantine", view::sort_columns(&relation.schema, &relation.time_columns, |_| true), time_column));
+        self.add_table(hidden(
+            "quarantine",
+            view::sort_columns(&relation.schema, &relation.time_columns, |_| true),
+            time_column,
+        ));
         self.relations.insert(name.to_owned(), relation);
     }
 
@@ -292,7 +300,8 @@ impl<'a> Compiler<'a> {
                     told.extend(&path);
                     let circle = format!("{} → {name}", path.join(" → "));
                     let message = format!("views read each other in a circle: {circle}");
-                    let problem = Problem::new(Code::Cycle, relation.span, message).hint("let one of them read a source");
+                    let problem =
+                        Problem::new(Code::Cycle, relation.span, message).hint("let one of them read a source");
                     self.report(None, problem);
                 }
                 Some(_) => {}

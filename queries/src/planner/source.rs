@@ -15,7 +15,19 @@ use crate::statement::{CreateSource, OptionList, WatermarkClause};
 
 /// Options that say how to reach the data, and nothing about what it says: changing them keeps the tables.
 const CONNECTION_OPTIONS: [&str; 14] = [
-    "url", "bind", "host", "port", "qos", "client_id", "username", "user", "password", "secret", "keep_alive", "token", "version",
+    "url",
+    "bind",
+    "host",
+    "port",
+    "qos",
+    "client_id",
+    "username",
+    "user",
+    "password",
+    "secret",
+    "keep_alive",
+    "token",
+    "version",
     "clean_start",
 ];
 

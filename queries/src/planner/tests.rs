@@ -89,7 +89,11 @@ fn outcome(file: &str, text: &str) -> String {
     match compile_with(file, text, &Stand) {
         Ok(pipeline) => {
             let mut out = explain(&pipeline.plan);
-            for table in pipeline.tables.iter().filter(|table| !table.name.contains("$dead") && !table.name.contains("$quarantine")) {
+            for table in pipeline
+                .tables
+                .iter()
+                .filter(|table| !table.name.contains("$dead") && !table.name.contains("$quarantine"))
+            {
                 let _ = write!(out, "{} of {}: {:?}", table.name, table.of, table.storage);
                 let _ = write!(out, ", sorted by {}", table.sort.join(", "));
                 let _ = write!(out, ", time {}", table.time_column.as_deref().unwrap_or("none"));
@@ -111,8 +115,10 @@ fn outcome(file: &str, text: &str) -> String {
 fn every_case_gives_the_plan_or_the_mistakes_written_beside_it() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/planner/cases");
     let files = std::fs::read_dir(&folder).expect("the folder of cases");
-    let cases: BTreeSet<PathBuf> =
-        files.map(|file| file.expect("a file").path()).filter(|path| path.extension().is_some_and(|end| end == "sql")).collect();
+    let cases: BTreeSet<PathBuf> = files
+        .map(|file| file.expect("a file").path())
+        .filter(|path| path.extension().is_some_and(|end| end == "sql"))
+        .collect();
     assert!(cases.len() >= 40, "only {} cases", cases.len());
     let mut wrong = Vec::new();
     for case in &cases {
@@ -138,8 +144,9 @@ const READINGS: &str = "CREATE SOURCE readings (device TEXT NOT NULL, temperatur
 
 fn pipeline(views: &str) -> Pipeline {
     let text = format!("{READINGS}{views}");
-    compile_with("test.sql", &text, &Stand)
-        .unwrap_or_else(|problems| panic!("{}", problems.iter().map(|problem| problem.render(&text, false)).collect::<String>()))
+    compile_with("test.sql", &text, &Stand).unwrap_or_else(|problems| {
+        panic!("{}", problems.iter().map(|problem| problem.render(&text, false)).collect::<String>())
+    })
 }
 
 fn batch(devices: &[&str], temperatures: &[Option<f64>], ts_us: &[i64]) -> RecordBatch {
@@ -161,7 +168,12 @@ fn projected_columns_have_the_types_the_plan_says() {
          CAST(ts AS DATE) AS day FROM readings;",
     );
     let input = batch(&["a", "b"], &[Some(10.0), None], &[61_000_000, 5]);
-    let node = pipeline.plan.nodes.iter().find(|node| matches!(node.operator, Operator::Project { .. })).expect("a projection");
+    let node = pipeline
+        .plan
+        .nodes
+        .iter()
+        .find(|node| matches!(node.operator, Operator::Project { .. }))
+        .expect("a projection");
     let Operator::Project { columns, .. } = &node.operator else { unreachable!() };
     let made: Vec<ArrayRef> = columns.iter().map(|column| column.evaluate(&input).expect("it evaluates")).collect();
     let made = RecordBatch::try_new(Arc::clone(&node.schema), made).expect("types as the plan says");
@@ -178,7 +190,8 @@ fn projected_columns_have_the_types_the_plan_says() {
 
 #[test]
 fn a_filter_is_a_condition_over_the_rows_that_come_in() {
-    let pipeline = pipeline("CREATE MATERIALIZED VIEW v AS SELECT device FROM readings WHERE temperature > 5 AND device <> 'b';");
+    let pipeline =
+        pipeline("CREATE MATERIALIZED VIEW v AS SELECT device FROM readings WHERE temperature > 5 AND device <> 'b';");
     let input = batch(&["a", "b", "c"], &[Some(10.0), Some(10.0), None], &[1, 2, 3]);
     let predicate = pipeline.plan.nodes.iter().find_map(|node| match &node.operator {
         Operator::Filter { predicate, .. } => Some(predicate),
