@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::sql::sqlparser::tokenizer::Location;
-use tidemill_connectors::{Connected, Context, OptionError, Options};
+use tidemill_connectors::Context;
 use tidemill_engine::plan::{NodeId, Operator, Plan};
 
 pub use explain::explain;
@@ -43,27 +43,12 @@ use names::Functions;
 use options::TableOptions;
 use stream::StreamQuery;
 
-/// Who makes sources: the connectors of the program, or those of a test.
-trait Connectors {
-    fn connect(&self, name: &str, columns: &SchemaRef, options: Options) -> Result<Connected, OptionError>;
-}
-
-impl Connectors for Context {
-    fn connect(&self, name: &str, columns: &SchemaRef, options: Options) -> Result<Connected, OptionError> {
-        tidemill_connectors::connect(name, columns, options, self)
-    }
-}
-
 /// Understands a pipeline file, or says everything that is wrong with it: of each statement its first mistake, in the
 /// order of the file.
 ///
 /// `file` is the name that mistakes are reported under. The order of statements does not matter.
 pub fn compile(file: &str, text: &str, context: &Context) -> Result<Pipeline, Vec<Diagnostic>> {
-    compile_with(file, text, context)
-}
-
-fn compile_with(file: &str, text: &str, connectors: &dyn Connectors) -> Result<Pipeline, Vec<Diagnostic>> {
-    let mut compiler = Compiler::new(connectors);
+    let mut compiler = Compiler::new(context);
     compiler.compile(text);
     if compiler.problems.is_empty() {
         return Ok(compiler.into_pipeline());
@@ -86,7 +71,7 @@ struct Relation {
 }
 
 struct Compiler<'a> {
-    connectors: &'a dyn Connectors,
+    context: &'a Context,
     functions: Functions,
     plan: Plan,
     relations: BTreeMap<String, Relation>,
@@ -107,9 +92,9 @@ struct Waiting {
 }
 
 impl<'a> Compiler<'a> {
-    fn new(connectors: &'a dyn Connectors) -> Self {
+    fn new(context: &'a Context) -> Self {
         Compiler {
-            connectors,
+            context,
             functions: Functions::new(),
             plan: Plan::default(),
             relations: BTreeMap::new(),
@@ -164,7 +149,7 @@ impl<'a> Compiler<'a> {
 
     fn add_source(&mut self, source: &CreateSource) {
         let name = source.name.value.as_str();
-        let relation = match source::plan_source(&mut self.plan, source, self.connectors, &self.functions) {
+        let relation = match source::plan_source(&mut self.plan, source, self.context, &self.functions) {
             Ok(relation) => relation,
             Err(problem) => return self.report(Some(name), problem),
         };
