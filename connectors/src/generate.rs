@@ -150,21 +150,23 @@ impl Maker {
             }
             DataType::Float64 => {
                 let wave = self.wave(place);
-                Arc::new(sequences.map(wave).map(Some).collect::<Float64Array>())
+                Arc::new(Float64Array::from_iter_values(sequences.map(wave)))
             }
             DataType::Float32 => {
                 let wave = self.wave(place);
-                Arc::new(sequences.map(|sequence| Some(wave(sequence) as f32)).collect::<Float32Array>())
+                Arc::new(Float32Array::from_iter_values(sequences.map(|sequence| wave(sequence) as f32)))
             }
             DataType::Boolean => {
                 let seed = mix(self.options.seed ^ place);
-                Arc::new(sequences.map(|sequence| Some(mix(seed ^ sequence) % 8 == 0)).collect::<BooleanArray>())
+                Arc::new(BooleanArray::from(
+                    sequences.map(|sequence| mix(seed ^ sequence) % 8 == 0).collect::<Vec<_>>(),
+                ))
             }
             // Smaller types wrap around: a counter of their width.
-            DataType::Int64 => Arc::new(sequences.map(|sequence| Some(sequence as i64)).collect::<Int64Array>()),
-            DataType::Int32 => Arc::new(sequences.map(|sequence| Some(sequence as i32)).collect::<Int32Array>()),
-            DataType::Int16 => Arc::new(sequences.map(|sequence| Some(sequence as i16)).collect::<Int16Array>()),
-            DataType::Int8 => Arc::new(sequences.map(|sequence| Some(sequence as i8)).collect::<Int8Array>()),
+            DataType::Int64 => Arc::new(Int64Array::from_iter_values(sequences.map(|sequence| sequence as i64))),
+            DataType::Int32 => Arc::new(Int32Array::from_iter_values(sequences.map(|sequence| sequence as i32))),
+            DataType::Int16 => Arc::new(Int16Array::from_iter_values(sequences.map(|sequence| sequence as i16))),
+            DataType::Int8 => Arc::new(Int8Array::from_iter_values(sequences.map(|sequence| sequence as i8))),
             other => unreachable!("{other} was refused when the source was made"),
         }
     }

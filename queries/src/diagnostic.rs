@@ -12,8 +12,8 @@ use std::fmt;
 use std::fmt::Write as _;
 
 use datafusion::sql::sqlparser::tokenizer::Span;
-use serde::ser::{SerializeStruct, Serializer};
 use serde::Serialize;
+use serde::ser::{SerializeStruct, Serializer};
 
 /// What kind of mistake it is. The number is a name that other programs may rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,7 +230,15 @@ impl Problem {
         let line_length = text.lines().nth(line - 1).unwrap_or("").trim_end().chars().count();
         let end = if self.span.end.line as usize > line { line_length + 1 } else { self.span.end.column as usize };
         let length = end.saturating_sub(column).max(1);
-        Diagnostic { file: file.to_owned(), line, column, length, code: self.code, message: self.message, hint: self.hint }
+        Diagnostic {
+            file: file.to_owned(),
+            line,
+            column,
+            length,
+            code: self.code,
+            message: self.message,
+            hint: self.hint,
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::diagnostic::{Code, Problem};
 /// A statement that defines something.
 #[derive(Debug)]
 pub(crate) enum Statement {
-    Source(CreateSource),
+    Source(Box<CreateSource>),
     View(CreateView),
 }
 
@@ -154,6 +154,24 @@ fn byte_offset(text: &str, location: Location) -> usize {
     line_start + rest.char_indices().nth(column).map_or(rest.len(), |(byte, _)| byte)
 }
 
+/// Cuts `EMIT ON WINDOW CLOSE` off the end of a query.
+pub(crate) fn split_emit(query: &[TokenWithSpan]) -> Result<(&[TokenWithSpan], Option<Span>), Problem> {
+    let query = trim(query);
+    // Only a trailing EMIT is the clause: `emit` may be the name of a column.
+    let Some(at) = query.iter().rposition(|token| is_word(token, "EMIT")) else { return Ok((query, None)) };
+    let clause = head(&query[at..]);
+    let span = query[at].span.union(&query[query.len() - 1].span);
+    let words: Vec<&str> = clause.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["EMIT", "ON", "WINDOW", "CLOSE"] => Ok((trim(&query[..at]), Some(span))),
+        ["EMIT", "ON" | "EARLY" | "CHANGES" | "FINAL" | "EVERY" | "AFTER", ..] => {
+            let message = "results leave when their window closes; no other EMIT is in this version";
+            Err(Problem::new(Code::NotSupported, span, message).hint("write EMIT ON WINDOW CLOSE, or nothing"))
+        }
+        _ => Ok((query, None)),
+    }
+}
+
 /// Makes a problem of what sqlparser says; its place stands at the end of its text.
 pub(crate) fn syntax_problem(error: &ParserError, tokens: &[TokenWithSpan]) -> Problem {
     let message = match error {
@@ -174,7 +192,8 @@ pub(crate) fn syntax_problem(error: &ParserError, tokens: &[TokenWithSpan]) -> P
         }
         None => (message, Span::new(end.end, Location::new(end.end.line, end.end.column + 1))),
     };
-    let message = message.replace("found: EOF", "found the end of the statement").replacen("Expected: ", "expected ", 1);
+    let message =
+        message.replace("found: EOF", "found the end of the statement").replacen("Expected: ", "expected ", 1);
     Problem::new(Code::Syntax, span, lower_first(message.replace("found: ", "found ").trim()))
 }
 
@@ -206,7 +225,9 @@ fn declared_name(tokens: &[TokenWithSpan]) -> Option<String> {
     }
     tokens[kind + 1..].iter().find_map(|token| match &token.token {
         Token::Word(word) if ["IF", "NOT", "EXISTS"].contains(&word.value.to_uppercase().as_str()) => None,
-        Token::Word(word) => Some(if word.quote_style.is_some() { word.value.clone() } else { word.value.to_lowercase() }),
+        Token::Word(word) => {
+            Some(if word.quote_style.is_some() { word.value.clone() } else { word.value.to_lowercase() })
+        }
         _ => None,
     })
 }
@@ -220,7 +241,7 @@ fn parse_statement(text: &str, tokens: &[TokenWithSpan]) -> Result<Statement, Pr
     };
     let mut reader = Reader::new(text, tokens);
     match kind {
-        ["SOURCE", ..] => reader.create_source().map(Statement::Source),
+        ["SOURCE", ..] => reader.create_source().map(|source| Statement::Source(Box::new(source))),
         ["MATERIALIZED", "VIEW", ..] => reader.create_view().map(Statement::View),
         _ => Err(not_created(kind, tokens)),
     }
@@ -398,7 +419,9 @@ impl<'a> Reader<'a> {
                 let upper = word.value.to_uppercase();
                 if COLUMN_CLAUSES.contains(&upper.as_str()) {
                     let message = format!("{upper} is not in this version");
-                    return Err(Problem::new(Code::NotSupported, span, message).hint("a column has a type and NOT NULL"));
+                    return Err(
+                        Problem::new(Code::NotSupported, span, message).hint("a column has a type and NOT NULL")
+                    );
                 }
                 let message = format!("expected , or ) or NOT NULL after the type, found {}", word.value);
                 return Err(Problem::new(Code::Syntax, span, message));
@@ -507,8 +530,8 @@ impl<'a> Reader<'a> {
         let options = self.options(&name)?;
         self.expect_word("AS")?;
 
-        let (tokens, emit) = self.split_emit(self.parser.get_current_index() + 1)?;
-        flink_window(self.text, tokens)?;
+        let (tokens, emit) = split_emit(&self.tokens[self.parser.get_current_index() + 1..])?;
+        refuse_flink_window(self.text, tokens)?;
         let mut parser = parser(tokens);
         let query = parser.parse_query().map_err(|error| syntax_problem(&error, tokens))?;
         let rest = parser.peek_token();
@@ -519,24 +542,6 @@ impl<'a> Reader<'a> {
         let span = self.tokens[0].span.union(&self.tokens[self.tokens.len() - 1].span);
         let text = slice(self.text, span).to_owned();
         Ok(CreateView { name, options, query, tokens: tokens.to_vec(), emit, text })
-    }
-
-    /// Cuts `EMIT ON WINDOW CLOSE` off the end of the query that begins at a token.
-    fn split_emit(&self, start: usize) -> Result<(&'a [TokenWithSpan], Option<Span>), Problem> {
-        let query = trim(&self.tokens[start..]);
-        // Only a trailing EMIT is the clause: `emit` may be the name of a column.
-        let Some(at) = query.iter().rposition(|token| is_word(token, "EMIT")) else { return Ok((query, None)) };
-        let clause = head(&query[at..]);
-        let span = query[at].span.union(&query[query.len() - 1].span);
-        let words: Vec<&str> = clause.iter().map(String::as_str).collect();
-        match words.as_slice() {
-            ["EMIT", "ON", "WINDOW", "CLOSE"] => Ok((trim(&query[..at]), Some(span))),
-            ["EMIT", "ON" | "EARLY" | "CHANGES" | "FINAL" | "EVERY" | "AFTER", ..] => {
-                let message = "results leave when their window closes; no other EMIT is in this version";
-                Err(Problem::new(Code::NotSupported, span, message).hint("write EMIT ON WINDOW CLOSE, or nothing"))
-            }
-            _ => Ok((query, None)),
-        }
     }
 
     fn end(&mut self) -> Result<(), Problem> {
@@ -560,7 +565,8 @@ const COLUMN_CLAUSES: [&str; 9] =
 /// Nesting of expressions and queries that is still read: recursion must end before the stack does.
 const NESTING_MAX: usize = 50;
 
-fn parser(tokens: &[TokenWithSpan]) -> Parser<'static> {
+/// Makes a parser of ours: its dialect, its limits.
+pub(crate) fn parser(tokens: &[TokenWithSpan]) -> Parser<'static> {
     const DIALECT: GenericDialect = GenericDialect {};
     Parser::new(&DIALECT).with_recursion_limit(NESTING_MAX).with_tokens_with_locations(tokens.to_vec())
 }
@@ -573,11 +579,14 @@ fn shown(token: &TokenWithSpan) -> String {
 fn checked_name(name: Name, what: &str) -> Result<Name, Problem> {
     if name.value.contains('$') {
         let message = format!("a {what} has no $ in it: \"{}\"", name.value);
-        return Err(Problem::new(Code::BadName, name.span, message).hint("$ is for hidden tables, such as readings$dead"));
+        return Err(
+            Problem::new(Code::BadName, name.span, message).hint("$ is for hidden tables, such as readings$dead")
+        );
     }
     let fits = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == '-';
     if name.value.is_empty() || name.value.len() > NAME_BYTES_MAX || !name.value.chars().all(fits) {
-        let message = format!("\"{}\" cannot be the name of a {}", name.value, if what == "name" { "table" } else { what });
+        let message =
+            format!("\"{}\" cannot be the name of a {}", name.value, if what == "name" { "table" } else { what });
         return Err(Problem::new(Code::BadName, name.span, message).hint("use letters, digits, _ and -"));
     }
     Ok(name)
@@ -587,7 +596,7 @@ fn checked_name(name: Name, what: &str) -> Result<Name, Problem> {
 const NAME_BYTES_MAX: usize = 128;
 
 /// Recognises Flink's `TUMBLE(TABLE t, DESCRIPTOR(ts), …)`, and answers with the same in our words.
-fn flink_window(text: &str, tokens: &[TokenWithSpan]) -> Result<(), Problem> {
+pub(crate) fn refuse_flink_window(text: &str, tokens: &[TokenWithSpan]) -> Result<(), Problem> {
     let significant: Vec<&TokenWithSpan> = tokens.iter().filter(|token| !is_space(token)).collect();
     let Some(at) = significant.windows(3).position(|three| {
         ["TUMBLE", "HOP", "SESSION", "CUMULATE"].iter().any(|name| is_word(three[0], name))

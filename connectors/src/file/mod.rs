@@ -91,7 +91,9 @@ impl Source for FileSource {
         let find = move || {
             let files = paths::find(&shared.path, &shared.base_dir, shared.encoding)?;
             for file in &files {
-                shared.reader(file, 0)?;
+                if let Reader::Parquet(reader) = shared.reader(file, 0)? {
+                    reader.probe()?;
+                }
             }
             Ok::<_, SourceError>(files)
         };

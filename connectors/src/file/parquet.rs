@@ -60,6 +60,14 @@ impl ParquetReader {
         &self.partition
     }
 
+    /// Reads one row, to find out before anything starts whether the pages can be read at all.
+    pub(super) fn probe(&self) -> Result<(), SourceError> {
+        match self.batches(0, Some(1))?.next() {
+            Some(Err(error)) => Err(self.damaged(&error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads the next chunk; `None` at the end of the file.
     pub(super) fn next_chunk(&mut self) -> Result<Option<Chunk>, SourceError> {
         if self.batches.is_none() {

@@ -1,3 +1,5 @@
+use std::fs::File;
+
 use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, TimeUnit as ArrowTimeUnit, TimestampMicrosecondType};
@@ -225,5 +227,3 @@ async fn what_cannot_be_read_is_named_before_anything_starts() {
     }
     assert!(FileSource::take_encoding("sub", &mut Options::default()).is_err(), "a folder does not tell its format");
 }
-
-use std::fs::File;

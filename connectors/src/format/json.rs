@@ -197,9 +197,11 @@ fn overflowed_floats(raw: &RecordBatch) -> BTreeMap<usize, String> {
 #[cfg(test)]
 mod tests {
     use arrow::util::pretty::pretty_format_batches;
+    use bytes::Bytes;
     use rand::rngs::StdRng;
     use rand::seq::IndexedRandom;
     use rand::{Rng, SeedableRng};
+    use tidemill_engine::decode::DeadLetter;
 
     use super::super::TimeUnit;
     use super::*;
@@ -227,8 +229,6 @@ mod tests {
                 .collect(),
         )
     }
-
-    use bytes::Bytes;
 
     fn reasons(payloads: &[&[u8]]) -> Vec<(usize, String)> {
         let decoded = format().decoder().decode(&messages(payloads));
@@ -435,5 +435,32 @@ mod tests {
         }
     }
 
-    use tidemill_engine::decode::DeadLetter;
+    /// No bytes panic the decoder, and none of them make it lose a row or invent one.
+    #[test]
+    fn damaged_bytes_neither_panic_nor_spread() {
+        let sound = br#"{"device":"\u20ac\ud83d\ude00\\","temperature":-1.5e3,"n":12,"ok":true,"ts":"2026-11-20T09:00:00.123456Z","x":[1,{"y":null}]}"#;
+        let neighbour = br#"{"temperature":1}"#;
+        let mut decoder = format().decoder();
+        for seed in 0..3_000 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let mut damaged = sound.to_vec();
+            for _ in 0..random.random_range(1..4) {
+                let at = random.random_range(0..damaged.len());
+                match random.random_range(0..4) {
+                    0 => damaged[at] = random.random(),
+                    1 => damaged.truncate(at.max(1)),
+                    2 => damaged.insert(at, *b"{}[]\",:\\\n0e-.".choose(&mut random).unwrap()),
+                    _ => drop(damaged.remove(at)),
+                }
+                if damaged.is_empty() {
+                    break;
+                }
+            }
+            let decoded = decoder.decode(&messages(&[neighbour, &damaged, neighbour]));
+            let mut rows_in = 2;
+            split_json(&damaged, |_| rows_in += 1);
+            assert_eq!(rows(&decoded) + decoded.dead.len(), rows_in, "seed {seed}");
+            assert!(decoded.dead.iter().all(|letter| letter.message == 1), "seed {seed}");
+        }
+    }
 }

@@ -21,11 +21,12 @@ pub(crate) fn split_json(payload: &[u8], mut row: impl FnMut(Range<usize>)) {
     let whole = trim(payload, 0..payload.len());
     let text = &payload[whole.clone()];
     if text.first() == Some(&b'[') {
-        match array_elements(text) {
-            Some(elements) if !elements.is_empty() => {
-                elements.into_iter().for_each(|element| row(trim(payload, shift(element, whole.start))))
-            }
-            _ => row(whole),
+        // Looked through twice, because a list of millions of tiny elements would take more memory than the message.
+        let mut element_count = 0usize;
+        if for_each_element(text, |_| element_count += 1) && element_count > 0 {
+            for_each_element(text, |element| row(trim(payload, shift(element, whole.start))));
+        } else {
+            row(whole);
         }
         return;
     }
@@ -141,9 +142,8 @@ fn shift(range: Range<usize>, by: usize) -> Range<usize> {
     range.start + by..range.end + by
 }
 
-/// Returns the elements of an array that begins and ends `text`, or `None` if its brackets do not fit.
-fn array_elements(text: &[u8]) -> Option<Vec<Range<usize>>> {
-    let mut elements = Vec::new();
+/// Visits the elements of an array that begins and ends `text`; returns whether its brackets fit.
+fn for_each_element(text: &[u8], mut element: impl FnMut(Range<usize>)) -> bool {
     let mut levels = 0usize;
     let (mut start, mut at) = (1, 1);
     while at < text.len() {
@@ -151,24 +151,23 @@ fn array_elements(text: &[u8]) -> Option<Vec<Range<usize>>> {
             b'"' => at += string_length(&text[at..]) - 1,
             b'{' | b'[' => levels += 1,
             b']' if levels == 0 => {
-                if at + 1 != text.len() {
-                    return None;
+                let is_empty = start == 1 && text[start..at].trim_ascii().is_empty();
+                if !is_empty {
+                    element(start..at);
                 }
-                if !(elements.is_empty() && text[start..at].trim_ascii().is_empty()) {
-                    elements.push(start..at);
-                }
-                return Some(elements);
+                return at + 1 == text.len();
             }
-            b'}' | b']' => levels = levels.checked_sub(1)?,
+            b'}' if levels == 0 => return false,
+            b'}' | b']' => levels -= 1,
             b',' if levels == 0 => {
-                elements.push(start..at);
+                element(start..at);
                 start = at + 1;
             }
             _ => {}
         }
         at += 1;
     }
-    None
+    false
 }
 
 /// Returns the length of the object that begins `text`, if it is complete.

@@ -152,9 +152,19 @@ fn check(endpoint: &Endpoint, payload: &Bytes) -> Result<Checked, Problem> {
     }
     let mut messages = Vec::new();
     match endpoint.encoding {
-        Encoding::Json => split_json(payload, |row| {
-            messages.push(Message { topic: Bytes::new(), payload: payload.slice(row) });
-        }),
+        Encoding::Json => {
+            let mut row_count = 0;
+            split_json(payload, |row| {
+                row_count += 1;
+                // Over the limit rows are counted only: a message is much larger than the smallest row.
+                if row_count <= ROWS_MAX {
+                    messages.push(Message { topic: Bytes::new(), payload: payload.slice(row) });
+                }
+            });
+            if row_count > ROWS_MAX {
+                return Err(too_many_rows(row_count));
+            }
+        }
         Encoding::Csv { .. } | Encoding::Parquet => {
             messages.push(Message { topic: Bytes::new(), payload: payload.clone() });
         }
@@ -185,9 +195,6 @@ fn check(endpoint: &Endpoint, payload: &Bytes) -> Result<Checked, Problem> {
 }
 
 fn check_row_sizes(messages: &[Message]) -> Result<(), Problem> {
-    if messages.len() > ROWS_MAX {
-        return Err(too_many_rows(messages.len()));
-    }
     match messages.iter().position(|message| message.payload.len() > ROW_BYTES_MAX) {
         None => Ok(()),
         Some(row) => Err(Problem::new(

@@ -244,3 +244,29 @@ async fn a_source_waits_for_its_requests_and_then_leaves() {
     let chunks = server.intake.chunks.lock();
     assert!(matches!(&chunks[0], (partition, Chunk::Messages(rows)) if partition == "http" && rows.len() == 1));
 }
+
+#[tokio::test]
+async fn it_works_over_a_real_socket() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let server = serve(Encoding::Json).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(axum::serve(listener, server.ingest.router()).into_future());
+    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST /api/v1/ingest/readings HTTP/1.1\r\nhost: x\r\nconnection: close\r\nexpect: 100-continue\r\n\
+         content-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n",
+        TWO.len()
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut go_on = [0u8; 25];
+    socket.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(go_on, *b"HTTP/1.1 100 Continue\r\n\r\n");
+    socket.write_all(TWO.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert!(answer.contains("\"position\":\"readings@2\""), "{answer}");
+    serving.abort();
+}

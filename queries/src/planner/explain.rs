@@ -26,14 +26,12 @@ pub fn explain(plan: &Plan) -> String {
             Operator::Source(source) => write!(out, "#{place} {}", source_text(source, &node.schema)),
             Operator::Filter { input, predicate } => write!(out, "#{place} filter #{} {predicate}", input.0),
             Operator::Project { input, columns } => {
-                let named = columns.iter().zip(node.schema.fields()).map(|(column, field)| {
-                    format!("{column} as {}", field.name())
-                });
+                let named = columns.iter().zip(node.schema.fields()).map(|(column, field)| named(column, field.name()));
                 write!(out, "#{place} project #{} {}", input.0, named.collect::<Vec<_>>().join(", "))
             }
             Operator::Window(window) => {
                 let input = &plan.node(window.input).schema;
-                write!(out, "#{place} window #{} {}", window.input.0, window_text(window, input))
+                write!(out, "#{place} window #{} {}", window.input.0, window_text(window, input, &node.schema))
             }
             Operator::Table { input, name } => {
                 write!(out, "#{place} table #{} {name} ({})", input.0, columns_text(&node.schema))
@@ -69,15 +67,21 @@ fn source_text(source: &SourceNode, schema: &Schema) -> String {
     text
 }
 
-fn window_text(window: &WindowNode, input: &Schema) -> String {
-    let keys: Vec<String> = window.keys.iter().map(ToString::to_string).collect();
+fn window_text(window: &WindowNode, input: &Schema, output: &Schema) -> String {
+    let keys: Vec<String> =
+        window.keys.iter().zip(output.fields()).map(|(key, field)| named(key, field.name())).collect();
     let by = if keys.is_empty() { String::new() } else { format!(" by {}", keys.join(", ")) };
-    let aggregates: Vec<String> =
-        window.aggregates.iter().map(|call| format!("{} as {}", aggregate(call), call.name)).collect();
+    let aggregates: Vec<String> = window.aggregates.iter().map(|call| named(&aggregate(call), &call.name)).collect();
     let aggregates = if aggregates.is_empty() { String::new() } else { format!(": {}", aggregates.join(", ")) };
     let time = input.field(window.time_column).name();
     let late = window.late_table.as_ref().map_or_else(String::new, |table| format!("\n   late rows to {table}"));
     format!("{} on {time}{by}{aggregates}{late}", assigner(&window.assigner))
+}
+
+/// An expression and the column it becomes, if that is called otherwise.
+fn named(expression: &impl ToString, name: &str) -> String {
+    let expression = expression.to_string();
+    if expression == name { expression } else { format!("{expression} as {name}") }
 }
 
 /// Returns an aggregate as text, without its name.
@@ -93,7 +97,9 @@ fn aggregate(call: &AggregateCall) -> String {
 pub(super) fn assigner(assigner: &WindowAssigner) -> String {
     match assigner {
         WindowAssigner::Tumbling { size_us } => format!("tumble {}", duration(*size_us)),
-        WindowAssigner::Hopping { size_us, slide_us } => format!("hop {} every {}", duration(*size_us), duration(*slide_us)),
+        WindowAssigner::Hopping { size_us, slide_us } => {
+            format!("hop {} every {}", duration(*size_us), duration(*slide_us))
+        }
     }
 }
 
@@ -101,5 +107,8 @@ pub(super) fn assigner(assigner: &WindowAssigner) -> String {
 fn duration(us: i64) -> String {
     let units = [(86_400_000_000, "d"), (3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s"), (1_000, "ms")];
     let unit = units.iter().find(|(unit_us, _)| us != 0 && us % unit_us == 0);
-    unit.map_or_else(|| if us == 0 { "0s".to_owned() } else { format!("{us}us") }, |(unit_us, name)| format!("{}{name}", us / unit_us))
+    unit.map_or_else(
+        || if us == 0 { "0s".to_owned() } else { format!("{us}us") },
+        |(unit_us, name)| format!("{}{name}", us / unit_us),
+    )
 }

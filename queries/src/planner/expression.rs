@@ -138,7 +138,8 @@ pub(super) fn is_storable(data_type: &DataType) -> bool {
 /// Whether rows can be grouped by a column of this type.
 pub(super) fn is_groupable(data_type: &DataType) -> bool {
     use DataType::{
-        Boolean, Date32, Float32, Float64, Int8, Int16, Int32, Int64, Timestamp, UInt8, UInt16, UInt32, UInt64, Utf8View,
+        Boolean, Date32, Float32, Float64, Int8, Int16, Int32, Int64, Timestamp, UInt8, UInt16, UInt32, UInt64,
+        Utf8View,
     };
     matches!(
         data_type,

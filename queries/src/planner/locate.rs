@@ -236,10 +236,7 @@ impl Locator<'_> {
 
 /// DataFusion's places are those of its parser, which reads our tokens: they are places in the file.
 fn from_datafusion(span: datafusion::common::Span) -> Span {
-    Span::new(
-        Location::new(span.start.line, span.start.column),
-        Location::new(span.end.line, span.end.column),
-    )
+    Span::new(Location::new(span.start.line, span.start.column), Location::new(span.end.line, span.end.column))
 }
 
 /// Returns the name that two columns have.
@@ -265,15 +262,25 @@ fn innermost(error: &DataFusionError) -> &DataFusionError {
 pub(super) fn clean(message: &str) -> String {
     let mut message = message.trim();
     let prefixes = [
-        "Error during planning: ", "Execution error: ", "Schema error: ", "Arrow error: ", "SQL error: ", "Internal error: ",
-        "This feature is not implemented: ", "Optimizer rule", "Invalid argument error: ", "Cast error: ", "type_coercion",
+        "Error during planning: ",
+        "Execution error: ",
+        "Schema error: ",
+        "Arrow error: ",
+        "SQL error: ",
+        "Internal error: ",
+        "This feature is not implemented: ",
+        "Optimizer rule",
+        "Invalid argument error: ",
+        "Cast error: ",
+        "type_coercion",
         "caused by",
     ];
     while let Some(rest) = prefixes.iter().find_map(|prefix| message.strip_prefix(prefix)) {
         message = rest.trim();
     }
     let message = message.lines().next().unwrap_or("").split(" No function matches").next().unwrap_or("");
-    let message = message.split("This issue was likely caused by a bug").next().unwrap_or("").trim().trim_end_matches('.');
+    let message =
+        message.split("This issue was likely caused by a bug").next().unwrap_or("").trim().trim_end_matches('.');
     let mut letters = message.chars();
     letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }

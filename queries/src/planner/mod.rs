@@ -13,7 +13,7 @@
 
 mod explain;
 mod expression;
-pub mod history;
+mod history;
 mod locate;
 mod names;
 mod options;
@@ -31,10 +31,11 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::sql::sqlparser::tokenizer::Location;
-use tidemill_connectors::{Connected, Context, OptionError, Options};
+use tidemill_connectors::Context;
 use tidemill_engine::plan::{NodeId, Operator, Plan};
 
 pub use explain::explain;
+pub use history::rewrite_windows_for_history;
 pub use text::{CompiledExpression, compile_expression};
 
 use crate::catalog::{Partitioning, Pipeline, SourceInfo, Storage, TableInfo, ViewInfo};
@@ -44,27 +45,12 @@ use names::Functions;
 use options::TableOptions;
 use stream::StreamQuery;
 
-/// Who makes sources: the connectors of the program, or those of a test.
-trait Connectors {
-    fn connect(&self, name: &str, columns: &SchemaRef, options: Options) -> Result<Connected, OptionError>;
-}
-
-impl Connectors for Context {
-    fn connect(&self, name: &str, columns: &SchemaRef, options: Options) -> Result<Connected, OptionError> {
-        tidemill_connectors::connect(name, columns, options, self)
-    }
-}
-
 /// Understands a pipeline file, or says everything that is wrong with it: of each statement its first mistake, in the
 /// order of the file.
 ///
 /// `file` is the name that mistakes are reported under. The order of statements does not matter.
 pub fn compile(file: &str, text: &str, context: &Context) -> Result<Pipeline, Vec<Diagnostic>> {
-    compile_with(file, text, context)
-}
-
-fn compile_with(file: &str, text: &str, connectors: &dyn Connectors) -> Result<Pipeline, Vec<Diagnostic>> {
-    let mut compiler = Compiler::new(connectors);
+    let mut compiler = Compiler::new(context);
     compiler.compile(text);
     if compiler.problems.is_empty() {
         return Ok(compiler.into_pipeline());
@@ -87,7 +73,7 @@ struct Relation {
 }
 
 struct Compiler<'a> {
-    connectors: &'a dyn Connectors,
+    context: &'a Context,
     functions: Functions,
     plan: Plan,
     relations: BTreeMap<String, Relation>,
@@ -108,9 +94,9 @@ struct Waiting {
 }
 
 impl<'a> Compiler<'a> {
-    fn new(connectors: &'a dyn Connectors) -> Self {
+    fn new(context: &'a Context) -> Self {
         Compiler {
-            connectors,
+            context,
             functions: Functions::new(),
             plan: Plan::default(),
             relations: BTreeMap::new(),
@@ -142,7 +128,10 @@ impl<'a> Compiler<'a> {
             let name = statement.name().clone();
             if let Some(line) = seen.insert(name.value.clone(), name.span.start.line) {
                 let message = format!("\"{}\" is defined twice; first in line {line}", name.value);
-                self.report(None, Problem::new(Code::DuplicateName, name.span, message).hint("names are shared by sources and views"));
+                self.report(
+                    None,
+                    Problem::new(Code::DuplicateName, name.span, message).hint("names are shared by sources and views"),
+                );
                 continue;
             }
             match statement {
@@ -162,7 +151,7 @@ impl<'a> Compiler<'a> {
 
     fn add_source(&mut self, source: &CreateSource) {
         let name = source.name.value.as_str();
-        let relation = match source::plan_source(&mut self.plan, source, self.connectors, &self.functions) {
+        let relation = match source::plan_source(&mut self.plan, source, self.context, &self.functions) {
             Ok(relation) => relation,
             Err(problem) => return self.report(Some(name), problem),
         };
@@ -186,7 +175,11 @@ impl<'a> Compiler<'a> {
         };
         let arrival = "arrival".to_owned();
         self.add_table(hidden("dead", vec![arrival.clone()], Some(arrival)));
-        self.add_table(hidden("quarantine", view::sort_columns(&relation.schema, &relation.time_columns, |_| true), time_column));
+        self.add_table(hidden(
+            "quarantine",
+            view::sort_columns(&relation.schema, &relation.time_columns, |_| true),
+            time_column,
+        ));
         self.relations.insert(name.to_owned(), relation);
     }
 
@@ -294,7 +287,8 @@ impl<'a> Compiler<'a> {
                     told.extend(&path);
                     let circle = format!("{} → {name}", path.join(" → "));
                     let message = format!("views read each other in a circle: {circle}");
-                    let problem = Problem::new(Code::Cycle, relation.span, message).hint("let one of them read a source");
+                    let problem =
+                        Problem::new(Code::Cycle, relation.span, message).hint("let one of them read a source");
                     self.report(None, problem);
                 }
                 Some(_) => {}

@@ -31,8 +31,12 @@ impl TableOptions {
                 "partition_by" => options.partition_by = partitioning(value, schema)?,
                 "late" if value.value.eq_ignore_ascii_case("keep") => {}
                 "late" => {
-                    return Err(Problem::new(Code::NotSupported, value.span, "late rows are kept; nothing else is in this version")
-                        .hint("write late = 'keep'"));
+                    return Err(Problem::new(
+                        Code::NotSupported,
+                        value.span,
+                        "late rows are kept; nothing else is in this version",
+                    )
+                    .hint("write late = 'keep'"));
                 }
                 key if LATER.contains(&key) => {
                     let message = format!("option {key} is not in this version");
@@ -77,13 +81,17 @@ fn partitioning(value: &Name, schema: &Schema) -> Result<Partitioning, Problem> 
     };
     match (function.as_deref(), field.data_type()) {
         (Some("day"), DataType::Timestamp(..)) => Ok(Partitioning::Day(column.to_owned())),
-        (Some("day"), _) => Err(bad(value, "a day is that of a TIMESTAMP").hint(format!("write partition_by = '{column}'"))),
-        (Some(other), _) => Err(bad(value, &format!("there is no {other}() here")).hint(format!("write 'day({column})' or '{column}'"))),
-        (None, DataType::Timestamp(..)) => {
-            Err(bad(value, "every instant would have a folder of its own").hint(format!("write partition_by = 'day({column})'")))
+        (Some("day"), _) => {
+            Err(bad(value, "a day is that of a TIMESTAMP").hint(format!("write partition_by = '{column}'")))
         }
+        (Some(other), _) => {
+            Err(bad(value, &format!("there is no {other}() here")).hint(format!("write 'day({column})' or '{column}'")))
+        }
+        (None, DataType::Timestamp(..)) => Err(bad(value, "every instant would have a folder of its own")
+            .hint(format!("write partition_by = 'day({column})'"))),
         (None, DataType::Float32 | DataType::Float64 | DataType::Binary) => {
-            Err(bad(value, "every value would have a folder of its own").hint("partition by text, a whole number or a date"))
+            Err(bad(value, "every value would have a folder of its own")
+                .hint("partition by text, a whole number or a date"))
         }
         (None, _) => Ok(Partitioning::Column(column.to_owned())),
     }

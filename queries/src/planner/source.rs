@@ -4,26 +4,36 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::sql::sqlparser::ast::Spanned;
-use tidemill_connectors::{Connected, OptionError, Options};
+use tidemill_connectors::{Connected, Context, OptionError, Options, connect};
 use tidemill_engine::plan::{EventTimeNode, Operator, Plan, SourceNode};
 
+use super::Relation;
 use super::names::{Functions, Names};
 use super::view::{any_interval_us, shape};
-use super::{Connectors, Relation};
 use crate::diagnostic::{Code, Problem};
 use crate::statement::{CreateSource, OptionList, WatermarkClause};
 
-/// Options that say how to reach the data, and nothing about what it says: changing them keeps the tables.
-const CONNECTION_OPTIONS: [&str; 14] = [
-    "url", "bind", "host", "port", "qos", "client_id", "username", "user", "password", "secret", "keep_alive", "token", "version",
-    "clean_start",
+/// Options that say how to reach the data, and nothing about how it is read: changing them keeps the tables. What is in
+/// a table is decided by the ingest log and by how the log is decoded.
+const CONNECTION_OPTIONS: [&str; 11] = [
+    "url",
+    "bind",
+    "qos",
+    "client_id",
+    "username",
+    "password",
+    "keep_alive",
+    "session_expiry",
+    "version",
+    "max_connections",
+    "retained",
 ];
 
 /// Puts a source into the plan.
 pub(super) fn plan_source(
     plan: &mut Plan,
     source: &CreateSource,
-    connectors: &dyn Connectors,
+    context: &Context,
     functions: &Functions,
 ) -> Result<Relation, Problem> {
     let name = source.name.value.as_str();
@@ -43,8 +53,7 @@ pub(super) fn plan_source(
     }
 
     let pairs = source.options.entries.iter().map(|entry| (entry.key.value.clone(), entry.value.value.clone()));
-    let connected = connectors
-        .connect(name, &declared, Options::new(pairs))
+    let connected = connect(name, &declared, Options::new(pairs), context)
         .map_err(|error| option_problem(&error, &source.options))?;
     let schema = connected.format.schema();
     let event_time = match watermark {
@@ -111,7 +120,9 @@ fn event_time(
 /// Finds the option an error is about: its key if nobody knows it, its value if that is bad, `WITH` if it is missing.
 fn option_problem(error: &OptionError, options: &OptionList) -> Problem {
     let (problem, hint) = match error.problem.split_once("; did you mean ") {
-        Some((problem, known)) => (problem, Some(format!("did you mean \"{}\"?", known.trim_end_matches('?')))),
+        Some((problem, known)) => {
+            (problem, Some(format!("did you mean \"{}\"?", known.trim_end_matches('?').trim_matches('\''))))
+        }
         None => (error.problem.as_str(), None),
     };
     let unknown_key = problem.starts_with("is not known");
@@ -133,7 +144,7 @@ fn canonical(source: &CreateSource, schema: &Schema, event_time: Option<&EventTi
         .options
         .entries
         .iter()
-        .filter(|entry| !CONNECTION_OPTIONS.contains(&entry.key.value.as_str()) && !entry.key.value.starts_with("tls"))
+        .filter(|entry| !CONNECTION_OPTIONS.contains(&entry.key.value.as_str()))
         .map(|entry| format!("{}={}", entry.key.value, entry.value.value))
         .collect();
     options.sort();

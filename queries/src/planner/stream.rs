@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArguments, GroupByExpr, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr,
-    Spanned, TableFactor, Visit, Visitor, visit_expressions,
+    Expr, Function, FunctionArguments, GroupByExpr, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem,
+    SetExpr, Spanned, TableFactor, Visit, Visitor, visit_expressions,
 };
 use datafusion::sql::sqlparser::tokenizer::{Span, TokenWithSpan};
 use tidemill_engine::aggregate::AggregateKind;
@@ -129,14 +129,26 @@ fn check_query(query: &Query, tokens: &[TokenWithSpan]) -> Result<(), Problem> {
     }
     if query.order_by.is_some() {
         let message = "a stream has no end, so its rows have no order";
-        return Err(refuse(last_word(tokens, "ORDER"), message, "leave ORDER BY out; order the answer when you ask the table"));
+        return Err(refuse(
+            last_word(tokens, "ORDER"),
+            message,
+            "leave ORDER BY out; order the answer when you ask the table",
+        ));
     }
     if query.limit_clause.is_some() || query.fetch.is_some() {
         let word = ["LIMIT", "OFFSET", "FETCH"].into_iter().find(|word| find_word(tokens, word).is_some());
         let hint = "leave it out; limit the answer when you ask the table";
-        return Err(refuse(last_word(tokens, word.unwrap_or("LIMIT")), "a stream cannot be limited to some rows", hint));
+        return Err(refuse(
+            last_word(tokens, word.unwrap_or("LIMIT")),
+            "a stream cannot be limited to some rows",
+            hint,
+        ));
     }
-    if !query.locks.is_empty() || query.for_clause.is_some() || query.settings.is_some() || query.format_clause.is_some() {
+    if !query.locks.is_empty()
+        || query.for_clause.is_some()
+        || query.settings.is_some()
+        || query.format_clause.is_some()
+    {
         let span = first_word(tokens, &["FOR", "SETTINGS", "FORMAT"]);
         return Err(refuse(span, "this clause is not in this version", "leave it out"));
     }
@@ -179,10 +191,18 @@ fn unstreamable_body(query: &Query, tokens: &[TokenWithSpan]) -> Problem {
 fn check_select(select: &Select, tokens: &[TokenWithSpan]) -> Result<(), Problem> {
     if select.distinct.is_some() {
         let hint = "group by the columns and a window: GROUP BY device, window_start, window_end";
-        return Err(refuse(first_word(tokens, &["DISTINCT"]), "DISTINCT would have to remember every row for ever", hint));
+        return Err(refuse(
+            first_word(tokens, &["DISTINCT"]),
+            "DISTINCT would have to remember every row for ever",
+            hint,
+        ));
     }
     if let Some(qualify) = &select.qualify {
-        return Err(refuse(qualify.span(), "window functions over rows are not in this version", "use TUMBLE or HOP with GROUP BY"));
+        return Err(refuse(
+            qualify.span(),
+            "window functions over rows are not in this version",
+            "use TUMBLE or HOP with GROUP BY",
+        ));
     }
     let clauses = [
         (select.top.is_some(), "TOP"),
@@ -219,7 +239,11 @@ fn take_relation(select: &mut Select) -> Result<(Name, Option<WindowCall>), Prob
     let factor = &mut select.from[0].relation;
     let span = factor.span();
     let TableFactor::Table { name, args, sample, version, .. } = factor else {
-        return Err(refuse(span, "a view reads a source or a view", "write FROM readings, or FROM TUMBLE(readings, ts, INTERVAL '1 minute')"));
+        return Err(refuse(
+            span,
+            "a view reads a source or a view",
+            "write FROM readings, or FROM TUMBLE(readings, ts, INTERVAL '1 minute')",
+        ));
     };
     if sample.is_some() || version.is_some() {
         return Err(refuse(span, "a view reads all rows as they come", "leave TABLESAMPLE and FOR … AS OF out"));
@@ -237,8 +261,12 @@ fn take_relation(select: &mut Select) -> Result<(Name, Option<WindowCall>), Prob
         }
     };
     if relation.value.contains('$') {
-        return Err(Problem::new(Code::NotSupported, relation.span, "a view cannot read a hidden table in this version")
-            .hint(format!("ask it with: tidemill sql \"SELECT … FROM {}\"", relation.value)));
+        return Err(Problem::new(
+            Code::NotSupported,
+            relation.span,
+            "a view cannot read a hidden table in this version",
+        )
+        .hint(format!("ask it with: tidemill sql \"SELECT … FROM {}\"", relation.value)));
     }
     *name = ObjectName(vec![ObjectNamePart::Identifier(quoted(&relation))]);
     Ok((relation, window))
@@ -285,14 +313,20 @@ fn check_functions(select: &Select, functions: &Functions) -> Result<(), Problem
 fn check_function(function: &Function, span: Span, functions: &Functions) -> Result<(), Problem> {
     let name = function_name(function);
     if function.over.is_some() {
-        return Err(refuse(span, "window functions over rows are not in this version", "use TUMBLE or HOP with GROUP BY"));
+        return Err(refuse(
+            span,
+            "window functions over rows are not in this version",
+            "use TUMBLE or HOP with GROUP BY",
+        ));
     }
     if window::is_function(&name) {
         let message = format!("{name} stands in FROM or in GROUP BY");
         return Err(refuse(span, &message, "select window_start and window_end instead"));
     }
     if functions.is_impure(&name) {
-        let message = format!("{name}() gives another value each time: a view is a function of its input alone, so that a replay gives the same rows");
+        let message = format!(
+            "{name}() gives another value each time: a view is a function of its input alone, so that a replay gives the same rows"
+        );
         let problem = Problem::new(Code::NotPure, span, message);
         return Err(match name.as_str() {
             "random" | "uuid" => problem.hint("compute it when you ask the table"),
@@ -317,12 +351,20 @@ fn check_aggregate(function: &Function, name: &str, span: Span) -> Result<(), Pr
     let mut clauses = !function.within_group.is_empty() || function.null_treatment.is_some();
     if let FunctionArguments::List(list) = &function.args {
         if matches!(list.duplicate_treatment, Some(datafusion::sql::sqlparser::ast::DuplicateTreatment::Distinct)) {
-            return Err(refuse(span, &format!("{name}(DISTINCT …) does not stream in this version"), "first group by the column in a view of its own, then count its rows"));
+            return Err(refuse(
+                span,
+                &format!("{name}(DISTINCT …) does not stream in this version"),
+                "first group by the column in a view of its own, then count its rows",
+            ));
         }
         clauses |= !list.clauses.is_empty();
     }
     if clauses {
-        return Err(refuse(span, &format!("{name} takes one argument and FILTER (WHERE …)"), "leave the other clauses out"));
+        return Err(refuse(
+            span,
+            &format!("{name} takes one argument and FILTER (WHERE …)"),
+            "leave the other clauses out",
+        ));
     }
     Ok(())
 }
@@ -402,7 +444,8 @@ fn check_windowed(select: &Select, window: &WindowCall, grouped: bool, functions
     }
     for item in &select.projection {
         if let SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..) = item {
-            return Err(Problem::new(Code::NotGrouped, item.span(), "* is not grouped").hint("name the columns that are grouped by"));
+            return Err(Problem::new(Code::NotGrouped, item.span(), "* is not grouped")
+                .hint("name the columns that are grouped by"));
         }
     }
     if let GroupByExpr::Expressions(exprs, modifiers) = &select.group_by {
@@ -456,7 +499,9 @@ fn name_columns(select: &mut Select) -> Result<Vec<Option<Span>>, Problem> {
                 let span = expr.span();
                 let name = match &*expr {
                     Expr::Identifier(ident) => normalize(ident).value,
-                    Expr::CompoundIdentifier(parts) => parts.last().map_or_else(String::new, |ident| normalize(ident).value),
+                    Expr::CompoundIdentifier(parts) => {
+                        parts.last().map_or_else(String::new, |ident| normalize(ident).value)
+                    }
                     Expr::Function(function) => {
                         let name = function_name(function);
                         let alias = Ident { value: name.clone(), quote_style: Some('"'), span };
@@ -465,7 +510,9 @@ fn name_columns(select: &mut Select) -> Result<Vec<Option<Span>>, Problem> {
                     }
                     _ => {
                         let span = if span == Span::empty() { select.select_token.0.span } else { span };
-                        return Err(Problem::new(Code::BadName, span, "this column has no name").hint("write … AS name"));
+                        return Err(
+                            Problem::new(Code::BadName, span, "this column has no name").hint("write … AS name")
+                        );
                     }
                 };
                 (name, span)

@@ -1,95 +1,39 @@
 //! Cases: a `.sql` file, and beside it a `.expected` file with the plan, or with the mistakes as a person sees them.
 //!
-//! The connectors are a stand-in at the border: they take a few options as the true ones do, and add the levels of a
-//! topic as columns. After a change that is meant, write the files anew with `TIDEMILL_BLESS=1`, and read them.
+//! After a change that is meant, write the files anew with `TIDEMILL_BLESS=1`, and read them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use tidemill_connectors::{Connected, OptionError, Options};
-use tidemill_engine::decode::{Decoded, Decoder, Format};
+use tidemill_connectors::HttpIngest;
+use tidemill_engine::clock::{ManualClock, SeededDice};
 use tidemill_engine::plan::Operator;
-use tidemill_engine::source::{BoxFuture, Data, Intake, Resume, Source, SourceError, Stop};
-use tidemill_engine::time::micros;
+use tidemill_engine::storage::MemoryStorage;
 
 use super::*;
 
-struct Stand;
-
-struct Silent;
-
-impl Source for Silent {
-    fn bounded(&self) -> bool {
-        true
-    }
-
-    fn run<'a, 'b>(&'a self, _: Arc<dyn Intake>, _: Vec<Resume>, _: Stop) -> BoxFuture<'b, Result<(), SourceError>>
-    where
-        'a: 'b,
-        Self: 'b,
-    {
-        Box::pin(async { Ok(()) })
-    }
-}
-
-struct Columns(SchemaRef);
-
-impl Format for Columns {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.0)
-    }
-
-    fn decoder(&self) -> Box<dyn Decoder> {
-        struct Nothing;
-        impl Decoder for Nothing {
-            fn decode(&mut self, _: &Data) -> Decoded {
-                Decoded::default()
-            }
-        }
-        Box::new(Nothing)
-    }
-}
-
-impl Connectors for Stand {
-    fn connect(&self, _: &str, columns: &SchemaRef, mut options: Options) -> Result<Connected, OptionError> {
-        let mut fields: Vec<Field> = columns.fields().iter().map(|field| field.as_ref().clone()).collect();
-        match options.require("connector")?.as_str() {
-            "mqtt" => {
-                options.require("url")?;
-                options.parse::<u8>("qos", "0 or 1")?;
-                for level in options.require("topic")?.split('/') {
-                    if let Some(name) = level.strip_prefix('{').and_then(|level| level.strip_suffix('}')) {
-                        fields.push(Field::new(name, DataType::Utf8View, false));
-                    }
-                }
-            }
-            "http" => {}
-            other => return Err(OptionError::new("connector", format!("there is no connector {other:?}"))),
-        }
-        options.choice("format", &[("json", ()), ("csv", ())])?;
-        let duration_us = |duration: Option<Duration>| duration.map(micros);
-        let idle_after_us = duration_us(options.duration("idle_after")?);
-        let future_limit_us = duration_us(options.duration("future_limit")?);
-        options.finish()?;
-        Ok(Connected {
-            source: Arc::new(Silent),
-            format: Arc::new(Columns(Arc::new(Schema::new(fields)))),
-            idle_after_us,
-            future_limit_us,
-        })
+fn context() -> Context {
+    Context {
+        storage: Arc::new(MemoryStorage::default()),
+        base_dir: PathBuf::from("."),
+        clock: Arc::new(ManualClock::at(0)),
+        dice: Arc::new(SeededDice::new(1)),
+        http: HttpIngest::new(),
     }
 }
 
 fn outcome(file: &str, text: &str) -> String {
-    match compile_with(file, text, &Stand) {
+    match compile(file, text, &context()) {
         Ok(pipeline) => {
             let mut out = explain(&pipeline.plan);
-            for table in pipeline.tables.iter().filter(|table| !table.name.contains("$dead") && !table.name.contains("$quarantine")) {
+            for table in pipeline
+                .tables
+                .iter()
+                .filter(|table| !table.name.contains("$dead") && !table.name.contains("$quarantine"))
+            {
                 let _ = write!(out, "{} of {}: {:?}", table.name, table.of, table.storage);
                 let _ = write!(out, ", sorted by {}", table.sort.join(", "));
                 let _ = write!(out, ", time {}", table.time_column.as_deref().unwrap_or("none"));
@@ -111,8 +55,10 @@ fn outcome(file: &str, text: &str) -> String {
 fn every_case_gives_the_plan_or_the_mistakes_written_beside_it() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/planner/cases");
     let files = std::fs::read_dir(&folder).expect("the folder of cases");
-    let cases: BTreeSet<PathBuf> =
-        files.map(|file| file.expect("a file").path()).filter(|path| path.extension().is_some_and(|end| end == "sql")).collect();
+    let cases: BTreeSet<PathBuf> = files
+        .map(|file| file.expect("a file").path())
+        .filter(|path| path.extension().is_some_and(|end| end == "sql"))
+        .collect();
     assert!(cases.len() >= 40, "only {} cases", cases.len());
     let mut wrong = Vec::new();
     for case in &cases {
@@ -133,13 +79,55 @@ fn every_case_gives_the_plan_or_the_mistakes_written_beside_it() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[test]
+fn a_file_with_a_piece_missing_is_explained_at_a_place_in_it() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/planner/cases");
+    let files = std::fs::read_dir(&folder).expect("the folder of cases");
+    let mut cases: Vec<PathBuf> = files.map(|file| file.expect("a file").path()).collect();
+    cases.retain(|path| path.extension().is_some_and(|end| end == "sql"));
+    cases.sort();
+    // Every word and sign is left out once, spread over the cases: all of them in all cases would take minutes.
+    let stride: usize = std::env::var("TIDEMILL_EVERY").ok().and_then(|text| text.parse().ok()).unwrap_or(17);
+    let mut refused = 0;
+    for (number, case) in cases.iter().enumerate() {
+        let text = std::fs::read_to_string(case).expect("a case");
+        let pieces: Vec<&str> = text.split_inclusive(|letter: char| !letter.is_alphanumeric()).collect();
+        for missing in (number % stride..pieces.len()).step_by(stride) {
+            let broken: String =
+                pieces.iter().enumerate().filter(|(place, _)| *place != missing).map(|(_, piece)| *piece).collect();
+            let Err(problems) = compile("broken.sql", &broken, &context()) else { continue };
+            refused += 1;
+            for problem in problems {
+                assert!(problem.line <= broken.lines().count() && !problem.message.is_empty(), "{broken}\n{problem:?}");
+                assert!(problem.render(&broken, false).contains('^'), "{broken}");
+            }
+        }
+    }
+    assert!(refused > 100, "only {refused} were refused");
+}
+
+#[test]
+fn deep_nesting_is_refused_and_does_not_end_the_process() {
+    let deep = format!("{}1{}", "(".repeat(5_000), ")".repeat(5_000));
+    let long = vec!["temperature"; 3_000].join(" + ");
+    let text = format!(
+        "{READINGS}CREATE MATERIALIZED VIEW a AS SELECT {deep} AS x FROM readings;\nCREATE MATERIALIZED VIEW b AS SELECT {long} AS x FROM readings;"
+    );
+    let problems = match compile("deep.sql", &text, &context()) {
+        Ok(_) => panic!("nested too deeply"),
+        Err(problems) => problems,
+    };
+    assert_eq!(problems[0].message, "the expression is nested too deeply");
+}
+
 const READINGS: &str = "CREATE SOURCE readings (device TEXT NOT NULL, temperature DOUBLE, ts TIMESTAMP NOT NULL,
     WATERMARK FOR ts AS ts - INTERVAL '10 seconds') WITH (connector = 'http');\n";
 
 fn pipeline(views: &str) -> Pipeline {
     let text = format!("{READINGS}{views}");
-    compile_with("test.sql", &text, &Stand)
-        .unwrap_or_else(|problems| panic!("{}", problems.iter().map(|problem| problem.render(&text, false)).collect::<String>()))
+    compile("test.sql", &text, &context()).unwrap_or_else(|problems| {
+        panic!("{}", problems.iter().map(|problem| problem.render(&text, false)).collect::<String>())
+    })
 }
 
 fn batch(devices: &[&str], temperatures: &[Option<f64>], ts_us: &[i64]) -> RecordBatch {
@@ -161,7 +149,12 @@ fn projected_columns_have_the_types_the_plan_says() {
          CAST(ts AS DATE) AS day FROM readings;",
     );
     let input = batch(&["a", "b"], &[Some(10.0), None], &[61_000_000, 5]);
-    let node = pipeline.plan.nodes.iter().find(|node| matches!(node.operator, Operator::Project { .. })).expect("a projection");
+    let node = pipeline
+        .plan
+        .nodes
+        .iter()
+        .find(|node| matches!(node.operator, Operator::Project { .. }))
+        .expect("a projection");
     let Operator::Project { columns, .. } = &node.operator else { unreachable!() };
     let made: Vec<ArrayRef> = columns.iter().map(|column| column.evaluate(&input).expect("it evaluates")).collect();
     let made = RecordBatch::try_new(Arc::clone(&node.schema), made).expect("types as the plan says");
@@ -178,7 +171,8 @@ fn projected_columns_have_the_types_the_plan_says() {
 
 #[test]
 fn a_filter_is_a_condition_over_the_rows_that_come_in() {
-    let pipeline = pipeline("CREATE MATERIALIZED VIEW v AS SELECT device FROM readings WHERE temperature > 5 AND device <> 'b';");
+    let pipeline =
+        pipeline("CREATE MATERIALIZED VIEW v AS SELECT device FROM readings WHERE temperature > 5 AND device <> 'b';");
     let input = batch(&["a", "b", "c"], &[Some(10.0), Some(10.0), None], &[1, 2, 3]);
     let predicate = pipeline.plan.nodes.iter().find_map(|node| match &node.operator {
         Operator::Filter { predicate, .. } => Some(predicate),

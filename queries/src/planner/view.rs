@@ -103,7 +103,8 @@ fn alias_of(query: &StreamQuery) -> Option<String> {
 fn internal(query: &StreamQuery, found: &str) -> Problem {
     let span = query.item_span(usize::MAX);
     let message = format!("this query cannot stream in this version: {}", super::locate::clean(found));
-    Problem::new(Code::NotStreamable, span, message).hint("use SELECT … FROM … WHERE …, or TUMBLE and HOP with GROUP BY")
+    Problem::new(Code::NotStreamable, span, message)
+        .hint("use SELECT … FROM … WHERE …, or TUMBLE and HOP with GROUP BY")
 }
 
 /// DataFusion's logical plan, taken apart.
@@ -146,7 +147,14 @@ impl<'a> Steps<'a> {
                 other => return Err(format!("unexpected {}", other.display())),
             }
         }
-        Ok(Steps { projection: &projection.expr, output: Arc::clone(&projection.schema), having, aggregate, filters, base })
+        Ok(Steps {
+            projection: &projection.expr,
+            output: Arc::clone(&projection.schema),
+            having,
+            aggregate,
+            filters,
+            base,
+        })
     }
 }
 
@@ -196,8 +204,7 @@ impl Builder<'_> {
         let mut columns: Vec<Compiled> = Vec::with_capacity(steps.projection.len());
         for (place, expr) in steps.projection.iter().enumerate() {
             let span = self.locator.query.item_span(place);
-            let compiled =
-                scope.compile(expr.clone()).map_err(|error| self.locator.problem_at(&error, Some(span)))?;
+            let compiled = scope.compile(expr.clone()).map_err(|error| self.locator.problem_at(&error, Some(span)))?;
             let name = steps.output.field(place).name().clone();
             if !expression::is_storable(&compiled.data_type) {
                 let message = format!("a table has no column of type {}", type_name(&compiled.data_type));
@@ -205,14 +212,19 @@ impl Builder<'_> {
             }
             if fields.iter().any(|field| *field.name() == name) {
                 let message = format!("there are two columns \"{name}\"");
-                return Err(Problem::new(Code::DuplicateName, span, message).hint("give one of them another name: … AS name"));
+                return Err(
+                    Problem::new(Code::DuplicateName, span, message).hint("give one of them another name: … AS name")
+                );
             }
             fields.push(Field::new(name, compiled.data_type.clone(), compiled.nullable));
             columns.push(compiled);
         }
         let passed = columns.iter().map(|column| column.column).collect();
-        let text: Vec<String> =
-            columns.iter().zip(&fields).map(|(column, field)| format!("{} {}", column.canonical, shape(field))).collect();
+        let text: Vec<String> = columns
+            .iter()
+            .zip(&fields)
+            .map(|(column, field)| format!("{} {}", column.canonical, shape(field)))
+            .collect();
         self.note(&format!("project {}", text.join(", ")));
         let input = self.schema();
         let same = columns.len() == input.fields().len()
@@ -329,8 +341,7 @@ impl Builder<'_> {
                 }
             }
             let span = self.group_span(expr);
-            let compiled =
-                base.compile(expr.clone()).map_err(|error| self.locator.problem_at(&error, Some(span)))?;
+            let compiled = base.compile(expr.clone()).map_err(|error| self.locator.problem_at(&error, Some(span)))?;
             if !expression::is_groupable(&compiled.data_type) {
                 let message = format!("rows cannot be grouped by {}", type_name(&compiled.data_type));
                 return Err(Problem::new(Code::WrongType, span, message).hint(cast_hint(&compiled.data_type)));
@@ -340,7 +351,9 @@ impl Builder<'_> {
         if start.is_none() && end.is_none() {
             let span = query.window.as_ref().map_or(Span::empty(), |window| window.span);
             let message = "GROUP BY leaves the window out, so it would never end";
-            return Err(Problem::new(Code::WindowNeeded, span, message).hint("add window_start, window_end to GROUP BY"));
+            return Err(
+                Problem::new(Code::WindowNeeded, span, message).hint("add window_start, window_end to GROUP BY")
+            );
         }
         Ok(GroupColumns {
             start: start.unwrap_or_else(|| plain(WINDOW_START)),
@@ -412,7 +425,8 @@ fn argument_of(kind: AggregateKind, function: AggregateFunction) -> Result<Optio
         Some(filter) => when(*filter, argument).end()?,
         None => argument,
     };
-    let constant = matches!(&argument, LogicalExpr::Literal(value, _) if !matches!(value, ScalarValue::Null) && !value.is_null());
+    let constant =
+        matches!(&argument, LogicalExpr::Literal(value, _) if !matches!(value, ScalarValue::Null) && !value.is_null());
     Ok((kind != AggregateKind::Count || filtered || !constant).then_some(argument))
 }
 
@@ -457,15 +471,20 @@ pub(super) fn not_a_condition(span: Span, data_type: &DataType) -> Problem {
 /// Finds the event time that a window names among those the input carries.
 fn time_column(call: &WindowCall, input: &Relation) -> Result<usize, Problem> {
     let name = call.time.value.as_str();
-    let carried: Vec<&str> = input.time_columns.iter().map(|column| input.schema.field(*column).name().as_str()).collect();
+    let carried: Vec<&str> =
+        input.time_columns.iter().map(|column| input.schema.field(*column).name().as_str()).collect();
     if let Some(at) = carried.iter().position(|carried| *carried == name) {
         return Ok(input.time_columns[at]);
     }
     let relation = &call.relation.value;
     if input.schema.index_of(name).is_err() {
         let columns = input.schema.fields().iter().map(|field| field.name().as_str());
-        return Err(Problem::new(Code::UnknownColumn, call.time.span, format!("there is no column \"{name}\" in {relation}"))
-            .did_you_mean(name, columns));
+        return Err(Problem::new(
+            Code::UnknownColumn,
+            call.time.span,
+            format!("there is no column \"{name}\" in {relation}"),
+        )
+        .did_you_mean(name, columns));
     }
     let problem = |message: String| Problem::new(Code::BadTimeColumn, call.time.span, message);
     Err(match carried.as_slice() {
@@ -473,7 +492,8 @@ fn time_column(call: &WindowCall, input: &Relation) -> Result<usize, Problem> {
             .hint("select the event time in that view, unchanged"),
         [] => problem(format!("{relation} has no event time"))
             .hint(format!("add WATERMARK FOR {name} AS {name} - INTERVAL '10 seconds' to CREATE SOURCE {relation}")),
-        _ => problem(format!("\"{name}\" is not the event time of {relation}")).hint(format!("use {}", carried.join(" or "))),
+        _ => problem(format!("\"{name}\" is not the event time of {relation}"))
+            .hint(format!("use {}", carried.join(" or "))),
     })
 }
 

@@ -62,9 +62,9 @@ pub(super) fn from_table_function(name: &ObjectName, args: Vec<FunctionArg>) -> 
 /// Understands `GROUP BY device, tumble(ts, INTERVAL '1 minute')`, and leaves the window's columns in its place.
 pub(super) fn take_from_group_by(select: &mut Select, relation: &Name) -> Result<Option<WindowCall>, Problem> {
     let GroupByExpr::Expressions(exprs, _) = &mut select.group_by else { return Ok(None) };
-    let Some(at) = exprs.iter().position(
-        |expr| matches!(expr, Expr::Function(function) if is_function(&function_name(function))),
-    ) else {
+    let Some(at) =
+        exprs.iter().position(|expr| matches!(expr, Expr::Function(function) if is_function(&function_name(function))))
+    else {
         return Ok(None);
     };
     let Expr::Function(call) = exprs[at].clone() else { return Ok(None) };
@@ -88,10 +88,12 @@ fn kind_of(name: &str, span: Span) -> Result<WindowKind, Problem> {
     match name.to_lowercase().as_str() {
         "tumble" => Ok(WindowKind::Tumble),
         "hop" => Ok(WindowKind::Hop),
-        name @ ("session" | "cumulate") => {
-            Err(Problem::new(Code::NotSupported, span, format!("{} windows are not in this version", name.to_uppercase()))
-                .hint("use TUMBLE or HOP"))
-        }
+        name @ ("session" | "cumulate") => Err(Problem::new(
+            Code::NotSupported,
+            span,
+            format!("{} windows are not in this version", name.to_uppercase()),
+        )
+        .hint("use TUMBLE or HOP")),
         name => Err(Problem::new(Code::UnknownFunction, span, format!("there is no window {}", name.to_uppercase()))
             .did_you_mean(&name.to_uppercase(), ["TUMBLE", "HOP"])),
     }
@@ -112,7 +114,8 @@ fn arguments(
     args: impl Iterator<Item = FunctionArg>,
     span: Span,
 ) -> Result<WindowCall, Problem> {
-    let wrong = |span: Span, message: String| Problem::new(Code::Syntax, span, message).hint(usage(kind, Some(&relation)));
+    let wrong =
+        |span: Span, message: String| Problem::new(Code::Syntax, span, message).hint(usage(kind, Some(&relation)));
     let mut names = match kind {
         WindowKind::Tumble => vec!["ts", "size"],
         WindowKind::Hop => vec!["ts", "slide", "size"],
@@ -163,12 +166,15 @@ pub(super) fn assigner(
     let Some(slide) = &call.slide else { return Ok(WindowAssigner::Tumbling { size_us }) };
     let slide_us = interval_us(slide)?;
     if size_us / slide_us > WINDOWS_PER_ROW_MAX {
-        let message = format!("a row would be in {} windows; at most {WINDOWS_PER_ROW_MAX} are allowed", size_us / slide_us);
+        let message =
+            format!("a row would be in {} windows; at most {WINDOWS_PER_ROW_MAX} are allowed", size_us / slide_us);
         return Err(Problem::new(Code::NotStreamable, call.span, message).hint("let the windows slide further"));
     }
     if slide_us > size_us {
         let message = "the windows slide further than they are wide: rows between them would be lost";
-        return Err(Problem::new(Code::NotStreamable, call.span, message).hint("the order is HOP(table, time, slide, size)"));
+        return Err(
+            Problem::new(Code::NotStreamable, call.span, message).hint("the order is HOP(table, time, slide, size)")
+        );
     }
     if slide_us == size_us {
         return Ok(WindowAssigner::Tumbling { size_us });

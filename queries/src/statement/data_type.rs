@@ -9,7 +9,18 @@ use crate::diagnostic::{Code, Problem};
 
 /// The names to choose from when a type is misspelt.
 const KNOWN: [&str; 12] = [
-    "DOUBLE", "REAL", "BIGINT", "INTEGER", "SMALLINT", "TINYINT", "BOOLEAN", "TEXT", "VARCHAR", "TIMESTAMP", "TIMESTAMPTZ", "DATE",
+    "DOUBLE",
+    "REAL",
+    "BIGINT",
+    "INTEGER",
+    "SMALLINT",
+    "TINYINT",
+    "BOOLEAN",
+    "TEXT",
+    "VARCHAR",
+    "TIMESTAMP",
+    "TIMESTAMPTZ",
+    "DATE",
 ];
 
 /// Returns the type of the columns that a declared type means.
