@@ -281,10 +281,14 @@ pub(super) enum NoPacket {
     Violation(Violation),
 }
 
-/// Waits for the first packet of a connection.
-pub(super) async fn first_packet(stream: &TcpStream, inbox: &mut Inbox) -> Result<(Header, Bytes), NoPacket> {
+/// Waits for the first packet of a connection, which begins with the byte `expected`.
+pub(super) async fn first_packet(
+    stream: &TcpStream,
+    inbox: &mut Inbox,
+    expected: u8,
+) -> Result<(Header, Bytes), NoPacket> {
     loop {
-        if let Some(packet) = inbox.first_packet().map_err(NoPacket::Violation)? {
+        if let Some(packet) = inbox.first_packet(expected).map_err(NoPacket::Violation)? {
             return Ok(packet);
         }
         stream.readable().await.map_err(NoPacket::Io)?;

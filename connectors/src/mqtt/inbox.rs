@@ -75,8 +75,12 @@ impl Inbox {
         }
     }
 
-    /// Takes the first packet of a connection if it is all there.
-    pub(super) fn first_packet(&mut self) -> Result<Option<(Header, Bytes)>, Violation> {
+    /// Takes the first packet of a connection if it is all there; its first byte must be `expected`.
+    pub(super) fn first_packet(&mut self, expected: u8) -> Result<Option<(Header, Bytes)>, Violation> {
+        // Seen at the first byte: what speaks another protocol may never send as much as its "length" says.
+        if self.buffer.first().is_some_and(|first| *first != expected) {
+            return Err(Violation::Protocol("the first packet is not what begins a connection of MQTT".to_owned()));
+        }
         let Some(header) = Header::read(&self.buffer)? else { return Ok(None) };
         let bytes = header.frame_bytes();
         if bytes > FIRST_PACKET_BYTES_MAX {
