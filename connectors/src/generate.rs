@@ -159,7 +159,7 @@ impl Maker {
             DataType::Boolean => {
                 let seed = mix(self.options.seed ^ place);
                 Arc::new(BooleanArray::from(
-                    sequences.map(|sequence| mix(seed ^ sequence) % 8 == 0).collect::<Vec<_>>(),
+                    sequences.map(|sequence| mix(seed ^ sequence).is_multiple_of(8)).collect::<Vec<_>>(),
                 ))
             }
             // Smaller types wrap around: a counter of their width.
@@ -230,7 +230,6 @@ impl Source for GenerateSource {
         self.maker.options.rows.is_some()
     }
 
-    #[expect(clippy::disallowed_methods, reason = "paces a wait; no row depends on it")]
     async fn run(&self, intake: Arc<dyn Intake>, resume: Vec<Resume>, stop: Stop) -> Result<(), SourceError> {
         intake.open(PARTITION).await?;
         intake.set_connected(true);

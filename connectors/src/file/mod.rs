@@ -15,7 +15,7 @@ mod parquet;
 mod paths;
 mod text;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -46,13 +46,16 @@ struct Shared {
     encoding: Encoding,
     layout: Layout,
     lines: LineIndex,
+    /// Parquet readers of a replay, each behind the last range that was read again.
+    replayed: Mutex<HashMap<String, ParquetReader>>,
 }
 
 impl FileSource {
     /// Makes a source of the files that `path` names: a file, a folder, or a pattern with `*` in its last part.
     pub fn new(path: &str, base_dir: &Path, encoding: Encoding, layout: Layout) -> Self {
         let (path, base_dir) = (path.to_owned(), base_dir.to_owned());
-        let shared = Shared { path, base_dir, encoding, layout, lines: LineIndex::default() };
+        let shared =
+            Shared { path, base_dir, encoding, layout, lines: LineIndex::default(), replayed: Mutex::default() };
         FileSource { shared: Arc::new(shared), files: Mutex::default() }
     }
 
@@ -102,6 +105,7 @@ impl Source for FileSource {
     }
 
     async fn run(&self, intake: Arc<dyn Intake>, resume: Vec<Resume>, stop: Stop) -> Result<(), SourceError> {
+        self.shared.replayed.lock().clear();
         let files = self.files.lock().clone();
         if let Some(gone) = resume.iter().find(|resume| !resume.ended && !files.contains(&resume.partition)) {
             return Err(SourceError::Changed(format!(
@@ -158,9 +162,14 @@ impl Source for FileSource {
 
     fn reread(&self, partition: &str, start: u64, end: u64) -> Result<(Data, u32), SourceError> {
         let reread = || -> Result<(Data, u32), SourceError> {
-            match self.shared.reader(partition, start)? {
+            let replayed = self.shared.replayed.lock().remove(partition).filter(|reader| reader.next() == start);
+            let reader = match replayed {
+                Some(reader) => Reader::Parquet(reader),
+                None => self.shared.reader(partition, start)?,
+            };
+            match reader {
                 Reader::Text(mut reader) => reader.range(start, end),
-                Reader::Parquet(mut reader) => reader.range(start, end),
+                Reader::Parquet(reader) => self.shared.reread_rows(partition, reader, start, end),
             }
         };
         // The log needs what was there: whatever stands in the way now is a change.
@@ -178,6 +187,20 @@ impl Shared {
             }
             Encoding::Parquet => Reader::Parquet(ParquetReader::open(&path, partition, &self.layout, next)?),
         })
+    }
+
+    fn reread_rows(
+        &self,
+        partition: &str,
+        mut reader: ParquetReader,
+        start: u64,
+        end: u64,
+    ) -> Result<(Data, u32), SourceError> {
+        if let Some(found) = reader.next_range(start, end)? {
+            self.replayed.lock().insert(partition.to_owned(), reader);
+            return Ok(found);
+        }
+        reader.range(start, end)
     }
 }
 

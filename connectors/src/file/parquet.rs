@@ -60,6 +60,11 @@ impl ParquetReader {
         &self.partition
     }
 
+    /// The row that comes next.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
     /// Reads one row, to find out before anything starts whether the pages can be read at all.
     pub(super) fn probe(&self) -> Result<(), SourceError> {
         match self.batches(0, Some(1))?.next() {
@@ -82,8 +87,20 @@ impl ParquetReader {
         Ok(Some(Chunk::Range { start, end, data: Data::Columns(batch), checksum: self.checksum(start, end) }))
     }
 
-    /// Reads a range again.
-    pub(super) fn range(&mut self, start: u64, end: u64) -> Result<(Data, u32), SourceError> {
+    /// Reads a range again as the next chunk, if it is the next chunk: a replay goes through the file in order, and to
+    /// find a row anew would decode all rows of its row group that stand before it.
+    pub(super) fn next_range(&mut self, start: u64, end: u64) -> Result<Option<(Data, u32)>, SourceError> {
+        if self.next != start {
+            return Ok(None);
+        }
+        match self.next_chunk()? {
+            Some(Chunk::Range { end: found, data, checksum, .. }) if found == end => Ok(Some((data, checksum))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Reads a range again, wherever the reader stands.
+    pub(super) fn range(&self, start: u64, end: u64) -> Result<(Data, u32), SourceError> {
         let row_count = end.saturating_sub(start);
         let batches = self.batches(start, Some(row_count as usize))?;
         let batches: Vec<RecordBatch> = batches.collect::<Result<_, _>>().map_err(|error| self.damaged(&error))?;

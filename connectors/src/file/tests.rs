@@ -2,7 +2,9 @@ use std::fs::File;
 
 use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Float64Type, Schema, TimeUnit as ArrowTimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{
+    DataType, Field, Float64Type, Int64Type, Schema, TimeUnit as ArrowTimeUnit, TimestampMicrosecondType,
+};
 use tidemill_engine::decode::DeadLetter;
 
 use super::*;
@@ -180,7 +182,12 @@ async fn parquet_columns_are_cast_and_rows_that_do_not_fit_are_dead() {
     assert!(dead[0].reason.contains("temperature"), "{}", dead[0].reason);
     assert_eq!(rows.column(1).as_primitive::<Float64Type>().value(99_998), 99_999.0);
     assert_eq!(rows.column(2).as_primitive::<TimestampMicrosecondType>().value(7), 8_000);
-    reread_all(&source(&folder, "a.parquet"), &intake);
+    let again = source(&folder, "a.parquet");
+    reread_all(&again, &intake);
+    reread_all(&again, &intake);
+    let (Data::Columns(odd), _) = again.reread("a.parquet", 40_000, 80_000).unwrap() else { panic!("no columns") };
+    assert_eq!((odd.num_rows(), odd.column(0).as_primitive::<Int64Type>().value(0)), (40_000, 40_000));
+    assert!(matches!(again.reread("a.parquet", 99_990, 100_001), Err(SourceError::Changed(_))));
     let resume = vec![Resume { partition: "a.parquet".to_owned(), next: 99_990, ended: false }];
     let (rest, _) = decoded(&files, &*run(&source(&folder, "a.parquet"), resume).await);
     assert_eq!(rest.num_rows(), 10);

@@ -280,8 +280,9 @@ mod tests {
                 alone.dead.extend(decoded.dead);
             }
             let rows = |decoded: &Decoded| -> Vec<String> {
-                let format =
-                    |batch: &RecordBatch| arrow::util::pretty::pretty_format_batches(&[batch.clone()]).unwrap();
+                let format = |batch: &RecordBatch| {
+                    arrow::util::pretty::pretty_format_batches(std::slice::from_ref(batch)).unwrap()
+                };
                 let all: Vec<String> = decoded
                     .batches
                     .iter()

@@ -57,7 +57,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// Takes the options `format` and `delimiter`; `None` when no format is named.
+    /// Takes option `format`; `None` when it is not there.
     pub fn take(options: &mut Options) -> Result<Option<Encoding>, OptionError> {
         let encoding = options.choice(
             "format",

@@ -309,11 +309,12 @@ impl MqttSource {
         codec::write_connect(version, &connect, &mut out).map_err(|error| again(error.to_string()))?;
         stream.write_all(&out).await.map_err(|error| again(error.to_string()))?;
         let mut inbox = Inbox::new();
-        let (header, frame) = first_packet(&stream, &mut inbox).await.map_err(|no_packet| match no_packet {
-            NoPacket::Closed => again("the broker closed the connection without an answer to CONNECT".to_owned()),
-            NoPacket::Io(error) => again(error.to_string()),
-            NoPacket::Violation(violation) => again(violation.to_string()),
-        })?;
+        let (header, frame) =
+            first_packet(&stream, &mut inbox, codec::CONNACK).await.map_err(|no_packet| match no_packet {
+                NoPacket::Closed => again("the broker closed the connection without an answer to CONNECT".to_owned()),
+                NoPacket::Io(error) => again(error.to_string()),
+                NoPacket::Violation(violation) => again(violation.to_string()),
+            })?;
         let connack = inbox::connack(version, header, frame).map_err(|violation| again(violation.to_string()))?;
         match refusal(version, &connack) {
             None => Ok((stream, inbox, connack)),

@@ -24,6 +24,11 @@ use super::properties::{self, Reader};
 /// The largest packet we take, header included. A payload is one allocation of this size at most.
 pub(super) const PACKET_BYTES_MAX: usize = 16 << 20;
 
+/// The first byte of a CONNECT.
+pub(super) const CONNECT: u8 = 0x10;
+/// The first byte of a CONNACK.
+pub(super) const CONNACK: u8 = 0x20;
+
 /// The first bytes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {

@@ -86,10 +86,13 @@ impl Connection<'_> {
         let mut end = self.decode(&mut subscribed);
         let mut broken = false;
         loop {
-            if appending.is_none()
-                && let Some(messages) = self.session.take_batch()
-            {
-                appending = Some(intake.append(self.partition, Chunk::Messages(messages)));
+            if appending.is_none() {
+                if self.inbox.has_packets() && end.is_none() && self.has_room(&receipts) {
+                    end = self.decode(&mut subscribed);
+                }
+                if let Some(messages) = self.session.take_batch() {
+                    appending = Some(intake.append(self.partition, Chunk::Messages(messages)));
+                }
             }
             if !broken && let Err(error) = self.flush() {
                 broken = true;
@@ -99,10 +102,7 @@ impl Connection<'_> {
             if end.is_some() && appending.is_none() && (broken || receipts.is_empty()) {
                 break;
             }
-            let reading = end.is_none()
-                && appending.is_none()
-                && receipts.len() < RECEIPTS_MAX
-                && self.session.out.len() < OUT_BYTES_MAX;
+            let reading = end.is_none() && appending.is_none() && !self.inbox.has_packets() && self.has_room(&receipts);
             let interest = match (reading, !broken && !self.session.out.is_empty()) {
                 (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
                 (true, false) => Some(Interest::READABLE),
@@ -135,6 +135,8 @@ impl Connection<'_> {
                     appending = None;
                     match appended {
                         Ok(receipt) => receipts.push_back(receipt),
+                        // What was appended before is still answered, and acknowledged.
+                        Err(IntakeError::Stopping) => end = Some(End::Intake(IntakeError::Stopping)),
                         Err(error) => return End::Intake(error),
                     }
                 }
@@ -180,6 +182,11 @@ impl Connection<'_> {
             Box::pin(self.close(&end)).await;
         }
         end
+    }
+
+    /// Says whether more may be taken from the peer.
+    fn has_room(&self, receipts: &FuturesOrdered<Receipt>) -> bool {
+        receipts.len() < RECEIPTS_MAX && self.session.out.len() < OUT_BYTES_MAX
     }
 
     /// Reads all there is, up to a full batch or [`READS_MAX`].
@@ -256,7 +263,7 @@ impl Connection<'_> {
                 self.session.farewell(violation.code(), &violation.to_string());
                 true
             }
-            End::Refused(_) => {
+            End::Intake(_) | End::Refused(_) => {
                 self.session.farewell(reason::SUCCESS, "");
                 true
             }
@@ -281,10 +288,14 @@ pub(super) enum NoPacket {
     Violation(Violation),
 }
 
-/// Waits for the first packet of a connection.
-pub(super) async fn first_packet(stream: &TcpStream, inbox: &mut Inbox) -> Result<(Header, Bytes), NoPacket> {
+/// Waits for the first packet of a connection, which begins with the byte `expected`.
+pub(super) async fn first_packet(
+    stream: &TcpStream,
+    inbox: &mut Inbox,
+    expected: u8,
+) -> Result<(Header, Bytes), NoPacket> {
     loop {
-        if let Some(packet) = inbox.first_packet().map_err(NoPacket::Violation)? {
+        if let Some(packet) = inbox.first_packet(expected).map_err(NoPacket::Violation)? {
             return Ok(packet);
         }
         stream.readable().await.map_err(NoPacket::Io)?;

@@ -33,6 +33,8 @@ pub(super) enum Read {
 #[derive(Debug)]
 pub(super) struct Inbox {
     buffer: BytesMut,
+    /// Whole packets, cut off the buffer and not yet decoded.
+    run: Bytes,
     /// How long the buffer must become before there can be another packet.
     wanted: usize,
     /// How much room the next read makes.
@@ -43,7 +45,7 @@ pub(super) struct Inbox {
 
 impl Inbox {
     pub(super) fn new() -> Self {
-        Inbox { buffer: BytesMut::new(), wanted: 0, room: READ_BYTES_MIN, skipping: 0 }
+        Inbox { buffer: BytesMut::new(), run: Bytes::new(), wanted: 0, room: READ_BYTES_MIN, skipping: 0 }
     }
 
     /// Reads what is there, without waiting.
@@ -75,8 +77,12 @@ impl Inbox {
         }
     }
 
-    /// Takes the first packet of a connection if it is all there.
-    pub(super) fn first_packet(&mut self) -> Result<Option<(Header, Bytes)>, Violation> {
+    /// Takes the first packet of a connection if it is all there; its first byte must be `expected`.
+    pub(super) fn first_packet(&mut self, expected: u8) -> Result<Option<(Header, Bytes)>, Violation> {
+        // Seen at the first byte: what speaks another protocol may never send as much as its "length" says.
+        if self.buffer.first().is_some_and(|first| *first != expected) {
+            return Err(Violation::Protocol("the first packet is not what begins a connection of MQTT".to_owned()));
+        }
         let Some(header) = Header::read(&self.buffer)? else { return Ok(None) };
         let bytes = header.frame_bytes();
         if bytes > FIRST_PACKET_BYTES_MAX {
@@ -89,20 +95,21 @@ impl Inbox {
         Ok(Some((header, Bytes::from(self.buffer.split_to(bytes)))))
     }
 
-    /// Gives every whole packet to the session, up to the first that ends the connection.
+    /// Says whether whole packets wait for [`Inbox::decode`], because a batch was full before them.
+    pub(super) fn has_packets(&self) -> bool {
+        !self.run.is_empty()
+    }
+
+    /// Gives whole packets to the session, up to a full batch or to the first packet that ends the connection.
     pub(super) fn decode(&mut self, session: &mut Session) -> Result<Heard, Violation> {
         let mut heard = Heard::Nothing;
         loop {
-            let skipped = self.skipping.min(self.buffer.len());
-            self.buffer.advance(skipped);
-            self.skipping -= skipped;
-            if self.skipping > 0 {
-                return Ok(heard);
-            }
-            let (bytes, stopped) = codec::whole_packets(&self.buffer);
-            let mut run = self.take(bytes);
-            while let Some(header) = Header::read(&run)? {
-                let frame = run.split_to(header.frame_bytes());
+            while let Some(header) = Header::read(&self.run)? {
+                // Asked for each packet: an alias of six bytes may stand for a topic of sixty thousand.
+                if session.batch_is_full() {
+                    return Ok(heard);
+                }
+                let frame = self.run.split_to(header.frame_bytes());
                 match session.receive(codec::read(session.version(), header, frame)?)? {
                     Heard::Nothing => {}
                     // Nothing may follow; it would not be ours to take.
@@ -110,10 +117,21 @@ impl Inbox {
                     Heard::Subscribed => heard = Heard::Subscribed,
                 }
             }
+            let skipped = self.skipping.min(self.buffer.len());
+            self.buffer.advance(skipped);
+            self.skipping -= skipped;
+            if self.skipping > 0 {
+                return Ok(heard);
+            }
+            let (bytes, stopped) = codec::whole_packets(&self.buffer);
+            if bytes > 0 {
+                self.run = self.take(bytes);
+                continue;
+            }
             match stopped {
                 Stopped::Violation(violation) => return Err(violation),
                 Stopped::NeedsMore(wanted) => {
-                    self.wanted = wanted - bytes;
+                    self.wanted = wanted;
                     return Ok(heard);
                 }
                 Stopped::Oversize(header) => {

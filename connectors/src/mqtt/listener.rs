@@ -272,7 +272,7 @@ impl Client {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(peer = %self.peer, %error, "cannot set TCP_NODELAY");
         }
-        let packet = match timeout(CONNECT_TIMEOUT, first_packet(&stream, inbox)).await {
+        let packet = match timeout(CONNECT_TIMEOUT, first_packet(&stream, inbox, codec::CONNECT)).await {
             Err(_) => {
                 self.count("connect_timeout", "no CONNECT in time");
                 return None;

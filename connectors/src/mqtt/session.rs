@@ -28,7 +28,7 @@ use super::topic::TopicPattern;
 pub(super) const RECEIVE_MAXIMUM: u16 = 16_384;
 /// How many topic aliases a peer may define on one connection.
 pub(super) const TOPIC_ALIAS_MAX: u16 = 64;
-/// A batch is handed over when it has this many messages, or [`BATCH_BYTES_MAX`]; what one read brought stays together.
+/// A batch is full when it has this many messages, or [`BATCH_BYTES_MAX`]: at most one packet more than that goes into a chunk.
 pub(super) const BATCH_MESSAGES_MAX: usize = 8_192;
 /// See [`BATCH_MESSAGES_MAX`].
 pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;

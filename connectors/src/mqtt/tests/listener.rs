@@ -121,6 +121,23 @@ async fn the_connack_of_version_5_says_what_we_can() {
 }
 
 #[tokio::test]
+async fn short_aliases_of_a_long_topic_do_not_make_a_huge_chunk() {
+    let running = Running::start(HandIntake::by_itself(), &[]).await;
+    let mut peer = running.device5("five").await;
+    let topic = format!("plant/{}", "t".repeat(60_000));
+    let defined = publish5(&topic, 0, &[3, 35, 0, 1], "");
+    let used = publish5("", 0, &[3, 35, 0, 1], "");
+    peer.send(&[defined, used.repeat(2_000), publish5("", 1, &[3, 35, 0, 1], "last")].concat()).await;
+    peer.expect(&puback(1)).await;
+    let inner = running.intake.inner.lock();
+    assert_eq!(inner.chunks.iter().map(Vec::len).sum::<usize>(), 2_002);
+    for chunk in &inner.chunks {
+        let bytes: usize = chunk.iter().map(|message| message.topic.len() + message.payload.len()).sum();
+        assert!(bytes <= (1 << 20) + topic.len(), "{bytes}");
+    }
+}
+
+#[tokio::test]
 async fn qos_2_is_refused_by_name_and_what_came_before_is_acknowledged() {
     let running = Running::start(HandIntake::by_itself(), &[]).await;
     let mut five = running.device5("five").await;

@@ -3,6 +3,7 @@
 mod bytes;
 mod client;
 mod listener;
+mod mosquitto;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
