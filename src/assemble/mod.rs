@@ -20,7 +20,7 @@ use tidemill_connectors::table::{self, TableSink, TableSpec};
 use tidemill_engine::clock::{Clock, Dice, SystemClock, SystemDice};
 use tidemill_engine::ingest::{Log, LogOptions};
 use tidemill_engine::plan::{Operator, Plan};
-use tidemill_engine::runtime::{Job, JobOptions};
+use tidemill_engine::runtime::{Job, JobOptions, LOG_FOLDER};
 use tidemill_engine::sink::Sink;
 use tidemill_engine::storage::{FolderLock, LocalStorage, MemoryStorage, Storage};
 use tidemill_queries::history::{History, TableLocation};
@@ -29,8 +29,6 @@ use tidemill_queries::{Diagnostic, Partitioning, TableInfo};
 use crate::error::with_causes;
 use crate::{Error, Result};
 
-/// The folder of the ingest log inside the data folder.
-pub const LOG_DIR: &str = "log";
 /// The folder of the tables inside the data folder.
 pub const TABLES_DIR: &str = "tables";
 
@@ -255,7 +253,7 @@ pub fn write_catalog(folder: &Folder, tables: &[TableInfo]) -> Result<History> {
 /// Makes sure that the ingest log exists, and returns its id: the tables belong to it. A folder whose log was deleted
 /// gets another id, and the tables of the old one are refused then instead of filled twice.
 fn log_id(folder: &Folder, settings: &Settings) -> Result<u128> {
-    let replay = Log::open(folder.storage(), LOG_DIR, settings.dice.as_ref(), LogOptions::default())
+    let replay = Log::open(folder.storage(), LOG_FOLDER, settings.dice.as_ref(), LogOptions::default())
         .map_err(|error| Error::Environment(with_causes(&error)))?;
     Ok(replay.job())
 }
@@ -265,6 +263,7 @@ pub async fn start_job(folder: &Folder, plan: Plan, sinks: Vec<Box<dyn Sink>>, s
     let options = JobOptions {
         storage: folder.storage(),
         clock: Arc::clone(&settings.clock),
+        dice: Arc::clone(&settings.dice),
         workers: settings.workers,
         commit_interval: settings.commit_interval,
         epoch_interval: settings.epoch_interval,
