@@ -17,7 +17,7 @@ Exit codes: 0 ok, 1 your input, 2 the environment (a port, a disk), 3 our fault:
 
 /// Stream processing for sensors: MQTT and HTTP in, windows in SQL, Parquet tables out, SQL over history.
 #[derive(Debug, Parser)]
-#[command(name = "tidemill", version, about, after_help = EXAMPLES, after_long_help = long_help())]
+#[command(name = "tidemill", version, after_help = EXAMPLES, after_long_help = long_help())]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Cli {
     /// Read this configuration file instead of ./tidemill.toml

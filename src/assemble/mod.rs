@@ -148,20 +148,41 @@ pub fn compile(
         .map_err(|diagnostics| diagnostics.into_iter().map(|diagnostic| place(files, diagnostic)).collect())
 }
 
+/// Finds locations that no table can have, before anything is opened.
+pub fn check_locations(pipeline: &tidemill_queries::Pipeline) -> Result<()> {
+    pipeline.tables.iter().try_for_each(|table| table_path(Path::new(""), table).map(|_| ()))
+}
+
 /// Moves a mistake from the joined text to its file.
 fn place(files: &[SqlFile], mut diagnostic: Diagnostic) -> Mistake {
-    let mut first_line = 1;
-    for (idx, file) in files.iter().enumerate() {
+    // A message may name a second line, that of the other definition.
+    const SECOND: &str = "first in line ";
+    if let Some((before, number)) = diagnostic.message.split_once(SECOND)
+        && let Ok(line) = number.parse()
+        && let Some((file, line)) = file_of(files, line)
+    {
+        diagnostic.message = format!("{before}{SECOND}{line} of {}", file.name);
+    }
+    let Some((file, line)) = file_of(files, diagnostic.line) else {
+        return Mistake { diagnostic, text: "".into() };
+    };
+    diagnostic.file.clone_from(&file.name);
+    diagnostic.line = line;
+    Mistake { diagnostic, text: file.text.as_str().into() }
+}
+
+/// Finds the file of a line of the joined text, and the line in it.
+fn file_of(files: &[SqlFile], mut line: usize) -> Option<(&SqlFile, usize)> {
+    for file in files {
         // The joined text has a line break behind each file, also behind one that ends with one.
         let line_count = file.text.matches('\n').count() + 1;
-        if diagnostic.line < first_line + line_count || idx + 1 == files.len() {
-            diagnostic.file.clone_from(&file.name);
-            diagnostic.line -= first_line - 1;
-            return Mistake { diagnostic, text: file.text.as_str().into() };
+        if line <= line_count {
+            return Some((file, line));
         }
-        first_line += line_count;
+        line -= line_count;
     }
-    Mistake { diagnostic, text: "".into() }
+    // Behind the last line: the end of the last file.
+    files.last().map(|file| (file, file.text.lines().count().max(1)))
 }
 
 /// Returns the sources of a plan that have no end.
@@ -173,18 +194,19 @@ pub fn unbounded_sources(plan: &Plan) -> Vec<&str> {
     endless.collect()
 }
 
-/// Returns where a table lies.
+/// Returns where a table lies: an absolute path if the view says `location`, so that the list of tables means the same
+/// wherever it is read.
 pub fn table_path(folder: &Path, table: &TableInfo) -> Result<PathBuf> {
     let Some(location) = &table.location else { return Ok(folder.join(TABLES_DIR).join(&table.name)) };
-    match location.split_once("://") {
-        None => Ok(PathBuf::from(location)),
-        Some(("file", path)) if path.starts_with('/') => Ok(PathBuf::from(path)),
-        Some((scheme, _)) => Err(Error::Input(format!(
-            "table {}: location {location:?} cannot be used: {scheme}:// is not in this version; give a folder of this \
-             machine",
-            table.name
-        ))),
-    }
+    let unusable = |why: String| Error::Input(format!("table {}: location {location:?} {why}", table.name));
+    let path = match location.split_once("://") {
+        None => location.as_str(),
+        Some(("file", path)) if path.starts_with('/') => path,
+        Some((scheme, _)) => {
+            return Err(unusable(format!("is for a later version: {scheme}:// cannot be written yet; give a folder")));
+        }
+    };
+    std::path::absolute(path).map_err(|error| unusable(format!("is not a folder: {error}")))
 }
 
 /// Opens the tables of a plan, in its order. Blocking.
@@ -225,8 +247,6 @@ fn table_storage(folder: &Folder, table: &TableInfo) -> Result<(Arc<dyn Storage>
     let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
         return Err(Error::Input(format!("table {}: location {location:?} is not a folder", table.name)));
     };
-    // A relative path of one part has an empty parent: the current folder.
-    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     Ok((Arc::new(LocalStorage::open(parent)?), name.to_owned()))
 }
 
@@ -281,7 +301,7 @@ pub(crate) fn not_in_time(longest: Duration) -> Error {
 }
 
 /// Stops a job; gives up after `longest`.
-pub async fn stop_job(job: Job, longest: Duration) -> Result<()> {
+pub async fn stop_job(job: &Job, longest: Duration) -> Result<()> {
     match tokio::time::timeout(longest, job.stop()).await {
         Ok(stopped) => Ok(stopped?),
         Err(_) => Err(not_in_time(longest)),
@@ -324,6 +344,26 @@ mod tests {
             assert_eq!((found.diagnostic.file.as_str(), found.diagnostic.line), (name, line), "{word}");
             assert!(found.render(false).contains(word), "{}", found.render(false));
         }
+    }
+
+    #[test]
+    fn a_name_that_two_files_define_is_told_with_both_places() {
+        let source = "CREATE SOURCE r (x DOUBLE) WITH (connector = 'http');";
+        let files = [file("a.sql", &format!("\n{source}\n")), file("b.sql", source)];
+        let mistakes = compile(&files, &checking_context().expect("a folder")).err().expect("defined twice");
+        let shown: String = mistakes.iter().map(|mistake| mistake.render(false)).collect();
+        assert!(shown.contains("first in line 2 of a.sql") && shown.contains("b.sql:1:"), "{shown}");
+    }
+
+    #[test]
+    fn a_bucket_is_refused_before_anything_is_opened() {
+        let text = "CREATE SOURCE r (x DOUBLE) WITH (connector = 'http');
+            CREATE MATERIALIZED VIEW v WITH (location = 's3://acme/v') AS SELECT x FROM r;";
+        let context = checking_context().expect("a folder");
+        let Ok(pipeline) = compile(&[file("a.sql", text)], &context) else { panic!("the pipeline is right") };
+        let error = check_locations(&pipeline).expect_err("no buckets yet");
+        assert_eq!(error.exit_code(), 1);
+        assert!(error.to_string().contains("s3:// cannot be written yet; give a folder"), "{error}");
     }
 
     #[test]

@@ -128,12 +128,10 @@ impl Service {
     /// Stops the job, then the HTTP service, so that the last requests still get their answers. After `longest` the
     /// program may end all the same: what was acknowledged is in the log.
     pub async fn stop(self, longest: Duration) -> Result<()> {
-        self.shown.write().unwrap_or_else(PoisonError::into_inner).take();
-        let job = Arc::into_inner(self.job).expect("what was shown was the only other holder, and it let go");
-        let stop_serving = self.stop_serving.clone();
         let stopping = async move {
-            let stopped = job.stop().await;
-            stop_serving.cancel();
+            let stopped = self.job.stop().await;
+            self.shown.write().unwrap_or_else(PoisonError::into_inner).take();
+            self.stop_serving.cancel();
             // A service that failed has no answers left to give; the job's end is what counts.
             let _ = self.serving.await;
             stopped

@@ -14,7 +14,11 @@ use crate::commands::{answer, explain};
 /// Parses and plans pipeline files; shows what they define, or their mistakes.
 pub(crate) fn check(args: CheckArgs, format: OutputFormat) -> Result<()> {
     let files = args.files.iter().map(|path| SqlFile::read(path)).collect::<Result<Vec<_>>>()?;
-    match (assemble::compile(&files, &assemble::checking_context()?), format) {
+    let compiled = assemble::compile(&files, &assemble::checking_context()?);
+    if let Ok(pipeline) = &compiled {
+        assemble::check_locations(pipeline)?;
+    }
+    match (compiled, format) {
         (Ok(pipeline), OutputFormat::Table) => answer(describe(&pipeline).as_bytes()),
         (Ok(pipeline), OutputFormat::Json) => answer(format!("{:#}\n", to_json(&pipeline)).as_bytes()),
         (Ok(pipeline), OutputFormat::Csv) => answer(to_csv(&pipeline).as_bytes()),

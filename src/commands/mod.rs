@@ -53,6 +53,7 @@ fn with_flags(mut config: Config, flags: FolderArgs) -> Config {
 fn read_and_check(paths: &[PathBuf]) -> Result<(Vec<SqlFile>, Pipeline)> {
     let files = paths.iter().map(|path| SqlFile::read(path)).collect::<Result<Vec<_>>>()?;
     let pipeline = assemble::compile(&files, &assemble::checking_context()?).map_err(explain)?;
+    assemble::check_locations(&pipeline)?;
     Ok((files, pipeline))
 }
 

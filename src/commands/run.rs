@@ -32,7 +32,7 @@ pub(crate) async fn run(args: RunArgs, config: Config, format: OutputFormat) -> 
         requested = stop_requested() => requested.map(|()| false),
     };
     let status = job.status();
-    let stopped = stop_job(job, STOP_MAX).await;
+    let stopped = stop_job(&job, STOP_MAX).await;
     if !complete? {
         stopped?;
         return Err(Error::Environment("stopped before the end; run it again to continue where it stopped".into()));

@@ -1,12 +1,12 @@
 //! `tidemill sql`: a question to a running server, or to the tables alone.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
 use tidemill::{Error, Result};
 use tidemill_queries::answer::AnswerFormat;
-use tidemill_queries::history::History;
+use tidemill_queries::history::{History, HistoryError};
 use tidemill_queries::problem::Problem;
 use tidemill_queries::server::{ClientError, query_server};
 use tidemill_queries::session::{Limits, SQL_BYTES_MAX, Session};
@@ -65,7 +65,12 @@ async fn ask_tables(data: &Path, question: &str, format: AnswerFormat) -> Result
     let history = tokio::task::spawn_blocking(move || History::discover(&dir))
         .await
         .map_err(|error| Error::Internal(error.to_string()))?
-        .map_err(|error| Error::Environment(with_causes(&error)))?;
+        .map_err(|error| match &error {
+            HistoryError::Folder { source, .. } if source.kind() == ErrorKind::NotFound => {
+                Error::Input(with_causes(&error))
+            }
+            _ => Error::Environment(with_causes(&error)),
+        })?;
     let session = Session::new(Arc::new(history), Limits::default());
     let mut rows = session.query(question).await.map_err(|problem| refused(&problem))?.encode(format);
     while let Some(bytes) = rows.next().await {

@@ -161,7 +161,7 @@ impl Running {
     /// Stops now: everything that was acknowledged is kept, and what is complete is committed. Windows that are open
     /// go on at the next start.
     pub async fn stop(self) -> Result<()> {
-        stop_job(self.job, STOP_MAX).await
+        stop_job(&self.job, STOP_MAX).await
     }
 }
 
