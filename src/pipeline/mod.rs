@@ -150,7 +150,9 @@ impl Running {
     /// Waits until all sources have ended and everything is committed, then stops. If a source has no end, stops now:
     /// everything that was acknowledged is kept, and what is complete is committed.
     ///
-    /// A channel ends when its last sender is dropped: drop it before.
+    /// A channel ends when its last sender is dropped: drop it before. An input that has ended has passed all event
+    /// time: all its windows close, and what a later run in the same folder adds to it is late. A program that means
+    /// to go on later keeps its sender, and says [`Running::stop`].
     pub async fn drain(self) -> Result<()> {
         if !self.endless {
             self.job.finished().await?;

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
-use arrow::datatypes::DataType;
+use arrow::array::AsArray;
+use arrow::datatypes::{DataType, TimestampMicrosecondType};
 use tidemill_engine::plan::Operator;
 use tidemill_engine::source::{Intake, Resume, Source, SourceError, Stop};
 
@@ -154,5 +155,86 @@ fn what_cannot_be_is_refused_before_anything_starts() {
     ] {
         let told = mistake(build);
         assert!(told.contains(expected), "{expected}: {told}");
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Reading {
+    device: &'static str,
+    temperature: f64,
+    ts: String,
+}
+
+/// A pipeline over readings, whose windows of a minute go to a table and are shown.
+fn per_minute(folder: &std::path::Path) -> (Pipeline, LiveRows, tokio::sync::mpsc::Sender<Reading>) {
+    let mill = Pipeline::open(folder).workers(2).commit_every(Duration::from_millis(20));
+    let (sender, receiver) = tokio::sync::mpsc::channel(16);
+    let windows = mill
+        .source("readings", tidemill_connectors::channel::Channel::new(receiver))
+        .columns([text("device"), double("temperature"), timestamp("ts")])
+        .event_time("ts")
+        .key_by(["device"])
+        .window(tumbling(minutes(1)))
+        .aggregate([count().named("n")]);
+    windows.to_table("device_1m");
+    let live = windows.subscribe();
+    (mill, live, sender)
+}
+
+async fn send(sender: &tokio::sync::mpsc::Sender<Reading>, minutes: std::ops::Range<u32>) {
+    for minute in minutes {
+        let ts = format!("2026-11-20T09:{minute:02}:30Z");
+        sender.send(Reading { device: "a", temperature: 1.0, ts }).await.expect("the source runs");
+    }
+}
+
+/// Waits for so many windows, or for the end; returns the minutes they begin at.
+async fn shown(live: &mut LiveRows, count: usize) -> Vec<i64> {
+    let mut starts = Vec::new();
+    while starts.len() < count
+        && let Some(rows) = live.next().await
+    {
+        let column = rows.column_by_name("window_start").expect("a window has a start");
+        let column = column.as_primitive::<TimestampMicrosecondType>();
+        starts.extend(column.values().iter().map(|us| us / 60_000_000 % 60));
+    }
+    starts.sort_unstable();
+    starts
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_pipeline_goes_on_where_it_was_and_shows_nothing_twice() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let (mill, mut live, sender) = per_minute(dir.path());
+    let job = mill.start().await.expect("started");
+    send(&sender, 0..3).await;
+    assert_eq!(shown(&mut live, 2).await, [0, 1], "the third window is open");
+    job.stop().await.expect("stopped");
+
+    let (mill, mut live, sender) = per_minute(dir.path());
+    let job = mill.start().await.expect("started again");
+    send(&sender, 3..5).await;
+    drop(sender);
+    job.job.finished().await.expect("ran to its end");
+    let status = job.status();
+    job.drain().await.expect("stopped");
+    assert_eq!(shown(&mut live, usize::MAX).await, [2, 3, 4]);
+    assert_eq!(status.sources[0].messages, 5, "the log holds both runs");
+    assert_eq!(status.windows[0].late, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_input_that_has_ended_has_passed_all_event_time() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    for (minutes, expected, late) in [(0..2, vec![0, 1], 0), (2..4, vec![], 2)] {
+        let (mill, mut live, sender) = per_minute(dir.path());
+        let job = mill.start().await.expect("started");
+        send(&sender, minutes).await;
+        drop(sender);
+        job.job.finished().await.expect("ran to its end");
+        let status = job.status();
+        job.drain().await.expect("stopped");
+        assert_eq!(shown(&mut live, usize::MAX).await, expected);
+        assert_eq!(status.windows[0].late, late);
     }
 }
