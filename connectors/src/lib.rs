@@ -3,6 +3,7 @@
 //! [`connect`] turns a `WITH (connector = …)` list into a [`Source`](tidemill_engine::source::Source) and its
 //! [`Format`](tidemill_engine::decode::Format).
 
+pub mod mqtt;
 pub mod options;
 
 use std::path::PathBuf;
