@@ -215,6 +215,7 @@ fn context() -> Context {
         base_dir: ".".into(),
         clock: Arc::new(ManualClock::at(0)),
         dice: Arc::new(SeededDice::new(42)),
+        http: crate::HttpIngest::new(),
     }
 }
 
