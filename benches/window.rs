@@ -5,6 +5,7 @@ mod workload;
 
 use std::sync::Arc;
 use std::time::Duration;
+use workload::Count;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, TimestampMicrosecondType};
@@ -26,18 +27,19 @@ use tidemill_engine::window::{KeyColumn, WindowAssigner, WindowState};
 const WINDOW: WindowAssigner = WindowAssigner::Tumbling { size_us: 10_000_000 };
 
 fn main() {
-    for (what, key_count, rows_per_second) in [("10 k text keys", 10_000, 100_000), ("1 M text keys", 1_000_000, 1_000_000)] {
+    for (what, key_count, rows_per_second) in
+        [("10 k text keys", 10_000, 100_000), ("1 M text keys", 1_000_000, 1_000_000)]
+    {
         let batches = workload::readings(20_000_000, key_count, rows_per_second);
         let rows = batches.iter().map(RecordBatch::num_rows).sum::<usize>() as f64 / 1e6;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
         let single = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
         let (mut ours, mut theirs) = (0, 0);
         let times = workload::interleaved(
+            Count::Thread,
             5,
-            &mut [
-                ("tidemill", &mut || ours = window_operator(&batches)),
-                ("DataFusion", &mut || theirs = single.block_on(batch_query(&batches))),
-            ],
+            &mut [&mut || ours = window_operator(&batches), &mut || theirs = single.block_on(batch_query(&batches))],
         );
         assert_eq!(ours, theirs, "both give the same number of groups");
         workload::report(
@@ -49,11 +51,9 @@ fn main() {
         );
         let shared = Arc::new(batches);
         let times = workload::interleaved(
+            Count::Wall,
             3,
-            &mut [
-                ("2", &mut || runtime.block_on(dataflow(&shared, 2))),
-                ("1", &mut || runtime.block_on(dataflow(&shared, 1))),
-            ],
+            &mut [&mut || runtime.block_on(dataflow(&shared, 2)), &mut || runtime.block_on(dataflow(&shared, 1))],
         );
         workload::report(
             &format!("{what}, the same through log, dataflow and exchange"),
@@ -66,7 +66,8 @@ fn main() {
 }
 
 fn calls() -> Vec<AggregateCall> {
-    let argument = |index: usize, name: &str| -> Option<ExprRef> { Some(Arc::new(Column { index, name: name.to_owned() })) };
+    let argument =
+        |index: usize, name: &str| -> Option<ExprRef> { Some(Arc::new(Column { index, name: name.to_owned() })) };
     let call = |kind, argument: Option<ExprRef>, name: &str| AggregateCall {
         kind,
         argument_type: if argument.is_some() { DataType::Float64 } else { DataType::Null },

@@ -13,6 +13,7 @@ pub mod mqtt;
 pub mod options;
 #[cfg(test)]
 mod testing;
+pub mod table;
 
 use std::path::PathBuf;
 use std::sync::Arc;
