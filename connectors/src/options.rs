@@ -67,6 +67,15 @@ impl Options {
             .transpose()
     }
 
+    /// Takes a duration, or `'none'`: `Some(None)`.
+    pub fn duration_or_none(&mut self, key: &'static str) -> Result<Option<Option<Duration>>, OptionError> {
+        if self.values.get(key).is_some_and(|text| text.eq_ignore_ascii_case("none")) {
+            self.take(key);
+            return Ok(Some(None));
+        }
+        Ok(self.duration(key)?.map(Some))
+    }
+
     /// Takes one of a closed set of words.
     pub fn choice<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Result<Option<T>, OptionError> {
         self.take(key)

@@ -13,6 +13,8 @@ pub mod sink;
 pub mod source;
 pub mod storage;
 
+pub mod ingest;
+
 pub mod aggregate;
 pub mod window;
 

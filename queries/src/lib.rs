@@ -1,4 +1,10 @@
-//! SQL for tidemill: the stored history as tables that can be asked, and the HTTP service.
+//! SQL for tidemill: pipeline files become plans, the stored history answers questions, and HTTP serves both.
+
+pub mod catalog;
+pub mod diagnostic;
+pub mod planner;
+
+mod statement;
 
 pub mod problem;
 
@@ -8,3 +14,7 @@ pub mod answer;
 pub mod session;
 
 pub mod server;
+
+pub use catalog::{Partitioning, Pipeline, SourceInfo, Storage, TableInfo, ViewInfo};
+pub use diagnostic::{Code, Diagnostic};
+pub use planner::{compile, explain, rewrite_windows_for_history};
