@@ -11,9 +11,9 @@ pub mod generate;
 pub mod http;
 pub mod mqtt;
 pub mod options;
+pub mod table;
 #[cfg(test)]
 mod testing;
-pub mod table;
 
 use std::path::PathBuf;
 use std::sync::Arc;
