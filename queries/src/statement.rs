@@ -10,7 +10,9 @@
 
 mod data_type;
 
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Ident, Query, Spanned};
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Ident, Query, Spanned, Visit, Visitor};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
@@ -239,6 +241,7 @@ fn parse_statement(text: &str, tokens: &[TokenWithSpan]) -> Result<Statement, Pr
         ["CREATE", "OR", "REPLACE", rest @ ..] | ["CREATE", rest @ ..] => rest,
         _ => return Err(not_a_definition(&words, tokens)),
     };
+    check_length(tokens)?;
     let mut reader = Reader::new(text, tokens);
     match kind {
         ["SOURCE", ..] => reader.create_source().map(|source| Statement::Source(Box::new(source))),
@@ -534,6 +537,7 @@ impl<'a> Reader<'a> {
         refuse_flink_window(self.text, tokens)?;
         let mut parser = parser(tokens);
         let query = parser.parse_query().map_err(|error| syntax_problem(&error, tokens))?;
+        check_depth(query.as_ref(), tokens)?;
         let rest = parser.peek_token();
         if rest.token != Token::EOF {
             let message = format!("expected the end of the statement, found {}", shown(&rest));
@@ -564,6 +568,48 @@ const COLUMN_CLAUSES: [&str; 9] =
 
 /// Nesting of expressions and queries that is still read: recursion must end before the stack does.
 const NESTING_MAX: usize = 50;
+
+/// Words and signs of one statement. The tree of a statement is at most as deep as it is long.
+pub(crate) const TOKENS_MAX: usize = 20_000;
+
+/// Depth of an expression. What evaluates it recurses, on the stack of a worker.
+const DEPTH_MAX: usize = 250;
+
+/// Refuses a statement that is too long to be read safely.
+pub(crate) fn check_length(tokens: &[TokenWithSpan]) -> Result<(), Problem> {
+    let meant: Vec<&TokenWithSpan> = tokens.iter().filter(|token| !is_space(token)).take(TOKENS_MAX + 1).collect();
+    match meant.get(TOKENS_MAX) {
+        None => Ok(()),
+        Some(token) => {
+            let message = format!("a statement has at most {TOKENS_MAX} words and signs");
+            Err(Problem::new(Code::NotSupported, token.span, message).hint("split it into several views"))
+        }
+    }
+}
+
+/// Refuses a tree that is too deep to be worked on safely, such as a sum of a thousand columns.
+pub(crate) fn check_depth(tree: &impl Visit, tokens: &[TokenWithSpan]) -> Result<(), Problem> {
+    struct Depth(usize);
+    impl Visitor for Depth {
+        type Break = Span;
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Span> {
+            self.0 += 1;
+            if self.0 > DEPTH_MAX { ControlFlow::Break(expr.span()) } else { ControlFlow::Continue(()) }
+        }
+        fn post_visit_expr(&mut self, _: &Expr) -> ControlFlow<Span> {
+            self.0 -= 1;
+            ControlFlow::Continue(())
+        }
+    }
+    match tree.visit(&mut Depth(0)) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(span) => {
+            let span = if span == Span::empty() { tokens.first().map_or(span, |token| token.span) } else { span };
+            let message = format!("the expression is nested more than {DEPTH_MAX} deep");
+            Err(Problem::new(Code::NotSupported, span, message).hint("split it into several views"))
+        }
+    }
+}
 
 /// Makes a parser of ours: its dialect, its limits.
 pub(crate) fn parser(tokens: &[TokenWithSpan]) -> Parser<'static> {
