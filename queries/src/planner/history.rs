@@ -17,8 +17,7 @@ use tidemill_engine::window::WindowAssigner;
 use super::names::{Functions, Names};
 use super::on_deep_stack;
 use super::stream::{WINDOW_END, WINDOW_START};
-use super::view::interval_us;
-use super::window::{self, WindowCall};
+use super::window::{self, WindowCall, interval_us};
 use crate::diagnostic::{Code, Diagnostic, Problem};
 use crate::statement::{
     Name, check_depth, check_length, is_word, normalize, parser, refuse_flink_window, split_emit, syntax_problem,

@@ -11,14 +11,17 @@
 //! ```
 //! Nothing here does I/O: `tidemill check` needs no network.
 
+mod columns;
 mod explain;
 mod expression;
 mod history;
 mod locate;
+mod logical;
 mod names;
 mod options;
 mod source;
 mod stream;
+mod types;
 mod view;
 mod window;
 
