@@ -17,4 +17,4 @@ pub mod server;
 
 pub use catalog::{Partitioning, Pipeline, SourceInfo, Storage, TableInfo, ViewInfo};
 pub use diagnostic::{Code, Diagnostic};
-pub use planner::{compile, explain, rewrite_windows_for_history};
+pub use planner::{CompiledExpression, compile, compile_expression, explain, rewrite_windows_for_history};

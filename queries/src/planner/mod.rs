@@ -21,6 +21,7 @@ mod names;
 mod options;
 mod source;
 mod stream;
+mod text;
 mod types;
 mod view;
 mod window;
@@ -38,6 +39,7 @@ use tidemill_engine::plan::{NodeId, Operator, Plan};
 
 pub use explain::explain;
 pub use history::rewrite_windows_for_history;
+pub use text::{CompiledExpression, compile_expression};
 
 use crate::catalog::{Partitioning, Pipeline, SourceInfo, Storage, TableInfo, ViewInfo};
 use crate::diagnostic::{Code, Diagnostic, Problem};
