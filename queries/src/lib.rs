@@ -1,4 +1,4 @@
-//! SQL for tidemill: pipeline files to plans, the stored history as tables that can be asked, and the HTTP service.
+//! SQL for tidemill: pipeline files become plans, the stored history answers questions, and HTTP serves both.
 
 pub mod catalog;
 pub mod diagnostic;

@@ -32,6 +32,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
+use super::backoff::Backoff;
 use super::codec;
 use super::connection::{Connection, End, NoPacket, first_packet};
 use super::inbox::{self, Inbox};
@@ -39,6 +40,7 @@ use super::keep_alive::KeepAlive;
 use super::packet::{ConnAck, Connect, QoS, Version, reason};
 use super::session::{RECEIVE_MAXIMUM, Retained, Session, TOPIC_ALIAS_MAX};
 use super::topic::TopicPattern;
+use super::write;
 use crate::Context;
 use crate::options::{OptionError, Options};
 
@@ -47,10 +49,8 @@ const PARTITION: &str = "broker";
 const PORT_DEFAULT: u16 = 1883;
 const KEEP_ALIVE_DEFAULT: Duration = Duration::from_secs(30);
 const SESSION_EXPIRY_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How long a broker may take to accept a connection, and again to answer our CONNECT.
+/// How long a broker may take to accept a connection, again to answer our CONNECT, and again our SUBSCRIBE.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// A connection that lived this long was healthy: the next failure starts with the shortest wait again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 /// MQTT's length field has 16 bits.
@@ -306,7 +306,7 @@ impl MqttSource {
             auth_method: None,
         };
         let mut out = BytesMut::new();
-        codec::write_connect(version, &connect, &mut out).map_err(|error| again(error.to_string()))?;
+        write::connect(version, &connect, &mut out).map_err(|error| again(error.to_string()))?;
         stream.write_all(&out).await.map_err(|error| again(error.to_string()))?;
         let mut inbox = Inbox::new();
         let (header, frame) =
@@ -360,6 +360,7 @@ impl MqttSource {
             inbox,
             session,
             keep_alive: KeepAlive::client(Duration::from_secs(u64::from(keep_alive_s)), now),
+            suback_by: now + HANDSHAKE_TIMEOUT,
             intake,
             partition: PARTITION,
         };
@@ -468,36 +469,9 @@ fn refusal(version: Version, connack: &ConnAck) -> Option<Attempt> {
     Some(Attempt::Again(format!("the broker refused the connection: {words} (code {code:#04x}{why})")))
 }
 
-/// Waits that double from attempt to attempt, half of each by chance, so that many clients do not come back together.
-#[derive(Debug, Default)]
-struct Backoff {
-    attempt: u32,
-}
-
-impl Backoff {
-    fn next(&mut self, dice: &dyn Dice) -> Duration {
-        let longest = BACKOFF_MIN.saturating_mul(1 << self.attempt.min(16)).min(BACKOFF_MAX);
-        self.attempt += 1;
-        let half_us = u64::try_from(longest.as_micros() / 2).unwrap_or(u64::MAX).max(1);
-        Duration::from_micros(half_us + dice.roll() % half_us)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidemill_engine::clock::SeededDice;
-
-    #[test]
-    fn waits_grow_from_a_tenth_of_a_second_to_half_a_minute() {
-        let dice = SeededDice::new(1);
-        let mut backoff = Backoff::default();
-        let waits: Vec<Duration> = (0..40).map(|_| backoff.next(&dice)).collect();
-        assert!(waits[0] >= BACKOFF_MIN / 2 && waits[0] <= BACKOFF_MIN, "{:?}", waits[0]);
-        for wait in &waits[10..] {
-            assert!(*wait >= BACKOFF_MAX / 2 && *wait <= BACKOFF_MAX, "{wait:?}");
-        }
-    }
 
     #[test]
     fn urls_name_host_and_port() {

@@ -5,7 +5,7 @@
 //!   socket ─read─►│ Inbox ─► Session ─► Intake::append ─► receipts (in order) ─► Session ─write─► socket
 //!                 └────────────── acknowledgements and pings go on all the while
 //!
-//!   open ──(stop, good-bye, end of stream, violation, silence)──► draining ──(receipts in hand acknowledged)──► closed
+//!   open ──(stop, good-bye, end of stream, takeover, violation, silence)──► draining ──(receipts in hand acknowledged)──► closed
 //! ```
 //!
 //! Whatever ends a connection, what was received before is appended, and acknowledged if the peer still listens.
@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use futures::FutureExt;
 use futures::stream::{FuturesOrdered, StreamExt};
-use tidemill_engine::source::{BoxFuture, Chunk, Intake, IntakeError, Receipt, Stop};
+use tidemill_engine::source::{Appended, BoxFuture, Chunk, Intake, IntakeError, Receipt, Stop};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -26,6 +26,7 @@ use super::inbox::{Inbox, Read};
 use super::keep_alive::{Due, KeepAlive};
 use super::packet::{Violation, reason};
 use super::session::{Heard, Session};
+use super::write;
 
 /// How many chunks of one connection may wait to be durable. Reached when the disk is slower than the peer; then the socket's
 /// own buffer fills, and the next read brings a larger chunk.
@@ -68,12 +69,14 @@ pub(super) struct Connection<'c> {
     pub(super) inbox: Inbox,
     pub(super) session: Session,
     pub(super) keep_alive: KeepAlive,
+    /// When a SUBSCRIBE that waits for its answer has waited too long.
+    pub(super) suback_by: Instant,
     pub(super) intake: &'c dyn Intake,
     pub(super) partition: &'static str,
 }
 
 impl Connection<'_> {
-    /// Runs until the end. `taken_over` ends it at once; `subscribed` is called when a subscription is granted.
+    /// Runs until the end. `taken_over` ends it too; `subscribed` is called when a subscription is granted.
     pub(super) async fn run(mut self, stop: &Stop, taken_over: &Stop, mut subscribed: impl FnMut()) -> End {
         let intake = self.intake;
         let stopped = stop.cancelled();
@@ -111,24 +114,12 @@ impl Connection<'_> {
             };
             tokio::select! {
                 biased;
-                () = &mut taken, if end.is_none() => {
-                    self.session.farewell(reason::TAKEN_OVER, "another connection has this client id");
-                    let _ = self.flush();
-                    return End::TakenOver;
-                }
+                () = &mut taken, if end.is_none() => end = Some(End::TakenOver),
                 () = &mut stopped, if end.is_none() => end = Some(End::Stopped),
                 Some(receipt) = receipts.next(), if !receipts.is_empty() => {
-                    // Receipts of one sync come together; so do their acknowledgements, in one write.
-                    let mut next = Some(receipt);
-                    while let Some(receipt) = next {
-                        match receipt {
-                            Ok(_) => self.session.durable(),
-                            Err(error) => {
-                                let _ = self.flush();
-                                return End::Intake(error);
-                            }
-                        }
-                        next = receipts.next().now_or_never().flatten();
+                    if let Err(error) = self.acknowledge(receipt, &mut receipts) {
+                        let _ = self.flush();
+                        return End::Intake(error);
                     }
                 }
                 appended = poll_option(&mut appending) => {
@@ -149,29 +140,10 @@ impl Connection<'_> {
                         Err(error) => end = Some(End::Io(error)),
                     }
                 }
-                () = &mut alarm, if end.is_none() => {
-                    let now = Instant::now();
-                    if !reading {
-                        self.keep_alive.heard(now);
-                    }
-                    let mut due = self.keep_alive.due(now);
-                    if due == Due::Ping {
-                        super::codec::write_pingreq(&mut self.session.out);
-                        due = self.keep_alive.due(now);
-                    }
-                    match due {
-                        Due::At(until) => alarm.as_mut().reset(until),
-                        Due::Ping => {}
-                        Due::Dead if self.session.is_client() => {
-                            let silent = "the broker did not answer a PINGREQ";
-                            end = Some(End::Io(io::Error::new(io::ErrorKind::TimedOut, silent)));
-                        }
-                        Due::Dead => {
-                            self.session.errors.push(Violation::KeepAlive.kind());
-                            end = Some(End::Violation(Violation::KeepAlive));
-                        }
-                    }
-                }
+                () = &mut alarm, if end.is_none() => match self.look_at_the_clock(reading) {
+                    Ok(again_at) => alarm.as_mut().reset(again_at),
+                    Err(last) => end = Some(last),
+                },
             }
             self.count_errors();
         }
@@ -182,6 +154,51 @@ impl Connection<'_> {
             Box::pin(self.close(&end)).await;
         }
         end
+    }
+
+    /// Writes the acknowledgements of a receipt, and of those that came with it: the receipts of one sync come together, and
+    /// so do their acknowledgements, in one write.
+    fn acknowledge(
+        &mut self,
+        first: Result<Appended, IntakeError>,
+        receipts: &mut FuturesOrdered<Receipt>,
+    ) -> Result<(), IntakeError> {
+        let mut next = Some(first);
+        while let Some(receipt) = next {
+            receipt?;
+            self.session.durable();
+            next = receipts.next().now_or_never().flatten();
+        }
+        Ok(())
+    }
+
+    /// Sends a PINGREQ or gives the peer up if it is time; returns when to look again.
+    fn look_at_the_clock(&mut self, reading: bool) -> Result<Instant, End> {
+        let timed_out = |what: &str| End::Io(io::Error::new(io::ErrorKind::TimedOut, what));
+        let now = Instant::now();
+        if !reading {
+            // Who is not listened to is not silent.
+            self.keep_alive.heard(now);
+        }
+        let mut due = self.keep_alive.due(now);
+        if due == Due::Ping {
+            write::pingreq(&mut self.session.out);
+            due = self.keep_alive.due(now);
+        }
+        let subscribing = self.session.is_subscribing();
+        match due {
+            Due::At(_) if subscribing && now >= self.suback_by => {
+                Err(timed_out("the broker did not answer our SUBSCRIBE"))
+            }
+            Due::At(until) if subscribing => Ok(until.min(self.suback_by)),
+            Due::At(until) => Ok(until),
+            Due::Ping => Ok(now),
+            Due::Dead if self.session.is_client() => Err(timed_out("the broker did not answer a PINGREQ")),
+            Due::Dead => {
+                self.session.errors.push(Violation::KeepAlive.kind());
+                Err(End::Violation(Violation::KeepAlive))
+            }
+        }
     }
 
     /// Says whether more may be taken from the peer.
@@ -257,6 +274,10 @@ impl Connection<'_> {
             }
             End::Stopped => {
                 self.session.farewell(reason::SHUTTING_DOWN, "tidemill is shutting down");
+                true
+            }
+            End::TakenOver => {
+                self.session.farewell(reason::TAKEN_OVER, "another connection has this client id");
                 true
             }
             End::Violation(violation) => {

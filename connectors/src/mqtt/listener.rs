@@ -41,6 +41,7 @@ use super::keep_alive::KeepAlive;
 use super::packet::{Connect, Version, Violation, Will, reason};
 use super::session::Session;
 use super::topic::TopicPattern;
+use super::write;
 use crate::Context;
 use crate::options::{OptionError, Options};
 
@@ -250,6 +251,7 @@ impl Client {
             inbox,
             session: Session::server(version, self.shared.pattern.clone(), connect.packet_bytes_max),
             keep_alive: KeepAlive::server(Duration::from_secs(u64::from(connect.keep_alive_s)), now),
+            suback_by: now,
             intake: &*self.intake,
             partition: PARTITION,
         };
@@ -342,7 +344,7 @@ impl Client {
     async fn welcome(&self, mut stream: TcpStream, accepted: Accepted) -> Option<(TcpStream, Accepted)> {
         let assigned = accepted.id.as_deref().filter(|_| accepted.connect.client_id.is_empty());
         let mut out = BytesMut::new();
-        codec::write_accept(accepted.version, &accepted.connect, assigned, &mut out);
+        write::accept(accepted.version, &accepted.connect, assigned, &mut out);
         match timeout(CONNECT_TIMEOUT, stream.write_all(&out)).await {
             Ok(Ok(())) => Some((stream, accepted)),
             _ => None,
@@ -351,7 +353,7 @@ impl Client {
 
     async fn refuse<T>(&self, mut stream: TcpStream, version: Version, code: u8, why: &str) -> Option<T> {
         let mut out = BytesMut::new();
-        codec::write_refuse(version, code, why, &mut out);
+        write::refuse(version, code, why, &mut out);
         let _ = timeout(CONNECT_TIMEOUT, async {
             stream.write_all(&out).await?;
             stream.shutdown().await

@@ -6,7 +6,7 @@
 //!                              connection      the loop: reads, appends, acknowledges        tokio
 //!                     ┌─────────────┼──────────────┐
 //!                   inbox        session       keep_alive     decisions: no I/O, no clock
-//!                     └──── codec ──┴── packet ────┘          bytes ⇄ packets, by the rumqttc codecs where they fit
+//!                     └ codec, write ┴─ packet ────┘          bytes ⇄ packets, by the rumqttc codecs where they fit
 //!                             │
 //!                         properties                          of MQTT 5
 //! ```
@@ -15,10 +15,11 @@
 //! brought it, and never otherwise.** rumqttc's own client cannot do that (it acknowledges by itself or in any order), so only
 //! the codecs of that family are used.
 //!
-//! Not here: TLS, QoS 2 (see [`session`] for its place), shared subscriptions, publishing.
+//! Not here: TLS, QoS 2 (its place is in `session.rs`), shared subscriptions, publishing.
 
 pub mod topic;
 
+mod backoff;
 mod client;
 mod codec;
 mod connection;
@@ -28,6 +29,7 @@ mod listener;
 mod packet;
 mod properties;
 mod session;
+mod write;
 
 #[cfg(test)]
 mod tests;

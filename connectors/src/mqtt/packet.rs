@@ -12,6 +12,7 @@ pub(super) enum Version {
 }
 
 /// What a publisher or a subscriber may ask of a delivery. QoS 2 is read, so that it can be refused by name.
+#[expect(clippy::enum_variant_names, reason = "MQTT's own names")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum QoS {
     /// At most once: not acknowledged.

@@ -20,9 +20,9 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use tidemill_engine::source::Message;
 
-use super::codec::{self, RetainHandling};
 use super::packet::{Packet, Publish, QoS, Version, Violation, reason};
 use super::topic::TopicPattern;
+use super::write::{self, RetainHandling};
 
 /// How many unacknowledged messages we let a peer of version 5 have: enough for 100 bytes × one sync of 5 ms at wire speed.
 pub(super) const RECEIVE_MAXIMUM: u16 = 16_384;
@@ -133,7 +133,7 @@ impl Session {
             Retained::Keep => RetainHandling::IfNew,
             Retained::Skip => RetainHandling::Never,
         };
-        codec::write_subscribe(self.version, SUBSCRIBE_ID, filter, qos, handling, &mut self.out)
+        write::subscribe(self.version, SUBSCRIBE_ID, filter, qos, handling, &mut self.out)
     }
 
     /// Takes a packet. After an error the connection must end; what was taken before is still good.
@@ -141,7 +141,7 @@ impl Session {
         match packet {
             Packet::Publish(publish) => return self.publish(publish).map(|()| Heard::Nothing),
             // A release that we know nothing of must be confirmed all the same, or the peer repeats it for ever.
-            Packet::PubRel { id } => codec::write_pubcomp(id, &mut self.out),
+            Packet::PubRel { id } => write::pubcomp(id, &mut self.out),
             Packet::Disconnect { code, reason } => return Ok(Heard::Disconnected { code, reason }),
             packet if self.is_client() => return self.receive_from_broker(packet),
             packet => self.receive_from_client(packet)?,
@@ -159,7 +159,7 @@ impl Session {
 
     fn receive_from_client(&mut self, packet: Packet) -> Result<(), Violation> {
         match packet {
-            Packet::PingReq => codec::write_pingresp(&mut self.out),
+            Packet::PingReq => write::pingresp(&mut self.out),
             Packet::Subscribe { id, filter_count } => {
                 self.errors.push("subscribe");
                 let code = match self.version {
@@ -167,14 +167,14 @@ impl Session {
                     Version::V5 => reason::IMPLEMENTATION_SPECIFIC,
                 };
                 let codes = vec![code; filter_count];
-                codec::write_subscription_ack(self.version, 0x90, id, &codes, &mut self.out);
+                write::subscription_ack(self.version, 0x90, id, &codes, &mut self.out);
             }
             Packet::Unsubscribe { id, filter_count } => {
                 let codes = match self.version {
                     Version::V311 => Vec::new(),
                     Version::V5 => vec![reason::NO_SUBSCRIPTION_EXISTED; filter_count],
                 };
-                codec::write_subscription_ack(self.version, 0xB0, id, &codes, &mut self.out);
+                write::subscription_ack(self.version, 0xB0, id, &codes, &mut self.out);
             }
             other => return Err(unexpected(&other)),
         }
@@ -294,7 +294,7 @@ impl Session {
         self.unacked_count -= acks.len();
         self.out.reserve(acks.len() * 4);
         for ack in acks {
-            codec::write_puback(self.version, ack.id, ack.code, &mut self.out);
+            write::puback(self.version, ack.id, ack.code, &mut self.out);
         }
     }
 
@@ -303,17 +303,17 @@ impl Session {
         match &self.role {
             Role::Client { .. } => {
                 if self.version == Version::V5 || code == reason::SUCCESS {
-                    codec::write_disconnect(self.version, code, why, &mut self.out);
+                    write::disconnect(self.version, code, why, &mut self.out);
                 }
             }
             // In 3.1.1 a server has no DISCONNECT: it closes.
             Role::Server { packet_bytes_max, .. } => {
                 if self.version == Version::V5 {
                     let mut packet = BytesMut::new();
-                    codec::write_disconnect(self.version, code, why, &mut packet);
+                    write::disconnect(self.version, code, why, &mut packet);
                     if packet.len() > *packet_bytes_max {
                         packet.clear();
-                        codec::write_disconnect(self.version, code, "", &mut packet);
+                        write::disconnect(self.version, code, "", &mut packet);
                     }
                     self.out.extend_from_slice(&packet);
                 }

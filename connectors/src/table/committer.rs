@@ -80,13 +80,20 @@ impl Committer {
                 break replay;
             }
             attempt += 1;
+            if attempt > CREATE_ATTEMPTS_MAX {
+                return Err(committer.refused("its folder is made and removed by others all the time".to_owned()));
+            }
             let commit = committer.creation(clock.now_us() / 1_000, &new_id);
             match log.write(0, &commit) {
+                // Whoever made it, it is read at the next round.
                 Ok(()) | Err(StorageError::Exists { .. }) => {}
-                Err(error) if attempt >= CREATE_ATTEMPTS_MAX => return Err(committer.storage_error(error)),
+                Err(error) if attempt == CREATE_ATTEMPTS_MAX || failed_sync(&error) => {
+                    return Err(committer.storage_error(error));
+                }
                 // Unknown: what is there is read at the next round, once it is durable.
-                Err(_) => log.sync().map_err(|error| committer.storage_error(error))?,
+                Err(_) => {}
             }
+            log.sync().map_err(|error| committer.storage_error(error))?;
         };
         committer.check(&replay.protocol, &replay.metadata)?;
         committer.check_foreign_jobs(&replay.transactions)?;
@@ -156,8 +163,7 @@ impl Committer {
                     return Ok(true);
                 }
                 Err(StorageError::Exists { .. }) => None,
-                // A failed sync is not repaired by another one that succeeds: stop, and recover from what is there.
-                Err(error @ StorageError::Io { action: "sync", .. }) => return Err(self.storage_error(error)),
+                Err(error) if failed_sync(&error) => return Err(self.storage_error(error)),
                 Err(error) => Some(error),
             };
             // Visible is not yet durable, and whoever wrote it may have died before its own sync.
@@ -304,6 +310,11 @@ fn judge(actions: &[Action], app_id: &str, epoch: Epoch) -> Found {
         Some(found) if found >= epoch => Found::Ours,
         Some(found) => Found::Overtaken(found),
     }
+}
+
+/// A failed sync is not repaired by another one that succeeds: stop, and recover from what is there.
+fn failed_sync(error: &StorageError) -> bool {
+    matches!(error, StorageError::Io { action, .. } if action.starts_with("sync"))
 }
 
 /// The first epoch with rows in a file of ours.

@@ -85,7 +85,7 @@ impl Layout {
     pub(super) fn of(spec: &TableSpec) -> Result<Layout, String> {
         check_name(&spec.name)?;
         check_columns(&spec.schema)?;
-        if i64::try_from(spec.app_id.len()).is_err() || spec.app_id.is_empty() {
+        if spec.app_id.is_empty() {
             return Err("it needs an app id".to_owned());
         }
         let find = |column: &str| {

@@ -460,7 +460,7 @@ impl Storage for FaultyStorage {
             None => self.inner.put_new(path, bytes),
             Some(Fault::Before) => Err(io_error("write", path)),
             Some(Fault::After) => self.inner.put_new(path, bytes).and(Err(io_error("write", path))),
-            Some(Fault::Sync) => self.inner.put_new(path, bytes).and(Err(io_error("sync", path))),
+            Some(Fault::Sync) => self.inner.put_new(path, bytes).and(Err(io_error("sync the folder of", path))),
         }
     }
     fn put(&self, path: &str, bytes: &[u8]) -> Result<(), StorageError> {

@@ -204,7 +204,7 @@ mod tests {
     fn a_schema_survives_the_log() {
         let tags = Field::new("item", DataType::Utf8, true);
         let place = DataType::Struct(Fields::from(vec![Field::new("x", DataType::Float64, false)]));
-        let columns = vec![
+        let columns = [
             Field::new("ts", DataType::Timestamp(TimeUnit::Nanosecond, None), false),
             Field::new("device", DataType::Utf8, true),
             Field::new("count", DataType::UInt64, false),

@@ -5,15 +5,15 @@
 //!   then, for each distinct argument that needs them:
 //!               values that are not null        (only if the argument may be null)
 //!               sum of integers, one word       wrapping, as DataFusion's
-//!               sum as a float, two words       a double-double; averages of integers use it too
+//!               sum as a float, two words       the sum and its error; averages of integers use it too
 //!               least, greatest                 as order-preserving i64
 //!               least, greatest text            an index into the texts of the pane, or NONE
 //! ```
 //! One group fits in a cache line for the usual `count, avg, min, max`; that is what makes a million keys fast.
 //!
-//! Sums of floats are double-doubles (Knuth's TwoSum, renormalised): as long as the values of a group span less than
-//! some fifty bits beyond their own precision the sum is exact, so it does not depend on the order of the rows, and
-//! with it not on the number of workers.
+//! Sums of floats keep what rounding lost in a second word. Together they are exact as long as the values of a group
+//! span less than some fifty bits beyond their own precision, so the result does not depend on the order of the rows,
+//! and with it not on the number of workers.
 
 use std::sync::Arc;
 
@@ -92,8 +92,9 @@ impl Selection<'_> {
         }
     }
 
+    /// Returns the batch's row of the selected row `at`.
     #[inline]
-    fn row(&self, at: usize) -> usize {
+    pub fn row(&self, at: usize) -> usize {
         match self {
             Selection::All(_) => at,
             Selection::Rows(rows) => rows[at] as usize,
@@ -223,9 +224,10 @@ impl Layout {
                     rows.load_floats(column, &mut floats);
                     rows.each_valid(|at| {
                         let slot = block[at] as usize * width + word;
-                        let (high, low) = add(f64::from_bits(slots[slot]), f64::from_bits(slots[slot + 1]), floats[at]);
-                        slots[slot] = high.to_bits();
-                        slots[slot + 1] = low.to_bits();
+                        let (sum, error) =
+                            add(f64::from_bits(slots[slot]), f64::from_bits(slots[slot + 1]), floats[at]);
+                        slots[slot] = sum.to_bits();
+                        slots[slot + 1] = error.to_bits();
                     });
                 }
                 if argument.least.is_none() && argument.greatest.is_none() && argument.integer_sum.is_none() {
@@ -264,11 +266,10 @@ impl Layout {
                 into[argument.count] += from[argument.count];
             }
             if let Some(word) = argument.float_sum {
-                let (high, low) = (f64::from_bits(into[word]), f64::from_bits(into[word + 1]));
-                let (high, low) = add(high, low, f64::from_bits(from[word]));
-                let (high, low) = add(high, low, f64::from_bits(from[word + 1]));
-                into[word] = high.to_bits();
-                into[word + 1] = low.to_bits();
+                let (sum, error) = (f64::from_bits(into[word]), f64::from_bits(into[word + 1]));
+                let (sum, error) = add(sum, error, f64::from_bits(from[word]));
+                into[word] = sum.to_bits();
+                into[word + 1] = (error + f64::from_bits(from[word + 1])).to_bits();
             }
             if let Some(word) = argument.integer_sum {
                 into[word] = into[word].wrapping_add(from[word]);
@@ -524,16 +525,11 @@ fn sums_as_float(kind: &DataType) -> bool {
     kind.is_floating() || kind.is_decimal()
 }
 
-/// Adds to a double-double (Knuth 1969, TwoSum; Dekker 1971, renormalisation).
+/// Adds to a sum and its error (Neumaier 1974, with Knuth's TwoSum 1969 instead of a comparison).
 #[inline]
-fn add(high: f64, low: f64, value: f64) -> (f64, f64) {
-    let (sum, error) = two_sum(high, value);
-    if !sum.is_finite() {
-        return (sum, 0.0); // The error of an infinite sum is undefined, and must not spoil it.
-    }
-    let low = low + error;
-    let settled = sum + low;
-    (settled, low - (settled - sum))
+fn add(sum: f64, error: f64, value: f64) -> (f64, f64) {
+    let (sum, missed) = two_sum(sum, value);
+    (sum, error + missed)
 }
 
 #[inline]
@@ -543,9 +539,9 @@ fn two_sum(a: f64, b: f64) -> (f64, f64) {
     (sum, (a - (sum - b_part)) + (b - b_part))
 }
 
-/// The value of a double-double.
-fn settle(high: f64, low: f64) -> f64 {
-    high + low
+/// The value of a sum and its error. The error of an infinite or undefined sum means nothing.
+fn settle(sum: f64, error: f64) -> f64 {
+    if sum.is_finite() { sum + error } else { sum }
 }
 
 /// Maps floats to integers in the order -inf .. -0.0, 0.0 .. inf, NaN; all NaNs are one.

@@ -60,8 +60,14 @@ impl KeyColumn {
 
     /// Hashes every key: what decides about its key group, and where it lies in a table.
     pub fn hashes(keys: &ArrayRef) -> Vec<u64> {
-        let column = Keys::of(keys);
-        (0..keys.len()).map(|row| hash_key(column.view(row), || hash_long(column.bytes(row)))).collect()
+        match Keys::of(keys) {
+            Keys::Text(column) if column.null_count() == 0 => {
+                let long = |row: usize| hash_long(column.value(row).as_bytes());
+                let views = column.views().iter().enumerate();
+                views.map(|(row, view)| hash_key(KeyView(*view), || long(row))).collect()
+            }
+            column => (0..keys.len()).map(|row| hash_key(column.view(row), || hash_long(column.bytes(row)))).collect(),
+        }
     }
 }
 
@@ -83,11 +89,7 @@ impl<'a> Keys<'a> {
     fn view(&self, row: usize) -> KeyView {
         match self {
             Keys::Text(column) if column.is_null(row) => KeyView::NULL,
-            Keys::Text(column) => {
-                let view = KeyView(column.views()[row]);
-                // Arrow puts the place of a long text into the view; the place in our arena will stand there.
-                if view.is_inline() { view } else { view.owned_at(0) }
-            }
+            Keys::Text(column) => text_view(column.views()[row]),
             Keys::Rows(column) => KeyView::of(column.value(row)),
         }
     }
@@ -101,18 +103,23 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// One place of the table. `group` is one more than the group's number; zero is an empty place.
-#[derive(Clone, Copy, Default)]
-struct Place {
-    view: u128,
-    hash: u64,
-    group: u32,
+/// Returns the view of a text. Where Arrow has the place of a long one, the place in our arena will stand.
+#[inline]
+fn text_view(view: u128) -> KeyView {
+    let view = KeyView(view);
+    if view.is_inline() { view } else { view.owned_at(0) }
 }
 
+/// Keys that are looked up together, so that their cache misses overlap.
+const BLOCK_KEYS: usize = 128;
+
 /// Dense group numbers for keys, in the order in which keys first came.
+///
+/// `index` is an open-addressing table, at most half full: a place holds the upper half of a hash and a group's number
+/// plus one; zero is an empty place. It is small enough to stay in the caches; the keys lie beside it, by group.
 #[derive(Default)]
 pub(super) struct KeyTable {
-    places: Vec<Place>,
+    index: Vec<u64>,
     /// The views of all groups, as bytes; a long key's place is its offset in `arena`.
     views: Vec<[u8; 16]>,
     hashes: Vec<u64>,
@@ -124,7 +131,7 @@ impl KeyTable {
     pub(super) fn with_capacity(key_count: usize) -> KeyTable {
         let mut table = KeyTable::default();
         if key_count > 0 {
-            table.places = vec![Place::default(); (key_count * 2).next_power_of_two()];
+            table.index = vec![0; (key_count * 2).next_power_of_two()];
             table.views.reserve(key_count);
             table.hashes.reserve(key_count);
         }
@@ -136,26 +143,45 @@ impl KeyTable {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.places.len() * size_of::<Place>() + self.views.len() * 24 + self.arena.len()
+        self.index.len() * 8 + self.views.len() * 24 + self.arena.len()
     }
 
     /// Finds or makes the group of each selected key. `hashes` has a hash for every row of the batch.
     pub(super) fn intern(&mut self, keys: &ArrayRef, hashes: &[u64], selection: Selection<'_>, groups: &mut Vec<u32>) {
-        let keys = Keys::of(keys);
+        assert_eq!(hashes.len(), keys.len(), "a hash for each row");
         groups.clear();
         groups.reserve(selection.count());
-        match selection {
-            Selection::All(count) => {
-                assert_eq!(hashes.len(), count, "a hash for each row");
-                for (row, hash) in hashes.iter().enumerate() {
-                    groups.push(self.find_or_add(keys.view(row), *hash, || keys.bytes(row)));
-                }
+        match Keys::of(keys) {
+            Keys::Text(column) if column.null_count() == 0 => {
+                let view = |row: usize| text_view(column.views()[row]);
+                self.intern_all(hashes, selection, groups, view, |row| column.value(row).as_bytes());
             }
-            Selection::Rows(rows) => {
-                for row in rows {
-                    let row = *row as usize;
-                    groups.push(self.find_or_add(keys.view(row), hashes[row], || keys.bytes(row)));
-                }
+            keys => self.intern_all(hashes, selection, groups, |row| keys.view(row), |row| keys.bytes(row)),
+        }
+    }
+
+    fn intern_all<'a>(
+        &mut self,
+        hashes: &[u64],
+        selection: Selection<'_>,
+        groups: &mut Vec<u32>,
+        view: impl Fn(usize) -> KeyView,
+        bytes: impl Fn(usize) -> &'a [u8],
+    ) {
+        let mut places = [0u64; BLOCK_KEYS];
+        for start in (0..selection.count()).step_by(BLOCK_KEYS) {
+            let end = (start + BLOCK_KEYS).min(selection.count());
+            self.make_room(end - start);
+            let mask = self.index.len() - 1;
+            for at in start..end {
+                places[at - start] = self.index[hashes[selection.row(at)] as usize & mask];
+            }
+            for at in start..end {
+                let (row, place) = (selection.row(at), places[at - start]);
+                let (hash, view) = (hashes[row], view(row));
+                let group = (place as u32).wrapping_sub(1);
+                let hit = place >> 32 == hash >> 32 && place != 0 && self.holds(group, hash, view, || bytes(row));
+                groups.push(if hit { group } else { self.find_or_add(view, hash, || bytes(row)) });
             }
         }
     }
@@ -167,61 +193,61 @@ impl KeyTable {
         self.find_or_add(unowned, other.hashes[group], || other.key(group).expect("a long key is not null"))
     }
 
-    #[inline]
     fn find_or_add<'a>(&mut self, view: KeyView, hash: u64, bytes: impl Fn() -> &'a [u8]) -> u32 {
-        if (self.views.len() + 1) * 2 > self.places.len() {
-            self.grow();
-        }
-        let mask = self.places.len() - 1;
-        let long = !view.is_inline() && view != KeyView::NULL;
+        self.make_room(1);
+        let mask = self.index.len() - 1;
         let mut at = hash as usize & mask;
         loop {
-            let place = self.places[at];
-            if place.group == 0 {
-                return self.add(at, view, hash, long.then(bytes));
+            let place = self.index[at];
+            if place == 0 {
+                return self.add(at, view, hash, bytes);
             }
-            let same = if long {
-                place.hash == hash
-                    && KeyView(place.view).prefix() == view.prefix()
-                    && self.long_key(KeyView(place.view)) == bytes()
-            } else {
-                place.view == view.0
-            };
-            if same {
-                return place.group - 1;
+            let group = place as u32 - 1;
+            if place >> 32 == hash >> 32 && self.holds(group, hash, view, &bytes) {
+                return group;
             }
             at = (at + 1) & mask;
         }
     }
 
-    #[cold]
-    fn add(&mut self, at: usize, view: KeyView, hash: u64, long: Option<&[u8]>) -> u32 {
-        let view = match long {
-            Some(bytes) => {
-                let place = self.arena.len() as u64;
-                self.arena.extend_from_slice(bytes);
-                view.owned_at(place)
-            }
-            None => view,
-        };
-        self.views.push(view.0.to_le_bytes());
-        self.hashes.push(hash);
-        let group = u32::try_from(self.views.len()).expect("fewer than four billion keys in one pane");
-        self.places[at] = Place { view: view.0, hash, group };
-        group - 1
+    /// Whether a group's key is this one.
+    #[inline]
+    fn holds<'a>(&self, group: u32, hash: u64, view: KeyView, bytes: impl Fn() -> &'a [u8]) -> bool {
+        let own = self.view(group as usize);
+        if view.is_inline() || view == KeyView::NULL {
+            return own == view;
+        }
+        self.hashes[group as usize] == hash && own.prefix() == view.prefix() && self.long_key(own) == bytes()
     }
 
-    fn grow(&mut self) {
-        let mut places = vec![Place::default(); (self.places.len() * 2).max(16)];
-        let mask = places.len() - 1;
-        for place in self.places.iter().filter(|place| place.group != 0) {
-            let mut at = place.hash as usize & mask;
-            while places[at].group != 0 {
-                at = (at + 1) & mask;
-            }
-            places[at] = *place;
+    fn add<'a>(&mut self, at: usize, view: KeyView, hash: u64, bytes: impl Fn() -> &'a [u8]) -> u32 {
+        let mut view = view;
+        if !view.is_inline() && view != KeyView::NULL {
+            let place = self.arena.len() as u64;
+            self.arena.extend_from_slice(bytes());
+            view = view.owned_at(place);
         }
-        self.places = places;
+        self.views.push(view.0.to_le_bytes());
+        self.hashes.push(hash);
+        let number = u32::try_from(self.views.len()).expect("fewer than four billion keys in one pane");
+        self.index[at] = hash >> 32 << 32 | u64::from(number);
+        number - 1
+    }
+
+    /// Grows until so many more keys leave the table at most half full.
+    fn make_room(&mut self, key_count: usize) {
+        let wanted = ((self.views.len() + key_count) * 2).next_power_of_two().max(16);
+        if wanted <= self.index.len() {
+            return;
+        }
+        self.index = vec![0; wanted];
+        for (group, hash) in self.hashes.iter().enumerate() {
+            let mut at = *hash as usize & (wanted - 1);
+            while self.index[at] != 0 {
+                at = (at + 1) & (wanted - 1);
+            }
+            self.index[at] = hash >> 32 << 32 | (group as u64 + 1);
+        }
     }
 
     #[inline]

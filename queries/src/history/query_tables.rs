@@ -36,6 +36,18 @@ impl QueryTables {
         self.history.names()
     }
 
+    /// Returns the columns of a table, as of the snapshot that this question reads. Blocking.
+    pub(crate) fn columns(&self, name: &str) -> Option<Vec<String>> {
+        let table = self.history.table(name)?;
+        let cell = Arc::clone(self.resolved.lock().entry(name.to_owned()).or_default());
+        if !cell.initialized() {
+            // An error is not lost: planning asks again, and tells it.
+            let _ = cell.set(table.refresh_blocking().ok()?);
+        }
+        let schema = cell.get()?.schema();
+        Some(schema.fields().iter().map(|field| field.name().clone()).collect())
+    }
+
     /// Returns the list of catalogs that a session plans with: nothing but these tables.
     pub(crate) fn catalog_list(self: &Arc<Self>) -> Arc<dyn CatalogProviderList> {
         let catalog = MemoryCatalogProvider::new();

@@ -48,7 +48,7 @@ impl HistoryTable {
     }
 
     /// Questions that begin at once wait for each other here: the second finds nothing new, which is cheap.
-    fn refresh_blocking(&self) -> Result<Arc<SnapshotScan>, HistoryError> {
+    pub(super) fn refresh_blocking(&self) -> Result<Arc<SnapshotScan>, HistoryError> {
         let mut state = self.state.lock();
         let failed = |source: TableError| HistoryError::Table {
             name: self.location.name.clone(),

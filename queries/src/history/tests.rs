@@ -418,3 +418,33 @@ async fn tables_are_found_without_a_server() {
     let error = History::discover(&data.path().join("nowhere")).err().expect("no folder");
     assert!(error.to_string().contains("nowhere"), "{error}");
 }
+
+#[tokio::test]
+async fn windows_mean_the_same_over_stored_rows() {
+    let data = tempfile::tempdir().expect("folder");
+    let mut table = Table::readings(data.path());
+    table.commit(hour(0));
+    let session = table.session();
+    let tumbling = "SELECT window_start, window_end, count(*) AS n, max(n) AS top \
+                    FROM TUMBLE(readings, ts, INTERVAL '30 minutes') GROUP BY window_start, window_end \
+                    ORDER BY window_start EMIT ON WINDOW CLOSE";
+    assert_eq!(
+        csv(&session, tumbling).await.expect("windows"),
+        "window_start,window_end,n,top\n\
+         2026-11-20T00:00:00Z,2026-11-20T00:30:00Z,30,29\n2026-11-20T00:30:00Z,2026-11-20T01:00:00Z,30,59\n"
+            .replace("         ", "")
+    );
+    let hopping = "SELECT window_start, count(*) AS n FROM HOP(readings, ts, INTERVAL '30 minutes', INTERVAL '1 hour') \
+                   WHERE device = 'd0' GROUP BY window_start ORDER BY window_start";
+    assert_eq!(
+        csv(&session, hopping).await.expect("windows"),
+        "window_start,n\n2026-11-19T23:30:00Z,10\n2026-11-20T00:00:00Z,20\n2026-11-20T00:30:00Z,10\n"
+    );
+    let problem = csv(&session, "SELECT count(*) FROM TUMBLE(readings, tz, INTERVAL '1 minute') GROUP BY window_start")
+        .await
+        .expect_err("no column tz");
+    assert!(problem.kind.status() == 422 && problem.to_string().contains("tz"), "{problem}");
+    let endless =
+        "SELECT count(*) FROM HOP(readings, ts, INTERVAL '1' MICROSECOND, INTERVAL '10 days') GROUP BY window_start";
+    assert_eq!(csv(&session, endless).await.expect_err("too many windows for each row").kind.status(), 422);
+}

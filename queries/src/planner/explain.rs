@@ -16,7 +16,7 @@ use tidemill_engine::aggregate::AggregateCall;
 use tidemill_engine::plan::{Operator, Plan, SourceNode, WindowNode};
 use tidemill_engine::window::WindowAssigner;
 
-use super::view::{kind_name, shape};
+use super::types::{kind_name, shape};
 
 /// Returns a plan as text, a node on each line.
 pub fn explain(plan: &Plan) -> String {

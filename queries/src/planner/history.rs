@@ -15,11 +15,14 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use tidemill_engine::window::WindowAssigner;
 
 use super::names::{Functions, Names};
+use super::on_deep_stack;
 use super::stream::{WINDOW_END, WINDOW_START};
-use super::view::interval_us;
-use super::window::{self, WindowCall};
+use super::window::{self, WindowCall, interval_us};
 use crate::diagnostic::{Code, Diagnostic, Problem};
-use crate::statement::{Name, is_word, normalize, parser, refuse_flink_window, split_emit, syntax_problem, tokenize};
+use crate::statement::{
+    Name, check_depth, check_length, is_word, normalize, parser, refuse_flink_window, split_emit, syntax_problem,
+    tokenize,
+};
 
 /// Replaces the windows in a question by plain SQL, and leaves `EMIT ON WINDOW CLOSE` out. A text without windows
 /// comes back as it is.
@@ -30,7 +33,7 @@ pub fn rewrite_windows_for_history(
     sql: &str,
     columns_of: &dyn Fn(&str) -> Option<Vec<String>>,
 ) -> Result<String, Diagnostic> {
-    rewrite(sql, columns_of).map_err(|problem| problem.into_diagnostic("query", sql))
+    on_deep_stack(|| rewrite(sql, columns_of)).map_err(|problem| problem.into_diagnostic("query", sql))
 }
 
 fn rewrite(sql: &str, columns_of: &dyn Fn(&str) -> Option<Vec<String>>) -> Result<String, Problem> {
@@ -42,8 +45,10 @@ fn rewrite(sql: &str, columns_of: &dyn Fn(&str) -> Option<Vec<String>>) -> Resul
     }
     let end = tokens.iter().rposition(is_meant).map_or(0, |last| last + 1);
     let (tokens, _) = split_emit(&tokens[..end])?;
+    check_length(tokens)?;
     refuse_flink_window(sql, tokens)?;
     let mut statement = parser(tokens).parse_statement().map_err(|error| syntax_problem(&error, tokens))?;
+    check_depth(&statement, tokens)?;
     let mut windows = Windows { functions: Functions::new(), columns_of };
     match statement.visit(&mut windows) {
         ControlFlow::Break(problem) => Err(problem),

@@ -18,7 +18,8 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Span};
 use super::expression;
 use super::names::Names;
 use super::stream::{StreamQuery, WINDOW_END, WINDOW_START, function_name};
-use super::view::{not_a_condition, type_name};
+use super::types::type_name;
+use super::view::not_a_condition;
 use crate::diagnostic::{Code, Problem};
 use crate::statement::normalize;
 

@@ -11,15 +11,18 @@
 //! ```
 //! Nothing here does I/O: `tidemill check` needs no network.
 
+mod columns;
 mod explain;
 mod expression;
 mod history;
 mod locate;
+mod logical;
 mod names;
 mod options;
 mod source;
 mod stream;
 mod text;
+mod types;
 mod view;
 mod window;
 
@@ -51,13 +54,20 @@ use stream::StreamQuery;
 /// `file` is the name that mistakes are reported under. The order of statements does not matter.
 pub fn compile(file: &str, text: &str, context: &Context) -> Result<Pipeline, Vec<Diagnostic>> {
     let mut compiler = Compiler::new(context);
-    compiler.compile(text);
+    on_deep_stack(|| compiler.compile(text));
     if compiler.problems.is_empty() {
         return Ok(compiler.into_pipeline());
     }
     let mut problems = compiler.problems;
     problems.sort_by_key(|(at, _)| (at.line, at.column));
     Err(problems.into_iter().map(|(_, problem)| problem.into_diagnostic(file, text)).collect())
+}
+
+/// Does what recurses over a syntax tree that was not measured yet: the tree of the longest statement fits.
+fn on_deep_stack<T>(work: impl FnOnce() -> T) -> T {
+    /// At most some 5 KiB for each token of [`crate::statement::TOKENS_MAX`]. Only what is used is ever mapped.
+    const STACK_BYTES: usize = 128 << 20;
+    stacker::grow(STACK_BYTES, work)
 }
 
 /// What can be read: a source or a view that stands in the plan.

@@ -9,7 +9,8 @@ use tidemill_engine::plan::{EventTimeNode, Operator, Plan, SourceNode};
 
 use super::Relation;
 use super::names::{Functions, Names};
-use super::view::{any_interval_us, shape};
+use super::types::shape;
+use super::window::any_interval_us;
 use crate::diagnostic::{Code, Problem};
 use crate::statement::{CreateSource, OptionList, WatermarkClause};
 

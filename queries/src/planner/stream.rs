@@ -13,6 +13,7 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::tokenizer::{Span, TokenWithSpan};
 use tidemill_engine::aggregate::AggregateKind;
 
+use super::columns::name_columns;
 use super::names::Functions;
 use super::window::{self, WindowCall};
 use crate::diagnostic::{Code, Problem};
@@ -472,68 +473,6 @@ fn check_windowed(select: &Select, window: &WindowCall, grouped: bool, functions
     if let ControlFlow::Break(span) = inside {
         let message = "all rows of a window have the same start and end";
         return Err(refuse(span, message, "select the column itself, without an aggregate"));
-    }
-    Ok(())
-}
-
-/// Gives every column of SELECT a name: that of the column or of the function, as PostgreSQL does.
-fn name_columns(select: &mut Select) -> Result<Vec<Option<Span>>, Problem> {
-    let mut spans = Vec::with_capacity(select.projection.len());
-    let mut names: Vec<String> = Vec::new();
-    for item in &mut select.projection {
-        let (name, span) = match item {
-            SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..) => {
-                spans.push(None);
-                continue;
-            }
-            SelectItem::ExprWithAliases { .. } => {
-                return Err(refuse(item.span(), "a column has one name", "write … AS name"));
-            }
-            SelectItem::ExprWithAlias { expr, alias } => {
-                let name = normalize(alias);
-                check_column_name(&name)?;
-                let span = expr.span();
-                (name.value, if span == Span::empty() { name.span } else { span })
-            }
-            SelectItem::UnnamedExpr(expr) => {
-                let span = expr.span();
-                let name = match &*expr {
-                    Expr::Identifier(ident) => normalize(ident).value,
-                    Expr::CompoundIdentifier(parts) => {
-                        parts.last().map_or_else(String::new, |ident| normalize(ident).value)
-                    }
-                    Expr::Function(function) => {
-                        let name = function_name(function);
-                        let alias = Ident { value: name.clone(), quote_style: Some('"'), span };
-                        *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
-                        name
-                    }
-                    _ => {
-                        let span = if span == Span::empty() { select.select_token.0.span } else { span };
-                        return Err(
-                            Problem::new(Code::BadName, span, "this column has no name").hint("write … AS name")
-                        );
-                    }
-                };
-                (name, span)
-            }
-        };
-        if names.contains(&name) {
-            return Err(Problem::new(Code::DuplicateName, span, format!("there are two columns \"{name}\""))
-                .hint("give one of them another name: … AS name"));
-        }
-        names.push(name);
-        spans.push(Some(span));
-    }
-    Ok(spans)
-}
-
-/// Refuses what Delta and Parquet readers cannot have as the name of a column.
-fn check_column_name(name: &Name) -> Result<(), Problem> {
-    let bad = |letter: char| " ,;{}()\n\t=$".contains(letter);
-    if name.value.is_empty() || name.value.contains(bad) {
-        let message = format!("\"{}\" cannot be the name of a column", name.value);
-        return Err(Problem::new(Code::BadName, name.span, message).hint("use letters, digits and _"));
     }
     Ok(())
 }

@@ -109,15 +109,26 @@ fn a_file_with_a_piece_missing_is_explained_at_a_place_in_it() {
 #[test]
 fn deep_nesting_is_refused_and_does_not_end_the_process() {
     let deep = format!("{}1{}", "(".repeat(5_000), ")".repeat(5_000));
-    let long = vec!["temperature"; 3_000].join(" + ");
+    let long = vec!["temperature"; 9_000].join(" + ");
+    let longer = vec!["temperature"; 100_000].join(" + ");
     let text = format!(
-        "{READINGS}CREATE MATERIALIZED VIEW a AS SELECT {deep} AS x FROM readings;\nCREATE MATERIALIZED VIEW b AS SELECT {long} AS x FROM readings;"
+        "{READINGS}CREATE MATERIALIZED VIEW a AS SELECT {deep} AS x FROM readings;\nCREATE MATERIALIZED VIEW b AS SELECT {long} AS x FROM readings;\nCREATE MATERIALIZED VIEW c AS SELECT {longer} AS x FROM readings;"
     );
     let problems = match compile("deep.sql", &text, &context()) {
         Ok(_) => panic!("nested too deeply"),
         Err(problems) => problems,
     };
-    assert_eq!(problems[0].message, "the expression is nested too deeply");
+    let messages: Vec<&str> = problems.iter().map(|problem| problem.message.as_str()).collect();
+    assert_eq!(
+        messages,
+        [
+            "the expression is nested too deeply",
+            "the expression is nested more than 250 deep",
+            "a statement has at most 20000 words and signs"
+        ]
+    );
+    let allowed = vec!["temperature"; 250].join(" + ");
+    pipeline(&format!("CREATE MATERIALIZED VIEW v AS SELECT {allowed} AS x FROM readings;"));
 }
 
 const READINGS: &str = "CREATE SOURCE readings (device TEXT NOT NULL, temperature DOUBLE, ts TIMESTAMP NOT NULL,

@@ -13,10 +13,9 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::{DFSchema, DFSchemaRef, DataFusionError, ScalarValue, TableReference};
+use datafusion::common::{DFSchema, DataFusionError, ScalarValue, TableReference};
 use datafusion::logical_expr::expr::AggregateFunction;
-use datafusion::logical_expr::{Aggregate, Expr as LogicalExpr, LogicalPlan, lit, when};
-use datafusion::sql::planner::PlannerContext;
+use datafusion::logical_expr::{Aggregate, Expr as LogicalExpr, lit, when};
 use datafusion::sql::sqlparser::ast::{Expr, Spanned, Statement as SqlStatement, TableFactor};
 use datafusion::sql::sqlparser::tokenizer::Span;
 use tidemill_engine::aggregate::{AggregateCall, AggregateKind};
@@ -25,9 +24,11 @@ use tidemill_engine::plan::{NodeId, Operator, Plan, WindowNode, timestamp_type, 
 use super::Relation;
 use super::expression::{self, Compiled, Scope};
 use super::locate::Locator;
+use super::logical::Steps;
 use super::names::{Functions, Names};
 use super::stream::{StreamQuery, WINDOW_END, WINDOW_START, aggregate_kind};
-use super::window::{self, WindowCall};
+use super::types::{cast_hint, kind_name, shape, type_name};
+use super::window::{self, WindowCall, interval_us, time_column};
 use crate::diagnostic::{Code, Problem};
 
 /// A view that stands in the plan, before it has its table.
@@ -105,57 +106,6 @@ fn internal(query: &StreamQuery, found: &str) -> Problem {
     let message = format!("this query cannot stream in this version: {}", super::locate::clean(found));
     Problem::new(Code::NotStreamable, span, message)
         .hint("use SELECT … FROM … WHERE …, or TUMBLE and HOP with GROUP BY")
-}
-
-/// DataFusion's logical plan, taken apart.
-struct Steps<'a> {
-    projection: &'a [LogicalExpr],
-    /// What the columns of the result are called.
-    output: DFSchemaRef,
-    having: Vec<LogicalExpr>,
-    aggregate: Option<&'a Aggregate>,
-    filters: Vec<LogicalExpr>,
-    /// The columns of what is read.
-    base: DFSchemaRef,
-}
-
-impl<'a> Steps<'a> {
-    fn of(logical: &'a LogicalPlan) -> Result<Self, String> {
-        let LogicalPlan::Projection(projection) = logical else {
-            return Err(format!("unexpected {}", logical.display()));
-        };
-        let (mut above, mut node) = (Vec::new(), projection.input.as_ref());
-        while let LogicalPlan::Filter(filter) = node {
-            above.push(filter.predicate.clone());
-            node = filter.input.as_ref();
-        }
-        let (mut having, mut filters, mut aggregate) = (Vec::new(), above, None);
-        if let LogicalPlan::Aggregate(found) = node {
-            having = std::mem::take(&mut filters);
-            aggregate = Some(found);
-            node = found.input.as_ref();
-            while let LogicalPlan::Filter(filter) = node {
-                filters.push(filter.predicate.clone());
-                node = filter.input.as_ref();
-            }
-        }
-        let base = Arc::clone(node.schema());
-        loop {
-            match node {
-                LogicalPlan::SubqueryAlias(alias) => node = alias.input.as_ref(),
-                LogicalPlan::TableScan(_) => break,
-                other => return Err(format!("unexpected {}", other.display())),
-            }
-        }
-        Ok(Steps {
-            projection: &projection.expr,
-            output: Arc::clone(&projection.schema),
-            having,
-            aggregate,
-            filters,
-            base,
-        })
-    }
 }
 
 struct Builder<'a> {
@@ -451,83 +401,10 @@ fn engine_names(columns: &[WindowColumn], texts: &[String], steps: &Steps<'_>) -
     names
 }
 
-/// The SQL name of an aggregate.
-pub(super) fn kind_name(kind: AggregateKind) -> &'static str {
-    match kind {
-        AggregateKind::Count => "count",
-        AggregateKind::Sum => "sum",
-        AggregateKind::Avg => "avg",
-        AggregateKind::Min => "min",
-        AggregateKind::Max => "max",
-    }
-}
-
 /// Says that WHERE or HAVING is no condition.
 pub(super) fn not_a_condition(span: Span, data_type: &DataType) -> Problem {
     let message = format!("a condition is true or false; this is {}", type_name(data_type));
     Problem::new(Code::WrongType, span, message).hint("compare it with something")
-}
-
-/// Finds the event time that a window names among those the input carries.
-fn time_column(call: &WindowCall, input: &Relation) -> Result<usize, Problem> {
-    let name = call.time.value.as_str();
-    let carried: Vec<&str> =
-        input.time_columns.iter().map(|column| input.schema.field(*column).name().as_str()).collect();
-    if let Some(at) = carried.iter().position(|carried| *carried == name) {
-        return Ok(input.time_columns[at]);
-    }
-    let relation = &call.relation.value;
-    if input.schema.index_of(name).is_err() {
-        let columns = input.schema.fields().iter().map(|field| field.name().as_str());
-        return Err(Problem::new(
-            Code::UnknownColumn,
-            call.time.span,
-            format!("there is no column \"{name}\" in {relation}"),
-        )
-        .did_you_mean(name, columns));
-    }
-    let problem = |message: String| Problem::new(Code::BadTimeColumn, call.time.span, message);
-    Err(match carried.as_slice() {
-        [] if input.is_view => problem(format!("{relation} does not pass its event time on"))
-            .hint("select the event time in that view, unchanged"),
-        [] => problem(format!("{relation} has no event time"))
-            .hint(format!("add WATERMARK FOR {name} AS {name} - INTERVAL '10 seconds' to CREATE SOURCE {relation}")),
-        _ => problem(format!("\"{name}\" is not the event time of {relation}"))
-            .hint(format!("use {}", carried.join(" or "))),
-    })
-}
-
-/// Reads an interval of a fixed length, greater than zero.
-pub(super) fn interval_us(expr: &Expr, names: &Names<'_>) -> Result<i64, Problem> {
-    let us = any_interval_us(expr, names)?;
-    if us <= 0 {
-        return Err(Problem::new(Code::Syntax, expr.span(), "the interval must be greater than zero"));
-    }
-    Ok(us)
-}
-
-/// Reads an interval of a fixed length.
-pub(super) fn any_interval_us(expr: &Expr, names: &Names<'_>) -> Result<i64, Problem> {
-    let wrong = |message: &str| Problem::new(Code::Syntax, expr.span(), message).hint("write INTERVAL '1 minute'");
-    if !matches!(expr, Expr::Interval(_)) {
-        return Err(wrong("expected an interval"));
-    }
-    let logical = names.planner().sql_to_expr(expr.clone(), &DFSchema::empty(), &mut PlannerContext::new());
-    let logical = logical.map_err(|error| wrong(&super::locate::clean(&error.strip_backtrace())))?;
-    let LogicalExpr::Literal(ScalarValue::IntervalMonthDayNano(Some(interval)), _) = logical else {
-        return Err(wrong("expected an interval"));
-    };
-    if interval.months != 0 {
-        return Err(wrong("months have no fixed length").hint("write days: INTERVAL '30 days'"));
-    }
-    if interval.nanoseconds % 1_000 != 0 {
-        return Err(wrong("time has a resolution of one microsecond"));
-    }
-    const DAY_US: i64 = 86_400_000_000;
-    i64::from(interval.days)
-        .checked_mul(DAY_US)
-        .and_then(|days_us| days_us.checked_add(interval.nanoseconds / 1_000))
-        .ok_or_else(|| wrong("the interval is too long"))
 }
 
 /// The order of rows in files: what looks like a key, which is text that is always there, then the event time.
@@ -541,41 +418,3 @@ pub(super) fn sort_columns(schema: &Schema, time_columns: &[usize], is_key: impl
 
 /// More text columns than this say nothing about where a row is found.
 const SORT_KEYS_MAX: usize = 3;
-
-/// A column's name and type, for fingerprints.
-pub(super) fn shape(field: &Field) -> String {
-    format!("{} {}{}", field.name(), type_name(field.data_type()), if field.is_nullable() { "" } else { " not null" })
-}
-
-/// The SQL name of a type.
-pub(super) fn type_name(data_type: &DataType) -> String {
-    match data_type {
-        DataType::Utf8View | DataType::Utf8 | DataType::LargeUtf8 => "text".to_owned(),
-        DataType::Float64 => "double".to_owned(),
-        DataType::Float32 => "real".to_owned(),
-        DataType::Int64 => "bigint".to_owned(),
-        DataType::Int32 => "integer".to_owned(),
-        DataType::Int16 => "smallint".to_owned(),
-        DataType::Int8 => "tinyint".to_owned(),
-        DataType::UInt64 => "bigint unsigned".to_owned(),
-        DataType::UInt32 => "integer unsigned".to_owned(),
-        DataType::UInt16 => "smallint unsigned".to_owned(),
-        DataType::UInt8 => "tinyint unsigned".to_owned(),
-        DataType::Boolean => "boolean".to_owned(),
-        DataType::Date32 => "date".to_owned(),
-        DataType::Timestamp(..) => "timestamp".to_owned(),
-        DataType::Binary => "bytes".to_owned(),
-        DataType::Interval(_) | DataType::Duration(_) => "interval".to_owned(),
-        DataType::Decimal128(precision, scale) => format!("decimal({precision}, {scale})"),
-        DataType::Null => "null".to_owned(),
-        other => other.to_string().to_lowercase(),
-    }
-}
-
-fn cast_hint(data_type: &DataType) -> String {
-    match data_type {
-        DataType::Interval(_) | DataType::Duration(_) => "subtract seconds instead: date_part('epoch', …)".to_owned(),
-        DataType::Null => "say its type: CAST(NULL AS DOUBLE)".to_owned(),
-        _ => "write CAST(… AS DOUBLE), or another type that fits".to_owned(),
-    }
-}

@@ -1,11 +1,16 @@
 //! Windows in SQL: `FROM TUMBLE(t, ts, size)`, `FROM HOP(t, ts, slide, size)`, and both in GROUP BY.
 
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::logical_expr::Expr as LogicalExpr;
+use datafusion::sql::planner::PlannerContext;
 use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, ObjectName, Select, Spanned,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 use tidemill_engine::window::WindowAssigner;
 
+use super::Relation;
+use super::names::Names;
 use super::stream::{WINDOW_END, WINDOW_START, function_name};
 use crate::diagnostic::{Code, Problem};
 use crate::statement::{Name, normalize};
@@ -180,4 +185,66 @@ pub(super) fn assigner(
         return Ok(WindowAssigner::Tumbling { size_us });
     }
     Ok(WindowAssigner::Hopping { size_us, slide_us })
+}
+
+/// Finds the event time that a window names among those the input carries.
+pub(super) fn time_column(call: &WindowCall, input: &Relation) -> Result<usize, Problem> {
+    let name = call.time.value.as_str();
+    let carried: Vec<&str> =
+        input.time_columns.iter().map(|column| input.schema.field(*column).name().as_str()).collect();
+    if let Some(at) = carried.iter().position(|carried| *carried == name) {
+        return Ok(input.time_columns[at]);
+    }
+    let relation = &call.relation.value;
+    if input.schema.index_of(name).is_err() {
+        let columns = input.schema.fields().iter().map(|field| field.name().as_str());
+        return Err(Problem::new(
+            Code::UnknownColumn,
+            call.time.span,
+            format!("there is no column \"{name}\" in {relation}"),
+        )
+        .did_you_mean(name, columns));
+    }
+    let problem = |message: String| Problem::new(Code::BadTimeColumn, call.time.span, message);
+    Err(match carried.as_slice() {
+        [] if input.is_view => problem(format!("{relation} does not pass its event time on"))
+            .hint("select the event time in that view, unchanged"),
+        [] => problem(format!("{relation} has no event time"))
+            .hint(format!("add WATERMARK FOR {name} AS {name} - INTERVAL '10 seconds' to CREATE SOURCE {relation}")),
+        _ => problem(format!("\"{name}\" is not the event time of {relation}"))
+            .hint(format!("use {}", carried.join(" or "))),
+    })
+}
+
+/// Reads an interval of a fixed length, greater than zero.
+pub(super) fn interval_us(expr: &Expr, names: &Names<'_>) -> Result<i64, Problem> {
+    let us = any_interval_us(expr, names)?;
+    if us <= 0 {
+        return Err(Problem::new(Code::Syntax, expr.span(), "the interval must be greater than zero"));
+    }
+    Ok(us)
+}
+
+/// Reads an interval of a fixed length.
+pub(super) fn any_interval_us(expr: &Expr, names: &Names<'_>) -> Result<i64, Problem> {
+    let wrong = |message: &str| Problem::new(Code::Syntax, expr.span(), message).hint("write INTERVAL '1 minute'");
+    if !matches!(expr, Expr::Interval(_)) {
+        return Err(wrong("expected an interval"));
+    }
+    let logical = names.planner().sql_to_expr(expr.clone(), &DFSchema::empty(), &mut PlannerContext::new());
+    let logical = logical.map_err(|error| wrong(&super::locate::clean(&error.strip_backtrace())))?;
+    let LogicalExpr::Literal(ScalarValue::IntervalMonthDayNano(Some(interval)), _) = logical else {
+        return Err(wrong("expected an interval"));
+    };
+    if interval.months != 0 {
+        return Err(wrong("months have no fixed length").hint("write days: INTERVAL '30 days'"));
+    }
+    if interval.nanoseconds % 1_000 != 0 {
+        return Err(wrong("time has a resolution of one microsecond"));
+    }
+    const DAY_US: i64 = 86_400_000_000;
+    i64::from(interval.days)
+        .checked_mul(DAY_US)
+        .and_then(|days_us| days_us.checked_add(interval.nanoseconds / 1_000))
+        .ok_or_else(|| wrong("the interval is too long"))
 }

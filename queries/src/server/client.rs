@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use reqwest::header;
+use tidemill_engine::source::BoxFuture;
 
 use crate::answer::AnswerFormat;
 use crate::problem::Problem;
@@ -58,12 +59,16 @@ pub enum ClientError {
 }
 
 /// Asks a running server and writes its answer, as it comes, in a format.
-pub async fn query_server(
-    url: &str,
-    sql: &str,
+pub fn query_server<'a>(
+    url: &'a str,
+    sql: &'a str,
     format: AnswerFormat,
-    out: &mut (dyn Write + Send),
-) -> Result<(), ClientError> {
+    out: &'a mut (dyn Write + Send),
+) -> BoxFuture<'a, Result<(), ClientError>> {
+    Box::pin(ask(url, sql, format, out))
+}
+
+async fn ask(url: &str, sql: &str, format: AnswerFormat, out: &mut (dyn Write + Send)) -> Result<(), ClientError> {
     let base = base_url(url)?;
     // Proxies are for the network outside; a server on loopback is never behind one.
     let client = reqwest::Client::builder()

@@ -34,7 +34,7 @@ use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use tidemill_engine::clock::Clock;
 use tidemill_engine::runtime::JobStatus;
-use tidemill_engine::source::Stop;
+use tidemill_engine::source::{BoxFuture, Stop};
 use tokio::net::TcpListener;
 
 use crate::problem::{Problem, ProblemKind};
@@ -151,7 +151,11 @@ impl Bound {
     }
 
     /// Serves until `stop` is cancelled, then lets answers under way end, for at most five seconds.
-    pub async fn serve(self, state: ServiceState, stop: Stop) -> io::Result<()> {
+    pub fn serve(self, state: ServiceState, stop: Stop) -> BoxFuture<'static, io::Result<()>> {
+        Box::pin(self.serve_until(state, stop))
+    }
+
+    async fn serve_until(self, state: ServiceState, stop: Stop) -> io::Result<()> {
         let listener = BoundedListener::new(self.listener, CONNECTIONS_MAX).tap_io(|connection| {
             // Answers go out in small pieces; without this the last one waits for an acknowledgement.
             if let Err(error) = connection.set_nodelay() {
@@ -167,7 +171,7 @@ impl Bound {
                 stop.cancelled().await;
                 tokio::time::sleep(SHUTDOWN_TIME_MAX).await;
             } => {
-                tracing::info!("cut HTTP connections that did not end in time");
+                tracing::info!("no longer waiting for HTTP connections that have not ended");
                 Ok(())
             }
         }

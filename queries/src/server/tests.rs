@@ -1,7 +1,5 @@
 //! The service over a real socket.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::{Value, json};

@@ -8,6 +8,7 @@
 //!
 //! No statement may take the engine down, and a slow reader slows only itself: questions run on their own threads, in
 //! their own memory pool, and give their rows through a bounded channel. When the reader goes away the question ends.
+//! `TUMBLE` and `HOP` mean the same over stored rows as in a view, so a view pasted as a question gives its numbers.
 //! Outer files cannot be reached: nothing but the tables of the [`History`] has a name, and statements that would make
 //! one are refused.
 
@@ -38,6 +39,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::answer::{Answer, Piece};
 use crate::history::{History, QueryTables};
+use crate::planner::rewrite_windows_for_history;
 use crate::problem::{Problem, ProblemKind};
 
 pub use guard::{OPERATORS_MAX, RELATIONS_MAX, SQL_BYTES_MAX};
@@ -288,11 +290,16 @@ async fn ask(
 }
 
 async fn plan(engine: &Engine, question: &Question, known: &KnownNames) -> Result<SendableRecordBatchStream, Problem> {
-    let explain = |error: DataFusionError| problem_of(&error, known);
+    let sql = windows_as_plain_sql(question).await?;
+    let explain = |error: DataFusionError| {
+        let problem = problem_of(&error, known);
+        // A place in a rewritten text is no place in the text that was asked.
+        if sql == question.sql { problem } else { problem.with_span(None) }
+    };
     let state = SessionStateBuilder::new_from_existing(engine.base.clone())
         .with_catalog_list(question.tables.catalog_list())
         .build();
-    let statement = state.sql_to_statement(&question.sql, &Dialect::Generic).map_err(explain)?;
+    let statement = state.sql_to_statement(&sql, &Dialect::Generic).map_err(explain)?;
     guard::check_statement(&statement)?;
     let mut logical = state.statement_to_plan(statement).await.map_err(explain)?;
     // The guard has refused what it knows; DataFusion's own check is the second wall.
@@ -302,6 +309,21 @@ async fn plan(engine: &Engine, question: &Question, known: &KnownNames) -> Resul
     }
     let physical = state.create_physical_plan(&logical).await.map_err(explain)?;
     execute_stream(physical, state.task_ctx()).map_err(explain)
+}
+
+/// Writes `TUMBLE` and `HOP` as what they are over stored rows. Looks at the tables' columns, so it may wait.
+async fn windows_as_plain_sql(question: &Question) -> Result<String, Problem> {
+    let (sql, tables) = (question.sql.clone(), Arc::clone(&question.tables));
+    let rewriting =
+        tokio::task::spawn_blocking(move || rewrite_windows_for_history(&sql, &|table| tables.columns(table)));
+    match rewriting.await {
+        Ok(Ok(sql)) => Ok(sql),
+        Ok(Err(diagnostic)) => Err(refusal::diagnostic_problem(diagnostic)),
+        Err(ended) => match ended.try_into_panic() {
+            Ok(payload) => Err(panic_problem(payload.as_ref())),
+            Err(_) => Err(stopping()),
+        },
+    }
 }
 
 fn read_only() -> SQLOptions {

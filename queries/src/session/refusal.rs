@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use arrow::error::ArrowError;
-use datafusion::common::{DataFusionError, Diagnostic, SchemaError};
+use datafusion::common::{DataFusionError, Diagnostic as PlannerNote, SchemaError};
 use tidemill_connectors::options::nearest;
 
+use crate::diagnostic::{Code, Diagnostic};
 use crate::problem::{Problem, ProblemKind, Span};
 
 /// The names a misspelt one is compared with.
@@ -45,14 +46,9 @@ pub(crate) fn problem_of(error: &DataFusionError, known: &KnownNames) -> Problem
         DataFusionError::NotImplemented(message) => Problem::new(ProblemKind::NotSupported, tidy(message)),
         DataFusionError::Execution(message) => Problem::new(ProblemKind::Failed, tidy(message)),
         DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
-            ArrowError::ExternalError(inner)
-                if inner.downcast_ref::<DataFusionError>().is_some() =>
-            {
-                inner.downcast_ref::<DataFusionError>().map_or_else(
-                    || Problem::new(ProblemKind::Failed, arrow.to_string()),
-                    |inner| problem_of(inner, known),
-                )
-            }
+            ArrowError::ExternalError(inner) if inner.downcast_ref::<DataFusionError>().is_some() => inner
+                .downcast_ref::<DataFusionError>()
+                .map_or_else(|| Problem::new(ProblemKind::Failed, arrow.to_string()), |inner| problem_of(inner, known)),
             // A spill that finds no more room on disk comes as an I/O error of arrow.
             ArrowError::IoError(message, _) if message.contains("spilling") => out_of_memory(message),
             ArrowError::IoError(message, _) => Problem::new(ProblemKind::Unreadable, tidy(message)),
@@ -78,6 +74,24 @@ pub(crate) fn panic_problem(payload: &(dyn std::any::Any + Send)) -> Problem {
         .with_hint("the pipeline goes on; please report the statement")
 }
 
+/// Says what a mistake in a window means.
+pub(super) fn diagnostic_problem(diagnostic: Diagnostic) -> Problem {
+    let kind = match diagnostic.code {
+        Code::Syntax => ProblemKind::Syntax,
+        Code::NotSupported => ProblemKind::NotSupported,
+        Code::UnknownRelation => ProblemKind::UnknownTable,
+        Code::UnknownColumn => ProblemKind::UnknownColumn,
+        Code::UnknownFunction => ProblemKind::UnknownFunction,
+        _ => ProblemKind::InvalidQuery,
+    };
+    let span = Span {
+        line: diagnostic.line as u64,
+        column: diagnostic.column as u64,
+        length: diagnostic.length.max(1) as u64,
+    };
+    Problem { kind, detail: diagnostic.message, hint: diagnostic.hint, span: Some(span) }
+}
+
 fn out_of_memory(message: &str) -> Problem {
     // What follows is advice on settings that nobody here can reach.
     let sentence = first_line(message).split(". Please try").next().unwrap_or_default().to_owned();
@@ -85,7 +99,7 @@ fn out_of_memory(message: &str) -> Problem {
         .with_hint("ask for less at once: a narrower time range, fewer columns, fewer groups")
 }
 
-fn with_diagnostic(mut problem: Problem, diagnostic: &Diagnostic) -> Problem {
+fn with_diagnostic(mut problem: Problem, diagnostic: &PlannerNote) -> Problem {
     if problem.span.is_none() {
         problem.span = diagnostic.span.map(span_of);
     }

@@ -42,7 +42,8 @@ impl Mosquitto {
 
     async fn spawn(dir: &Path, port: u16) -> Killed {
         let mut config = tempfile::NamedTempFile::new_in(dir).expect("a file");
-        writeln!(config, "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false").expect("written");
+        writeln!(config, "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 0")
+            .expect("written");
         let (_, path) = config.keep().expect("kept");
         let program = if Path::new("/usr/sbin/mosquitto").exists() { "/usr/sbin/mosquitto" } else { "mosquitto" };
         let mut command = Command::new(program);
@@ -154,6 +155,68 @@ async fn unacknowledged_messages_come_again() {
     assert_eq!(intake.payloads(), ["precious"]);
     stop.cancel();
     soon("the end", task).await.expect("no panic").expect("a clean stop");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_crashes_in_a_stream_lose_nothing() {
+    const MESSAGES: usize = 5_000;
+    for version in ["3.1.1", "5"] {
+        let broker = Mosquitto::start().await;
+        let context = context();
+        let source = || {
+            let url = format!("mqtt://127.0.0.1:{}", broker.port);
+            let mut options = options(&[("url", &url), ("topic", "plant/#"), ("version", version)]);
+            client("readings", &mut options, &context).expect("good options").0
+        };
+        // The subscription must be there before the stream begins.
+        let intake = HandIntake::by_itself();
+        let (stop, task) = run(source(), &intake);
+        intake.until_connected().await;
+        stop.cancel();
+        soon("the end", task).await.expect("no panic").expect("a clean stop");
+
+        let mut publisher = Command::new("mosquitto_pub");
+        publisher.args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &broker.port.to_string(),
+            "-V",
+            "5",
+            "-q",
+            "1",
+            "-t",
+            "plant/x",
+            "-l",
+        ]);
+        let mut publisher = Killed(publisher.stdin(Stdio::piped()).spawn().expect("mosquitto_pub is installed"));
+        let mut lines = publisher.0.stdin.take().expect("piped");
+        let writing = tokio::task::spawn_blocking(move || {
+            for number in 0..MESSAGES {
+                writeln!(lines, "{number}").expect("written");
+            }
+        });
+
+        let mut seen = std::collections::BTreeMap::<String, usize>::new();
+        let mut crashes = 0;
+        while seen.len() < MESSAGES {
+            let intake = HandIntake::by_itself();
+            let (_, task) = run(source(), &intake);
+            let enough = (137 + 61 * crashes).min(MESSAGES - seen.len());
+            intake.until_messages(enough).await;
+            // As kill -9: nothing in hand is acknowledged, nothing is said to the broker.
+            task.abort();
+            let _ = task.await;
+            for payload in intake.payloads() {
+                *seen.entry(payload).or_default() += 1;
+            }
+            assert!(!intake.inner.lock().errors.contains(&"session_lost"));
+            crashes += 1;
+        }
+        soon("the publisher", writing).await.expect("no panic");
+        assert!(crashes > 5, "{crashes}");
+        assert!((0..MESSAGES).all(|number| seen.contains_key(&number.to_string())));
+    }
 }
 
 #[tokio::test]
