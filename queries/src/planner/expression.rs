@@ -1,12 +1,17 @@
 //! Expressions: DataFusion's, made ready for whole batches behind the engine's [`Expr`].
 //!
 //! At the edges types are narrowed to those the engine has: text is `Utf8View`, an instant is `Timestamp(µs, "UTC")`.
+//!
+//! A row for which an expression cannot be computed (a division by zero, a text that is no number) gives null: one bad
+//! reading must not stop a stream, now and in every replay. So all that is computed may be null; columns passed on as
+//! they are keep their NOT NULL.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::concat;
 use arrow::datatypes::{DataType, Schema};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, TableReference};
@@ -94,13 +99,21 @@ impl Scope {
         let canonical = expr.to_string();
         let planning = PhysicalPlanningContext::default();
         let physical = create_physical_expr(&expr, &self.schema, &ExecutionProps::new(), &planning)?;
-        let nullable = physical.nullable(self.schema.as_arrow())?;
+        let constant = expr.column_refs().is_empty();
+        if constant {
+            let options = RecordBatchOptions::new().with_row_count(Some(1));
+            let row = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)?;
+            physical.evaluate(&row)?;
+        }
+        // What is computed from a row may fail for that row; a constant was just tried.
+        let is_column = physical.is::<expressions::Column>();
+        let nullable = !(is_column || constant) || physical.nullable(self.schema.as_arrow())?;
         let column = physical.downcast_ref::<expressions::Column>();
         let found = column.map(|column| EngineColumn { index: column.index(), name: column.name().to_owned() });
         let index = found.as_ref().map(|column| column.index);
         let expr: ExprRef = match found {
             Some(column) => Arc::new(column),
-            None => Arc::new(Physical(physical)),
+            None => Arc::new(Physical { expr: physical, nullable }),
         };
         Ok(Compiled { expr, data_type, nullable, column: index, canonical })
     }
@@ -162,26 +175,50 @@ pub(super) fn is_groupable(data_type: &DataType) -> bool {
 
 /// DataFusion's physical expression as the engine's.
 #[derive(Debug)]
-struct Physical(Arc<dyn PhysicalExpr>);
+struct Physical {
+    expr: Arc<dyn PhysicalExpr>,
+    nullable: bool,
+}
 
 impl fmt::Display for Physical {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        fmt::Display::fmt(&self.expr, f)
     }
 }
 
 impl Expr for Physical {
     fn evaluate(&self, batch: &RecordBatch) -> std::result::Result<ArrayRef, ExprError> {
-        let value = self.0.evaluate(batch).and_then(|value| value.into_array(batch.num_rows()));
-        value.map_err(|error| ExprError { expression: self.to_string(), problem: error.strip_backtrace() })
+        self.evaluate_or_null(batch)
+            .map_err(|error| ExprError { expression: self.to_string(), problem: error.strip_backtrace() })
     }
 
     fn data_type(&self, input: &Schema) -> DataType {
         // The expression was made for this input: it has a type there. Null only says that something else is wrong.
-        self.0.data_type(input).unwrap_or(DataType::Null)
+        self.expr.data_type(input).unwrap_or(DataType::Null)
     }
 
-    fn nullable(&self, input: &Schema) -> bool {
-        self.0.nullable(input).unwrap_or(true)
+    fn nullable(&self, _: &Schema) -> bool {
+        self.nullable
+    }
+}
+
+impl Physical {
+    /// Evaluates all rows at once; if that fails, finds the rows that are to blame by halves, and gives null for them.
+    /// What comes out depends on each row alone, not on the batch it is in.
+    fn evaluate_or_null(&self, batch: &RecordBatch) -> Result<ArrayRef> {
+        let rows = batch.num_rows();
+        let error = match self.expr.evaluate(batch).and_then(|value| value.into_array(rows)) {
+            Ok(array) => return Ok(array),
+            Err(error) => error,
+        };
+        match rows {
+            0 => Err(error),
+            1 => Ok(new_null_array(&self.expr.data_type(batch.schema_ref())?, 1)),
+            _ => {
+                let left = self.evaluate_or_null(&batch.slice(0, rows / 2))?;
+                let right = self.evaluate_or_null(&batch.slice(rows / 2, rows - rows / 2))?;
+                Ok(concat(&[left.as_ref(), right.as_ref()])?)
+            }
+        }
     }
 }

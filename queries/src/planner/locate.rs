@@ -11,7 +11,8 @@ use datafusion::common::{Column, DFSchema, DFSchemaRef, DataFusionError, SchemaE
 use datafusion::logical_expr::Expr as LogicalExpr;
 use datafusion::sql::planner::PlannerContext;
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, SelectItem, Spanned, Visit, Visitor, visit_expressions,
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, SelectItem, Spanned, Visit, Visitor,
+    visit_expressions,
 };
 use datafusion::sql::sqlparser::tokenizer::{Location, Span};
 
@@ -62,6 +63,7 @@ impl Locator<'_> {
         {
             return Problem::new(Code::WrongType, span, types.unwrap_or_else(|| clean(&message)));
         }
+        let told = told.or_else(|| self.ordinal(&message));
         let span = told.or(fallback).unwrap_or_else(|| self.query.item_span(usize::MAX));
         Problem::new(Code::WrongType, span, clean(&message))
     }
@@ -139,6 +141,13 @@ impl Locator<'_> {
             }
         });
         found
+    }
+
+    /// Finds the number in GROUP BY that stands for no column of SELECT.
+    fn ordinal(&self, message: &str) -> Option<Span> {
+        let number = message.split_once("column with position ")?.1.split(' ').next()?;
+        let GroupByExpr::Expressions(exprs, _) = &self.query.select().group_by else { return None };
+        exprs.iter().find(|expr| expr.to_string() == number).map(Spanned::span)
     }
 
     fn two_columns(&self, name: &str) -> Problem {

@@ -90,6 +90,13 @@ pub(super) fn check(
         window = Some(grouped);
     }
     check_functions(select, functions)?;
+    if let Some(span) = select.selection.as_ref().and_then(|condition| find_aggregate(condition, functions)) {
+        return Err(refuse(
+            span,
+            "WHERE chooses single rows, before they are aggregated",
+            "put the condition in HAVING",
+        ));
+    }
     let grouped = is_grouped(select, functions);
     match &window {
         Some(window) => check_windowed(select, window, grouped, functions)?,
@@ -374,15 +381,23 @@ fn is_aggregate_call(expr: &Expr, functions: &Functions) -> bool {
     matches!(expr, Expr::Function(function) if functions.is_aggregate(&function_name(function)))
 }
 
+/// Returns the place of the first aggregate in a tree.
+fn find_aggregate(tree: &impl Visit, functions: &Functions) -> Option<Span> {
+    let found = visit_expressions(tree, |expr| {
+        if is_aggregate_call(expr, functions) { ControlFlow::Break(expr.span()) } else { ControlFlow::Continue(()) }
+    });
+    match found {
+        ControlFlow::Break(span) => Some(span),
+        ControlFlow::Continue(()) => None,
+    }
+}
+
 fn is_grouped(select: &Select, functions: &Functions) -> bool {
     let group_by = match &select.group_by {
         GroupByExpr::All(_) => true,
         GroupByExpr::Expressions(exprs, modifiers) => !exprs.is_empty() || !modifiers.is_empty(),
     };
-    let aggregates = visit_expressions(select, |expr| {
-        if is_aggregate_call(expr, functions) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    group_by || select.having.is_some() || aggregates.is_break()
+    group_by || select.having.is_some() || find_aggregate(select, functions).is_some()
 }
 
 fn window_needed(select: &Select, relation: &Name, event_time: &str, functions: &Functions) -> Problem {
@@ -392,13 +407,7 @@ fn window_needed(select: &Select, relation: &Name, event_time: &str, functions: 
         keys = exprs.iter().map(ToString::to_string).collect();
         span = exprs.first().map(Spanned::span);
     }
-    let aggregate = visit_expressions(select, |expr| {
-        if is_aggregate_call(expr, functions) { ControlFlow::Break(expr.span()) } else { ControlFlow::Continue(()) }
-    });
-    let aggregate = match aggregate {
-        ControlFlow::Break(span) => Some(span),
-        ControlFlow::Continue(()) => None,
-    };
+    let aggregate = find_aggregate(select, functions);
     let span = span.or(aggregate).or(select.having.as_ref().map(Spanned::span)).unwrap_or(relation.span);
     keys.extend([WINDOW_START.to_owned(), WINDOW_END.to_owned()]);
     let hint = format!(

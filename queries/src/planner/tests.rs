@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray};
+use arrow::datatypes::Int64Type;
 use tidemill_connectors::HttpIngest;
 use tidemill_engine::clock::{ManualClock, SeededDice};
 use tidemill_engine::plan::Operator;
@@ -178,6 +179,23 @@ fn projected_columns_have_the_types_the_plan_says() {
 | B    |            | 1970-01-01T00:00:00Z | b-x | 0.0  | cold  | true    | 1970-01-01 |
 +------+------------+----------------------+-----+------+-------+---------+------------+";
     assert_eq!(shown, expected);
+}
+
+#[test]
+fn a_row_that_cannot_be_computed_gives_null_and_leaves_the_others_alone() {
+    let pipeline = pipeline(
+        "CREATE MATERIALIZED VIEW v AS SELECT CAST(device AS BIGINT) AS number, 10 / CAST(temperature AS BIGINT) AS share FROM readings;",
+    );
+    let input = batch(&["1", "two", "3", "4"], &[Some(5.0), Some(0.0), None, Some(2.0)], &[1, 2, 3, 4]);
+    let node = pipeline.plan.nodes.iter().find(|node| matches!(node.operator, Operator::Project { .. }));
+    let node = node.expect("a projection");
+    let Operator::Project { columns, .. } = &node.operator else { unreachable!() };
+    let made: Vec<ArrayRef> = columns.iter().map(|column| column.evaluate(&input).expect("it evaluates")).collect();
+    let made = RecordBatch::try_new(Arc::clone(&node.schema), made).expect("columns that may be null");
+    let numbers: Vec<_> = made.column(0).as_primitive::<Int64Type>().iter().collect();
+    let shares: Vec<_> = made.column(1).as_primitive::<Int64Type>().iter().collect();
+    assert_eq!(numbers, [Some(1), None, Some(3), Some(4)]);
+    assert_eq!(shares, [Some(2), None, None, Some(5)]);
 }
 
 #[test]
