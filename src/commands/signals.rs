@@ -1,6 +1,12 @@
 //! Ctrl-C and SIGTERM.
 
+use std::time::Duration;
+
+use futures::FutureExt;
 use tidemill::{Error, Result};
+
+/// A supervisor may send the same request to the process and to its group: within so long, two are one.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
 
 /// Waits until somebody asks the program to stop.
 ///
@@ -9,6 +15,9 @@ pub(crate) async fn stop_requested() -> Result<()> {
     let mut signals = Signals::new().map_err(|error| Error::Environment(format!("cannot hear signals: {error}")))?;
     signals.next().await;
     tokio::spawn(async move {
+        tokio::time::sleep(SAME_REQUEST).await;
+        // What came in the meantime was kept for us: it is read and forgotten.
+        while signals.next().now_or_never().is_some() {}
         signals.next().await;
         eprintln!("tidemill: stopped at once; what was acknowledged is in the log");
         std::process::exit(2);
