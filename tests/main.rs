@@ -10,3 +10,13 @@
 mod harness;
 
 mod tidy;
+
+mod cases;
+
+mod exit_codes;
+mod idle;
+mod ingest;
+mod kill9;
+mod listener;
+mod mosquitto;
+mod readers_while_running;
