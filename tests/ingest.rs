@@ -39,9 +39,13 @@ async fn ndjson_objects_arrays_and_gzip_are_taken_and_the_rest_is_refused_by_sta
         let (status, answer) = http.post(path, kind, body).await.expect("an answer");
         assert_eq!(status, expected, "{path} {kind}: {answer}");
     }
+    let (status, answer) = http.ingest("readings", "{\"v\":1}\n{\"v\":\"x\"}\n".to_owned()).await.expect("an answer");
+    assert_eq!(status, 400, "one bad row refuses the whole request: {answer}");
     let (status, _) = http.get(path).await.expect("an answer");
     assert_eq!(status, 405, "GET {path}");
     let (status, _) = http.post_gzip(path, b"this is no gzip".to_vec()).await.expect("an answer");
     assert_eq!(status, 400, "gzip that is none");
+    // What was refused left nothing behind.
+    program.http.query_until("SELECT sum(v) AS total FROM history", 127).await;
     program.stop().await;
 }

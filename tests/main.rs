@@ -20,3 +20,4 @@ mod kill9;
 mod listener;
 mod mosquitto;
 mod readers_while_running;
+mod readme;

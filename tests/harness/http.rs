@@ -53,9 +53,10 @@ impl Client {
         self.post(&format!("/api/v1/ingest/{source}"), "application/x-ndjson", lines).await
     }
 
-    /// Posts NDJSON rows that must be acknowledged.
+    /// Posts NDJSON rows that must be acknowledged; what does not decode becomes a dead letter.
     pub(crate) async fn ingest_durably(&self, source: &str, lines: &str) {
-        let (status, body) = self.ingest(source, lines.to_owned()).await.expect("an answer");
+        let path = format!("/api/v1/ingest/{source}?on_error=dead_letter");
+        let (status, body) = self.post(&path, "application/x-ndjson", lines.to_owned()).await.expect("an answer");
         assert_eq!(status, 200, "{body}");
     }
 
@@ -91,7 +92,8 @@ impl Client {
             let sources = status["sources"].as_array()?;
             let found = sources.iter().find(|entry| entry["name"] == source)?;
             let dealt = ["rows", "dead", "quarantined"].iter().filter_map(|key| found[*key].as_u64()).sum::<u64>();
-            (dealt >= rows && status["rows_in_flight"] == 0 && status["sealed"] == status["completed"]).then_some(())
+            (dealt >= rows && status["rows_in_flight"] == 0 && status["sealed_epoch"] == status["completed_epoch"])
+                .then_some(())
         })
         .await;
     }

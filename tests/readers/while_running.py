@@ -23,7 +23,9 @@ def look(reader):
     if reader == "deltalake":
         seqs = dataset.to_table(columns=["seq"])["seq"].to_pylist()
         return len(seqs), max(seqs, default=None), len(set(seqs))
-    return duckdb.sql("SELECT count(*), max(seq), count(DISTINCT seq) FROM dataset").fetchone()
+    with duckdb.connect() as connection:
+        connection.register("numbers", dataset)
+        return connection.execute("SELECT count(*), max(seq), count(DISTINCT seq) FROM numbers").fetchone()
 
 
 for _ in range(looks):
