@@ -3,17 +3,28 @@
 //! [`connect`] turns a `WITH (connector = …)` list into a [`Source`](tidemill_engine::source::Source) and its
 //! [`Format`](tidemill_engine::decode::Format).
 
+pub mod channel;
+pub mod connect;
+pub mod file;
+pub mod format;
+pub mod generate;
+pub mod http;
+pub mod mqtt;
 pub mod options;
+pub mod table;
+#[cfg(test)]
+mod testing;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
 use tidemill_engine::clock::{Clock, Dice};
 use tidemill_engine::decode::Format;
 use tidemill_engine::source::Source;
 use tidemill_engine::storage::Storage;
 
+pub use connect::connect;
+pub use http::HttpIngest;
 pub use options::{OptionError, Options};
 
 /// What every connector may need from the program.
@@ -27,6 +38,8 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     /// The dice.
     pub dice: Arc<dyn Dice>,
+    /// Where HTTP sources meet the server.
+    pub http: HttpIngest,
 }
 
 /// A source that is ready to be planned.
@@ -39,16 +52,4 @@ pub struct Connected {
     pub idle_after_us: Option<i64>,
     /// From option `future_limit`, microseconds.
     pub future_limit_us: Option<i64>,
-}
-
-/// Makes a source from its declared columns and its options. Does no I/O: `tidemill check` calls it too.
-pub fn connect(
-    name: &str,
-    columns: &SchemaRef,
-    mut options: Options,
-    context: &Context,
-) -> Result<Connected, OptionError> {
-    let _ = (name, columns, context);
-    let kind = options.require("connector")?;
-    Err(OptionError::new("connector", format!("there is no connector {kind:?}")))
 }

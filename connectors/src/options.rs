@@ -67,6 +67,15 @@ impl Options {
             .transpose()
     }
 
+    /// Takes a duration, or `'none'`: `Some(None)`.
+    pub fn duration_or_none(&mut self, key: &'static str) -> Result<Option<Option<Duration>>, OptionError> {
+        if self.values.get(key).is_some_and(|text| text.eq_ignore_ascii_case("none")) {
+            self.take(key);
+            return Ok(Some(None));
+        }
+        Ok(self.duration(key)?.map(Some))
+    }
+
     /// Takes one of a closed set of words.
     pub fn choice<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Result<Option<T>, OptionError> {
         self.take(key)
@@ -112,8 +121,8 @@ fn edit_distance(a: &str, b: &str) -> usize {
     for (i, row) in rows.iter_mut().enumerate() {
         row[0] = i;
     }
-    for j in 0..=b.len() {
-        rows[0][j] = j;
+    for (j, distance) in rows[0].iter_mut().enumerate() {
+        *distance = j;
     }
     for i in 1..=a.len() {
         for j in 1..=b.len() {

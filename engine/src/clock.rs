@@ -2,8 +2,9 @@
 //!
 //! Everything else takes a [`Clock`] or a [`Dice`], so that simulation and tests own time and chance.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::RngCore;
 
@@ -11,6 +12,9 @@ use rand::RngCore;
 pub trait Clock: Send + Sync + 'static {
     /// Returns microseconds since 1970, UTC. May jump; nothing that is computed depends on it, only what is recorded.
     fn now_us(&self) -> i64;
+
+    /// Returns microseconds since some fixed point; never jumps. For intervals only.
+    fn monotonic_us(&self) -> i64;
 }
 
 /// The clock of the machine.
@@ -24,6 +28,12 @@ impl Clock for SystemClock {
             Ok(since) => crate::time::micros(since),
             Err(before) => -crate::time::micros(before.duration()),
         }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place that may ask")]
+    fn monotonic_us(&self) -> i64 {
+        static START: OnceLock<Instant> = OnceLock::new();
+        crate::time::micros(START.get_or_init(Instant::now).elapsed())
     }
 }
 
@@ -51,6 +61,10 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now_us(&self) -> i64 {
         self.0.load(Ordering::SeqCst)
+    }
+
+    fn monotonic_us(&self) -> i64 {
+        self.now_us()
     }
 }
 

@@ -13,9 +13,16 @@ pub mod sink;
 pub mod source;
 pub mod storage;
 
+pub mod ingest;
+
 pub mod aggregate;
+pub mod watermark;
 pub mod window;
 
 pub mod plan;
 
+pub mod dataflow;
+
 pub mod runtime;
+
+pub mod testing;

@@ -1,5 +1,9 @@
 //! Aggregates: what is computed for each group of rows.
 
+mod layout;
+
+pub use layout::{Layout, Selection, Texts};
+
 use arrow::datatypes::{DataType, Field};
 
 use crate::expr::ExprRef;

@@ -1,2 +1,446 @@
 //! A folder of the local disk, with the fsync rules of files and of directories.
-pub struct LocalStorage;
+//!
+//! An object becomes durable in this order, and nothing else in the program makes a durable file:
+//!
+//! ```text
+//!   write .tmp-<random> ─► fsync it ─► link (put_new) or rename (put) to its name ─► fsync the folder ─► Ok
+//!   ───────────── a crash here leaves only a hidden orphan ─────────────┤├─ the object may be there: it is whole
+//! ```
+//!
+//! A folder's own name lies in its parent, so the parents are fsynced as well, once for each process: after a crash a
+//! folder may be visible and not yet durable. Orphans are removed by [`LocalStorage::lock`], whose holder is alone.
+//!
+//! What is assumed of the file system: fsync reaches the medium, rename and link are atomic, and there are hard links.
+
+use std::collections::HashSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::{AppendFile, Entry, Storage, StorageError, TEMPORARY_PREFIX, checked, checked_dir};
+use crate::clock::{Dice, SystemDice};
+
+/// The file that [`LocalStorage::lock`] locks.
+const LOCK_FILE: &str = "lock";
+
+/// Levels of folders that the search for orphans goes down: more than any path of the program has.
+const DEPTH_MAX: usize = 32;
+
+/// A folder of the local disk.
+#[derive(Debug)]
+pub struct LocalStorage {
+    root: PathBuf,
+    /// Folders whose names are known to be durable. Grows with the folders used, not with the files.
+    durable: Mutex<HashSet<PathBuf>>,
+}
+
+/// The exclusive use of a data folder; released when it is dropped or the process ends, however it ends.
+#[derive(Debug)]
+pub struct FolderLock {
+    _file: File,
+}
+
+impl LocalStorage {
+    /// Opens a folder to write to; makes it if it is not there. Finds out at once whether it can be written to.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, StorageError> {
+        let root = root.into();
+        make_root(&root).map_err(io_error("create the folder", &root))?;
+        let probe = root.join(temporary_name());
+        new_file(&probe).and_then(|_| fs::remove_file(&probe)).map_err(io_error("write into the folder", &root))?;
+        Ok(LocalStorage { root, durable: Mutex::default() })
+    }
+
+    /// Opens a folder that must be there, to read from: makes and writes nothing by itself.
+    pub fn existing(root: impl Into<PathBuf>) -> Result<Self, StorageError> {
+        let root = root.into();
+        match fs::metadata(&root) {
+            Ok(found) if found.is_dir() => Ok(LocalStorage { root, durable: Mutex::default() }),
+            Ok(_) => Err(io_error("open the folder", &root)(io::ErrorKind::NotADirectory.into())),
+            Err(error) => Err(missing_or("open the folder", &root)(error)),
+        }
+    }
+
+    /// Returns the folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Takes the folder for this process alone, and removes what a crash left half-written.
+    ///
+    /// Fails at once if another process holds it.
+    pub fn lock(&self) -> Result<FolderLock, StorageError> {
+        let path = self.root.join(LOCK_FILE);
+        // Never truncated and never removed: the lock belongs to the file, so all processes must meet at the same one.
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(io_error("open", &path))?;
+        file.try_lock().map_err(|error| {
+            io_error("lock", &self.root)(match error {
+                fs::TryLockError::WouldBlock => io::Error::new(
+                    io::ErrorKind::WouldBlock,
+                    "another process uses this folder; stop it first, or choose another folder",
+                ),
+                fs::TryLockError::Error(error) => error,
+            })
+        })?;
+        remove_orphans(&self.root, DEPTH_MAX).map_err(io_error("clean up", &self.root))?;
+        Ok(FolderLock { _file: file })
+    }
+
+    /// Writes a temporary file beside `target`, lets `publish` give it its name, and makes that durable.
+    fn put_with(
+        &self,
+        path: &str,
+        bytes: &[u8],
+        publish: impl FnOnce(&Path, &Path) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        let target = self.root.join(checked(path)?);
+        let dir = self.make_parent(&target)?;
+        let temporary = dir.join(temporary_name());
+        let result = write_synced(&temporary, bytes)
+            .map_err(io_error("write", &target))
+            .and_then(|()| publish(&temporary, &target));
+        // After a rename it is gone already; after a link it is a second name; after an error it is an orphan, and
+        // whether its removal works changes nothing.
+        let _ = fs::remove_file(&temporary);
+        result?;
+        sync_folder(&dir).map_err(io_error("sync the folder of", &target))
+    }
+
+    /// Makes the folder of `target` and its parents, durably, and returns it.
+    fn make_parent(&self, target: &Path) -> Result<PathBuf, StorageError> {
+        let dir = target.parent().unwrap_or(&self.root).to_path_buf();
+        self.settle(&dir, true)?;
+        Ok(dir)
+    }
+
+    /// Makes the names of `dir` and of its parents below the root durable; makes them first if `create` says so.
+    fn settle(&self, dir: &Path, create: bool) -> Result<(), StorageError> {
+        // Held over the I/O, so that no second thread uses a folder whose name is not durable yet.
+        let mut durable = self.durable.lock();
+        if durable.contains(dir) {
+            return Ok(());
+        }
+        let below = dir.strip_prefix(&self.root).expect("checked paths lie below the root");
+        let mut at = self.root.clone();
+        for part in below.components() {
+            let parent = at.clone();
+            at.push(part);
+            if durable.contains(&at) {
+                continue;
+            }
+            if create {
+                match fs::create_dir(&at) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(io_error("create the folder", &at)(error));
+                    }
+                    _ => {}
+                }
+            }
+            sync_folder(&parent).map_err(io_error("sync", &parent))?;
+            durable.insert(at.clone());
+        }
+        Ok(())
+    }
+}
+
+impl Storage for LocalStorage {
+    fn put_new(&self, path: &str, bytes: &[u8]) -> Result<(), StorageError> {
+        self.put_with(path, bytes, |temporary, target| {
+            fs::hard_link(temporary, target).map_err(exists_or("link", target))
+        })
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that may rename")]
+    fn put(&self, path: &str, bytes: &[u8]) -> Result<(), StorageError> {
+        self.put_with(path, bytes, |temporary, target| {
+            fs::rename(temporary, target).map_err(io_error("replace", target))
+        })
+    }
+
+    fn get(&self, path: &str) -> Result<Bytes, StorageError> {
+        let target = self.root.join(checked(path)?);
+        fs::read(&target).map(Bytes::from).map_err(missing_or("read", &target))
+    }
+
+    fn list(&self, dir: &str) -> Result<Vec<Entry>, StorageError> {
+        let dir = self.root.join(checked_dir(dir)?);
+        let found = match fs::read_dir(&dir) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(io_error("list", &dir)(error)),
+        };
+        let mut entries = Vec::new();
+        for entry in found {
+            let entry = entry.map_err(io_error("list", &dir))?;
+            // Nothing of ours has a name that is not UTF-8.
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if name.starts_with(TEMPORARY_PREFIX) {
+                continue;
+            }
+            let metadata = match fs::metadata(entry.path()) {
+                Ok(metadata) => metadata,
+                // Removed since the folder was read.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(io_error("list", &entry.path())(error)),
+            };
+            let is_dir = metadata.is_dir();
+            entries.push(Entry { name, size: if is_dir { 0 } else { metadata.len() }, is_dir });
+        }
+        entries.sort_by(|left, right| left.name.cmp(&right.name));
+        Ok(entries)
+    }
+
+    fn delete(&self, path: &str) -> Result<(), StorageError> {
+        let target = self.root.join(checked(path)?);
+        match fs::remove_file(&target) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("delete", &target)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn create(&self, path: &str) -> Result<Box<dyn AppendFile>, StorageError> {
+        let target = self.root.join(checked(path)?);
+        let dir = self.make_parent(&target)?;
+        let file = new_file(&target).map_err(exists_or("create", &target))?;
+        file.sync_all().map_err(io_error("sync", &target))?;
+        sync_folder(&dir).map_err(io_error("sync the folder of", &target))?;
+        Ok(Box::new(LocalAppendFile { path: target, file, size: 0, failed: false }))
+    }
+
+    fn open(&self, path: &str) -> Result<Box<dyn AppendFile>, StorageError> {
+        let target = self.root.join(checked(path)?);
+        let file = OpenOptions::new().read(true).append(true).open(&target).map_err(missing_or("open", &target))?;
+        let size = file.metadata().map_err(io_error("open", &target))?.len();
+        Ok(Box::new(LocalAppendFile { path: target, file, size, failed: false }))
+    }
+
+    fn sync_dir(&self, dir: &str) -> Result<(), StorageError> {
+        let dir = self.root.join(checked_dir(dir)?);
+        if !dir.exists() {
+            return Ok(());
+        }
+        self.settle(&dir, false)?;
+        sync_folder(&dir).map_err(io_error("sync", &dir))
+    }
+}
+
+struct LocalAppendFile {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    /// Set by the first failure: after a failed fsync the kernel may drop the pages and report the next one as good.
+    failed: bool,
+}
+
+impl LocalAppendFile {
+    /// Runs a change; the first one that fails is the last one that is tried.
+    fn change<T>(
+        &mut self,
+        action: &'static str,
+        run: impl FnOnce(&mut File) -> io::Result<T>,
+    ) -> Result<T, StorageError> {
+        let result = if self.failed {
+            Err(io::Error::other("an earlier write or sync of this file failed"))
+        } else {
+            run(&mut self.file)
+        };
+        result.map_err(|error| {
+            self.failed = true;
+            io_error(action, &self.path)(error)
+        })
+    }
+}
+
+impl AppendFile for LocalAppendFile {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        // `write_all` goes on after a short write and after an interruption.
+        self.change("append to", |file| file.write_all(bytes))?;
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), StorageError> {
+        // fdatasync: the length counts as data, only the time stamps do not.
+        self.change("sync", |file| file.sync_data())
+    }
+
+    fn truncate(&mut self, len: u64) -> Result<(), StorageError> {
+        if len > self.size {
+            let error = io::Error::new(io::ErrorKind::InvalidInput, "the file is shorter than that");
+            return Err(io_error("truncate", &self.path)(error));
+        }
+        self.change("truncate", |file| file.set_len(len).and_then(|()| file.sync_all()))?;
+        self.size = len;
+        Ok(())
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, StorageError> {
+        loop {
+            match self.file.read_at(buf, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result.map_err(io_error("read", &self.path)),
+            }
+        }
+    }
+}
+
+fn temporary_name() -> String {
+    format!("{TEMPORARY_PREFIX}{:016x}", SystemDice.roll())
+}
+
+fn new_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create_new(true).read(true).append(true).open(path)
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = new_file(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn sync_folder(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Makes the root and what is missing above it, each fsynced into its parent.
+fn make_root(root: &Path) -> io::Result<()> {
+    let parent = match root.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => return Ok(()),
+    };
+    if root.is_dir() {
+        // It may stem from a process that died before this sync. A parent that only others may read is theirs to keep.
+        let _ = sync_folder(parent);
+        return Ok(());
+    }
+    if !parent.exists() {
+        make_root(parent)?;
+    }
+    match fs::create_dir(root) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && root.is_dir() => {}
+        result => result?,
+    }
+    sync_folder(parent)
+}
+
+/// Removes temporary files in `dir` and below. Only for the holder of the lock: another process's are not orphans.
+fn remove_orphans(dir: &Path, depth_left: usize) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        // Does not follow symbolic links.
+        let file_type = entry.file_type()?;
+        if file_type.is_dir() && depth_left > 0 {
+            remove_orphans(&entry.path(), depth_left - 1)?;
+        } else if file_type.is_file() && entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
+    let path = path.display().to_string();
+    move |source| StorageError::Io { action, path, source }
+}
+
+fn exists_or(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
+    let path = path.display().to_string();
+    move |source| match source.kind() {
+        io::ErrorKind::AlreadyExists => StorageError::Exists { path },
+        _ => StorageError::Io { action, path, source },
+    }
+}
+
+fn missing_or(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
+    let path = path.display().to_string();
+    move |source| match source.kind() {
+        io::ErrorKind::NotFound => StorageError::Missing { path },
+        _ => StorageError::Io { action, path, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn orphan_count(dir: &Path) -> usize {
+        let is_orphan = |name: &str| name.starts_with(TEMPORARY_PREFIX);
+        fs::read_dir(dir)
+            .unwrap()
+            .filter(|entry| is_orphan(entry.as_ref().unwrap().file_name().to_str().unwrap()))
+            .count()
+    }
+
+    #[test]
+    fn missing_folders_above_the_root_are_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = LocalStorage::open(folder.path().join("a/b/c")).unwrap();
+        storage.put_new("x/y/object", b"1").unwrap();
+        assert_eq!(fs::read(folder.path().join("a/b/c/x/y/object")).unwrap(), b"1");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let in_the_way = folder.path().join("file");
+        new_file(&in_the_way).unwrap();
+        for root in [in_the_way.clone(), in_the_way.join("data")] {
+            let error = LocalStorage::open(&root).unwrap_err().to_string();
+            assert!(error.starts_with("cannot create the folder") && error.contains("file"), "{error}");
+        }
+    }
+
+    #[test]
+    fn existing_makes_no_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("typo");
+        assert!(matches!(LocalStorage::existing(&root), Err(StorageError::Missing { .. })));
+        assert!(!root.exists());
+        LocalStorage::open(&root).unwrap().put("object", b"1").unwrap();
+        assert_eq!(&LocalStorage::existing(&root).unwrap().get("object").unwrap()[..], b"1");
+    }
+
+    #[test]
+    fn nothing_temporary_stays_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = LocalStorage::open(folder.path()).unwrap();
+        storage.put_new("object", b"1").unwrap();
+        storage.put_new("object", b"2").unwrap_err();
+        storage.put("object", b"3").unwrap();
+        assert_eq!(orphan_count(folder.path()), 0);
+    }
+
+    #[test]
+    fn the_lock_admits_one_and_removes_orphans() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = LocalStorage::open(folder.path()).unwrap();
+        storage.put("tables/t/object", b"1").unwrap();
+        let deep = folder.path().join("tables/t");
+        new_file(&deep.join(temporary_name())).unwrap();
+        assert_eq!(storage.list("tables/t").unwrap().len(), 1);
+
+        let lock = storage.lock().unwrap();
+        assert_eq!(orphan_count(&deep), 0);
+        let second = LocalStorage::open(folder.path()).unwrap();
+        let error = second.lock().unwrap_err();
+        assert!(error.to_string().contains("cannot lock"), "{error}");
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("another process uses this folder"), "{source}");
+        drop(lock);
+        second.lock().unwrap();
+    }
+}

@@ -13,7 +13,7 @@
 mod local;
 mod memory;
 
-pub use local::LocalStorage;
+pub use local::{FolderLock, LocalStorage};
 pub use memory::MemoryStorage;
 
 use std::io;
@@ -66,6 +66,8 @@ pub enum StorageError {
 }
 
 /// A folder of durable objects and append-only files. See the module for the promises.
+///
+/// [`Storage::list`] and [`Storage::sync_dir`] take the empty path for the root.
 pub trait Storage: Send + Sync + 'static {
     /// Makes an object that must not exist yet.
     fn put_new(&self, path: &str, bytes: &[u8]) -> Result<(), StorageError>;
@@ -100,10 +102,169 @@ pub trait AppendFile: Send {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, StorageError>;
 }
 
+/// How the names of files begin that are being written. Hidden from lists, refused in paths.
+const TEMPORARY_PREFIX: &str = ".tmp-";
+
 /// Refuses paths that could leave the root. Every implementation calls it first.
 fn checked(path: &str) -> Result<&str, StorageError> {
-    let bad = path.split('/').any(|part| part.is_empty() || part == "." || part == "..")
+    let bad = path
+        .split('/')
+        .any(|part| part.is_empty() || part == "." || part == ".." || part.starts_with(TEMPORARY_PREFIX))
         || path.contains('\\')
         || path.contains('\0');
     if bad { Err(StorageError::BadPath { path: path.to_owned() }) } else { Ok(path) }
+}
+
+/// The same for a folder: the empty path is the root.
+fn checked_dir(dir: &str) -> Result<&str, StorageError> {
+    if dir.is_empty() { Ok(dir) } else { checked(dir) }
+}
+
+#[cfg(test)]
+mod tests {
+    //! One table of behaviour, held by every implementation.
+
+    use super::*;
+
+    fn each(claim: impl Fn(&dyn Storage)) {
+        claim(&MemoryStorage::default());
+        let folder = tempfile::tempdir().unwrap();
+        claim(&LocalStorage::open(folder.path()).unwrap());
+    }
+
+    fn names(storage: &dyn Storage, dir: &str) -> Vec<String> {
+        storage.list(dir).unwrap().into_iter().map(|entry| entry.name).collect()
+    }
+
+    #[test]
+    fn put_new_refuses_what_is_there() {
+        each(|storage| {
+            storage.put_new("a/b", b"first").unwrap();
+            assert!(matches!(storage.put_new("a/b", b"second"), Err(StorageError::Exists { .. })));
+            assert!(matches!(storage.create("a/b"), Err(StorageError::Exists { .. })));
+            assert_eq!(&storage.get("a/b").unwrap()[..], b"first");
+        });
+    }
+
+    #[test]
+    fn of_racing_put_new_calls_one_wins() {
+        each(|storage| {
+            let wins: Vec<bool> = std::thread::scope(|scope| {
+                let racers: Vec<_> = (0u8..8)
+                    .map(|racer| scope.spawn(move || storage.put_new("deep/er/one", &[racer; 1000]).is_ok()))
+                    .collect();
+                racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+            });
+            assert_eq!(wins.iter().filter(|won| **won).count(), 1);
+            let winner = wins.iter().position(|won| *won).unwrap();
+            assert_eq!(&storage.get("deep/er/one").unwrap()[..], &[winner as u8; 1000][..]);
+        });
+    }
+
+    #[test]
+    fn put_replaces_and_delete_removes() {
+        each(|storage| {
+            storage.put("a", b"first").unwrap();
+            storage.put("a", b"2").unwrap();
+            assert_eq!(&storage.get("a").unwrap()[..], b"2");
+            storage.delete("a").unwrap();
+            storage.delete("a").unwrap();
+            assert!(matches!(storage.get("a"), Err(StorageError::Missing { .. })));
+            assert!(matches!(storage.open("a"), Err(StorageError::Missing { .. })));
+            storage.put_new("a", b"again").unwrap();
+        });
+    }
+
+    #[test]
+    fn list_is_sorted_by_name_and_shows_one_level() {
+        each(|storage| {
+            for path in ["b/2", "b/10", "b/1/deep", "b!", "a"] {
+                storage.put(path, b"xyz").unwrap();
+            }
+            assert_eq!(names(storage, ""), ["a", "b", "b!"]);
+            let entry = |name: &str, size, is_dir| Entry { name: name.to_owned(), size, is_dir };
+            assert_eq!(storage.list("b").unwrap(), [entry("1", 0, true), entry("10", 3, false), entry("2", 3, false)]);
+            assert_eq!(storage.list("nowhere/at/all").unwrap(), []);
+            assert!(storage.list("a").is_err());
+            storage.delete("b/1/deep").unwrap();
+            assert_eq!(names(storage, "b"), ["1", "10", "2"]);
+            storage.sync_dir("b/1").unwrap();
+            storage.sync_dir("").unwrap();
+            storage.sync_dir("nowhere").unwrap();
+        });
+    }
+
+    #[test]
+    fn an_object_is_no_folder_and_a_folder_is_no_object() {
+        each(|storage| {
+            storage.put("a", b"1").unwrap();
+            assert!(storage.put("a/b", b"2").is_err());
+            assert_eq!(&storage.get("a").unwrap()[..], b"1");
+            storage.put("c/d", b"3").unwrap();
+            assert!(storage.put("c", b"4").is_err());
+            assert!(matches!(storage.put_new("c", b"4"), Err(StorageError::Exists { .. })));
+            assert!(storage.get("c").is_err());
+            assert!(storage.delete("c").is_err());
+            assert_eq!(&storage.get("c/d").unwrap()[..], b"3");
+        });
+    }
+
+    #[test]
+    fn no_path_leaves_the_root() {
+        each(|storage| {
+            for path in [
+                "",
+                "/",
+                "/etc/x",
+                "a//b",
+                "a/",
+                "..",
+                "../x",
+                "a/../../x",
+                "./a",
+                "a\\b",
+                "a\0b",
+                ".tmp-1",
+                "a/.tmp-1/b",
+            ] {
+                let bad = |result: Result<(), StorageError>| matches!(result, Err(StorageError::BadPath { .. }));
+                assert!(bad(storage.put(path, b"")), "{path:?}");
+                assert!(bad(storage.put_new(path, b"")), "{path:?}");
+                assert!(bad(storage.get(path).map(drop)), "{path:?}");
+                assert!(bad(storage.delete(path)), "{path:?}");
+                assert!(bad(storage.create(path).map(drop)), "{path:?}");
+                assert!(bad(storage.open(path).map(drop)), "{path:?}");
+                assert!(path.is_empty() || bad(storage.list(path).map(drop)), "{path:?}");
+                assert!(path.is_empty() || bad(storage.sync_dir(path)), "{path:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn appended_bytes_are_there_when_opened_again() {
+        each(|storage| {
+            let mut file = storage.create("log/1").unwrap();
+            assert_eq!(file.size(), 0);
+            file.append(b"hello ").unwrap();
+            file.append(b"world").unwrap();
+            file.sync().unwrap();
+            drop(file);
+
+            let mut file = storage.open("log/1").unwrap();
+            assert_eq!(file.size(), 11);
+            file.append(b"!").unwrap();
+            file.truncate(5).unwrap();
+            assert!(file.truncate(6).is_err(), "a truncation never grows a file");
+            file.append(b"!!").unwrap();
+            file.sync().unwrap();
+            assert_eq!(file.size(), 7);
+            assert_eq!(&storage.get("log/1").unwrap()[..], b"hello!!");
+
+            let mut buf = [0; 4];
+            assert_eq!(file.read_at(4, &mut buf).unwrap(), 3);
+            assert_eq!(&buf[..3], b"o!!");
+            assert_eq!(file.read_at(7, &mut buf).unwrap(), 0);
+            assert_eq!(file.read_at(1 << 40, &mut buf).unwrap(), 0);
+        });
+    }
 }

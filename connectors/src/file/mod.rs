@@ -1,0 +1,241 @@
+//! Files: NDJSON, CSV and Parquet, read once from their beginning to their end.
+//!
+//! Each file is a partition, named by its path relative to the base folder. Files are read in turn, a chunk of each,
+//! so that their event times advance together; the log keeps byte ranges (text) or row ranges (Parquet), and a replay
+//! reads those again:
+//!
+//! ```text
+//!   open a, open b ─► a[0, 1 MiB) ─► b[0, 1 MiB) ─► a[1 MiB, …) ─► … ─► end a ─► … ─► end b
+//! ```
+//!
+//! So a file must not change while the log still needs it. A checksum over each range tells if it did.
+
+mod numbered;
+mod parquet;
+mod paths;
+mod text;
+
+use std::collections::{HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tidemill_engine::decode::Format;
+use tidemill_engine::source::{Chunk, Data, Intake, IntakeError, Receipt, Resume, Source, SourceError, Stop};
+
+use self::parquet::ParquetReader;
+use self::text::{LineIndex, TextReader};
+use crate::format::{Encoding, Layout};
+use crate::options::{OptionError, Options};
+
+pub use self::numbered::NumberedFormat;
+
+/// Chunks whose receipts may be outstanding.
+const RECEIPTS_MAX: usize = 64;
+
+/// Files as a bounded source.
+pub struct FileSource {
+    shared: Arc<Shared>,
+    files: Mutex<Vec<String>>,
+}
+
+/// What a reader on another thread needs.
+struct Shared {
+    path: String,
+    base_dir: PathBuf,
+    encoding: Encoding,
+    layout: Layout,
+    lines: LineIndex,
+    /// Parquet readers of a replay, each behind the last range that was read again.
+    replayed: Mutex<HashMap<String, ParquetReader>>,
+}
+
+impl FileSource {
+    /// Makes a source of the files that `path` names: a file, a folder, or a pattern with `*` in its last part.
+    pub fn new(path: &str, base_dir: &Path, encoding: Encoding, layout: Layout) -> Self {
+        let (path, base_dir) = (path.to_owned(), base_dir.to_owned());
+        let shared =
+            Shared { path, base_dir, encoding, layout, lines: LineIndex::default(), replayed: Mutex::default() };
+        FileSource { shared: Arc::new(shared), files: Mutex::default() }
+    }
+
+    /// Returns the format of the files: its dead letters name file and line.
+    pub fn format(&self) -> Arc<dyn Format> {
+        let format = self.shared.encoding.format(self.shared.layout.clone());
+        match self.shared.encoding {
+            Encoding::Parquet => format,
+            Encoding::Json | Encoding::Csv { .. } => Arc::new(NumberedFormat::new(format)),
+        }
+    }
+
+    /// Takes `format` and `delimiter`; without `format` the ending of `path` says what the files hold.
+    pub fn take_encoding(path: &str, options: &mut Options) -> Result<Encoding, OptionError> {
+        let encoding = match Encoding::take(options)? {
+            Some(encoding) => encoding,
+            None => paths::encoding_of(path).ok_or_else(|| {
+                OptionError::new(
+                    "format",
+                    format!("is missing, and {path:?} does not tell: say format = 'json', 'csv' or 'parquet'"),
+                )
+            })?,
+        };
+        encoding.with_delimiter(options)
+    }
+}
+
+#[async_trait::async_trait]
+impl Source for FileSource {
+    fn bounded(&self) -> bool {
+        true
+    }
+
+    async fn prepare(&self) -> Result<(), SourceError> {
+        let shared = Arc::clone(&self.shared);
+        let find = move || {
+            let files = paths::find(&shared.path, &shared.base_dir, shared.encoding)?;
+            for file in &files {
+                if let Reader::Parquet(reader) = shared.reader(file, 0)? {
+                    reader.probe()?;
+                }
+            }
+            Ok::<_, SourceError>(files)
+        };
+        *self.files.lock() = blocking(find).await?;
+        Ok(())
+    }
+
+    async fn run(&self, intake: Arc<dyn Intake>, resume: Vec<Resume>, stop: Stop) -> Result<(), SourceError> {
+        self.shared.replayed.lock().clear();
+        let files = self.files.lock().clone();
+        if let Some(gone) = resume.iter().find(|resume| !resume.ended && !files.contains(&resume.partition)) {
+            return Err(SourceError::Changed(format!(
+                "file {} was read up to {} and is not there any more",
+                gone.partition, gone.next
+            )));
+        }
+        let mut readers = VecDeque::with_capacity(files.len());
+        for file in files {
+            let known = resume.iter().find(|resume| resume.partition == file);
+            if known.is_some_and(|known| known.ended) {
+                continue;
+            }
+            intake.open(&file).await?;
+            let (shared, next) = (Arc::clone(&self.shared), known.map_or(0, |known| known.next));
+            readers.push_back(blocking(move || shared.reader(&file, next)).await?);
+        }
+        intake.set_connected(true);
+        let mut receipts: VecDeque<Receipt> = VecDeque::new();
+        while let Some(mut reader) = readers.pop_front() {
+            if stop.is_cancelled() {
+                break;
+            }
+            let (reader, chunk) = blocking(move || {
+                let chunk = reader.next_chunk()?;
+                Ok((reader, chunk))
+            })
+            .await?;
+            let partition = reader.partition().to_owned();
+            let Some(chunk) = chunk else {
+                intake.end(&partition).await?;
+                continue;
+            };
+            let queued = tokio::select! {
+                queued = intake.append(&partition, chunk) => queued,
+                () = stop.cancelled() => break,
+            };
+            match queued {
+                Err(IntakeError::Stopping) => break,
+                queued => receipts.push_back(queued?),
+            }
+            readers.push_back(reader);
+            if receipts.len() > RECEIPTS_MAX
+                && let Some(oldest) = receipts.pop_front()
+            {
+                oldest.await?;
+            }
+        }
+        for receipt in receipts {
+            receipt.await?;
+        }
+        Ok(())
+    }
+
+    fn reread(&self, partition: &str, start: u64, end: u64) -> Result<(Data, u32), SourceError> {
+        let reread = || -> Result<(Data, u32), SourceError> {
+            let replayed = self.shared.replayed.lock().remove(partition).filter(|reader| reader.next() == start);
+            let reader = match replayed {
+                Some(reader) => Reader::Parquet(reader),
+                None => self.shared.reader(partition, start)?,
+            };
+            match reader {
+                Reader::Text(mut reader) => reader.range(start, end),
+                Reader::Parquet(reader) => self.shared.reread_rows(partition, reader, start, end),
+            }
+        };
+        // The log needs what was there: whatever stands in the way now is a change.
+        reread().map_err(|error| SourceError::Changed(error.to_string()))
+    }
+}
+
+impl Shared {
+    fn reader(&self, partition: &str, next: u64) -> Result<Reader, SourceError> {
+        let path = self.base_dir.join(partition);
+        Ok(match self.encoding {
+            Encoding::Json => Reader::Text(TextReader::open(&path, partition, None, next, &self.lines)?),
+            Encoding::Csv { delimiter } => {
+                Reader::Text(TextReader::open(&path, partition, Some(delimiter), next, &self.lines)?)
+            }
+            Encoding::Parquet => Reader::Parquet(ParquetReader::open(&path, partition, &self.layout, next)?),
+        })
+    }
+
+    fn reread_rows(
+        &self,
+        partition: &str,
+        mut reader: ParquetReader,
+        start: u64,
+        end: u64,
+    ) -> Result<(Data, u32), SourceError> {
+        if let Some(found) = reader.next_range(start, end)? {
+            self.replayed.lock().insert(partition.to_owned(), reader);
+            return Ok(found);
+        }
+        reader.range(start, end)
+    }
+}
+
+/// A file that is being read. Blocking.
+enum Reader {
+    Text(TextReader),
+    Parquet(ParquetReader),
+}
+
+impl Reader {
+    fn partition(&self) -> &str {
+        match self {
+            Reader::Text(reader) => reader.partition(),
+            Reader::Parquet(reader) => reader.partition(),
+        }
+    }
+
+    fn next_chunk(&mut self) -> Result<Option<Chunk>, SourceError> {
+        match self {
+            Reader::Text(reader) => reader.next_chunk(),
+            Reader::Parquet(reader) => reader.next_chunk(),
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
+) -> Result<T, SourceError> {
+    tokio::task::spawn_blocking(work).await.expect("reading a file does not panic")
+}
+
+/// Names the file that the operating system refused.
+fn unreadable(path: &Path, error: &std::io::Error) -> SourceError {
+    SourceError::Environment(format!("cannot read {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests;

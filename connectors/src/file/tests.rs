@@ -1,0 +1,236 @@
+use std::fs::File;
+
+use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{
+    DataType, Field, Float64Type, Int64Type, Schema, TimeUnit as ArrowTimeUnit, TimestampMicrosecondType,
+};
+use tidemill_engine::decode::DeadLetter;
+
+use super::*;
+use crate::format::TimeUnit;
+use crate::testing::TestIntake;
+
+fn layout() -> Layout {
+    let columns = Arc::new(Schema::new(vec![
+        Field::new("device", DataType::Utf8View, true),
+        Field::new("temperature", DataType::Float64, false),
+        Field::new("ts", DataType::Timestamp(ArrowTimeUnit::Microsecond, Some("UTC".into())), true),
+    ]));
+    Layout::new(&columns).with_time_unit(Some(TimeUnit::Milliseconds))
+}
+
+fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+    use std::io::Write;
+    let folder = tempfile::tempdir().unwrap();
+    for (name, contents) in files {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let mut file = File::options().write(true).create(true).truncate(true).open(path).unwrap();
+        file.write_all(contents).unwrap();
+    }
+    folder
+}
+
+fn source(folder: &tempfile::TempDir, path: &str) -> FileSource {
+    let encoding = FileSource::take_encoding(path, &mut Options::default()).unwrap();
+    FileSource::new(path, folder.path(), encoding, layout())
+}
+
+async fn run(source: &FileSource, resume: Vec<Resume>) -> Arc<TestIntake> {
+    source.prepare().await.unwrap();
+    let intake = Arc::new(TestIntake::default());
+    source.run(Arc::clone(&intake) as Arc<dyn Intake>, resume, Stop::new()).await.unwrap();
+    intake
+}
+
+fn decoded(source: &FileSource, intake: &TestIntake) -> (RecordBatch, Vec<DeadLetter>) {
+    let format = source.format();
+    let mut decoder = format.decoder();
+    let (mut batches, mut dead) = (Vec::new(), Vec::new());
+    for (_, chunk) in intake.chunks.lock().iter() {
+        let Chunk::Range { data, .. } = chunk else { panic!("{chunk:?}") };
+        let part = decoder.decode(data);
+        batches.extend(part.batches);
+        dead.extend(part.dead);
+    }
+    (concat_batches(&format.schema(), &batches).unwrap(), dead)
+}
+
+fn same(a: &Data, b: &Data) -> bool {
+    match (a, b) {
+        (Data::Messages(a), Data::Messages(b)) => a == b,
+        (Data::Columns(a), Data::Columns(b)) => a == b,
+        _ => false,
+    }
+}
+
+/// Reads every chunk again, on a source that has seen nothing yet, and expects the same.
+fn reread_all(source: &FileSource, intake: &TestIntake) {
+    for (partition, chunk) in intake.chunks.lock().iter() {
+        let Chunk::Range { start, end, data, checksum } = chunk else { panic!("{chunk:?}") };
+        let (again, checksum_again) = source.reread(partition, *start, *end).unwrap();
+        assert!(same(data, &again), "{partition} {start}..{end}");
+        assert_eq!(*checksum, checksum_again);
+    }
+}
+
+fn lines(count: usize, pad: usize) -> Vec<u8> {
+    let line = |n: usize| format!("{{\"device\":\"{}\",\"temperature\":{n}}}\n", "x".repeat(pad));
+    (0..count).map(line).collect::<String>().into_bytes()
+}
+
+#[tokio::test]
+async fn ndjson_is_read_whole_in_turn_and_again() {
+    let folder = folder(&[("in/b.ndjson", &lines(30_000, 80)), ("in/a.ndjson", &lines(100, 1)), ("in/c.csv", b"")]);
+    let files = source(&folder, "in/*.ndjson");
+    let intake = run(&files, Vec::new()).await;
+    let (rows, dead) = decoded(&files, &intake);
+    assert_eq!((rows.num_rows(), dead.len()), (30_100, 0));
+    let calls = intake.calls.lock().clone();
+    assert_eq!(calls[..4], ["open in/a.ndjson", "open in/b.ndjson", "append in/a.ndjson", "append in/b.ndjson"]);
+    assert_eq!(calls.last().unwrap(), "end in/b.ndjson");
+    assert!(calls.iter().filter(|call| *call == "append in/b.ndjson").count() > 2, "several chunks");
+    reread_all(&source(&folder, "in/*.ndjson"), &intake);
+}
+
+#[tokio::test]
+async fn a_resumed_run_reads_only_the_rest() {
+    let folder = folder(&[("a.ndjson", &lines(30_000, 80)), ("b.ndjson", &lines(10, 0))]);
+    let whole = source(&folder, "*.ndjson");
+    let first = run(&whole, Vec::new()).await;
+    let cut = match &first.chunks.lock()[0].1 {
+        Chunk::Range { end, .. } => *end,
+        Chunk::Messages(_) => unreachable!("files append ranges"),
+    };
+    let resume = vec![
+        Resume { partition: "a.ndjson".to_owned(), next: cut, ended: false },
+        Resume { partition: "b.ndjson".to_owned(), next: 999, ended: true },
+    ];
+    let rest = run(&source(&folder, "*.ndjson"), resume).await;
+    let count = |intake: &TestIntake| intake.messages().iter().map(|message| message.payload.len()).sum::<usize>();
+    assert_eq!(count(&rest) + cut as usize, std::fs::metadata(folder.path().join("a.ndjson")).unwrap().len() as usize);
+    assert!(!rest.calls.lock().contains(&"open b.ndjson".to_owned()));
+}
+
+#[tokio::test]
+async fn dead_letters_name_file_and_line() {
+    let mut text = lines(20_000, 80);
+    text.extend_from_slice(b"{\"temperature\":\"warm\"}\n\nnonsense");
+    let folder = folder(&[("a.ndjson", &text), ("b.csv", b"device,temperature\na,1\n\"b\nb\",2\nc,warm\n")]);
+    let files = source(&folder, "a.ndjson");
+    let (rows, dead) = decoded(&files, &*run(&files, Vec::new()).await);
+    assert_eq!(rows.num_rows(), 20_000);
+    assert!(dead[0].reason.starts_with("a.ndjson line 20001: column temperature"), "{}", dead[0].reason);
+    assert!(dead[1].reason.starts_with("a.ndjson line 20003: not JSON"), "{}", dead[1].reason);
+    assert_eq!((&dead[1].topic[..], &dead[1].payload[..]), (&b"a.ndjson"[..], &b"nonsense"[..]));
+    let files = source(&folder, "b.csv");
+    let (_, dead) = decoded(&files, &*run(&files, Vec::new()).await);
+    assert!(dead[0].reason.starts_with("b.csv line 5: column temperature"), "{}", dead[0].reason);
+}
+
+#[tokio::test]
+async fn csv_chunks_carry_their_header_and_respect_quotes() {
+    let mut text = b"\xEF\xBB\xBFtemperature,device,ts\n".to_vec();
+    for n in 0..60_000 {
+        text.extend_from_slice(format!("{n},\"line one\nline {n}\",{}\n", n * 1000).as_bytes());
+    }
+    let folder = folder(&[("a.csv", &text)]);
+    let files = source(&folder, "a.csv");
+    let intake = run(&files, Vec::new()).await;
+    assert!(intake.chunks.lock().len() > 1);
+    let (rows, dead) = decoded(&files, &intake);
+    assert!(dead.is_empty(), "{:?}", dead[0]);
+    assert_eq!(rows.num_rows(), 60_000);
+    assert_eq!(rows.column(0).as_string_view().value(59_999), "line one\nline 59999");
+    assert_eq!(rows.column(2).as_primitive::<TimestampMicrosecondType>().value(59_999), 59_999_000_000);
+    reread_all(&source(&folder, "a.csv"), &intake);
+}
+
+fn parquet(rows: i64) -> Vec<u8> {
+    let columns = Arc::new(Schema::new(vec![
+        Field::new("ts", DataType::Int64, true),
+        Field::new("other", DataType::Int64, true),
+        Field::new("temperature", DataType::Int64, true),
+        Field::new("device", DataType::Utf8, true),
+    ]));
+    let batch = RecordBatch::try_new(
+        Arc::clone(&columns),
+        vec![
+            Arc::new(Int64Array::from_iter_values(0..rows)),
+            Arc::new(Int64Array::from_iter_values(0..rows)),
+            Arc::new((0..rows).map(|row| (row != 5).then_some(row)).collect::<Int64Array>()),
+            Arc::new(StringArray::from_iter_values((0..rows).map(|row| format!("device-{row}")))),
+        ],
+    )
+    .unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = ::parquet::arrow::ArrowWriter::try_new(&mut bytes, columns, None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    bytes
+}
+
+#[tokio::test]
+async fn parquet_columns_are_cast_and_rows_that_do_not_fit_are_dead() {
+    let folder = folder(&[("a.parquet", &parquet(100_000))]);
+    let files = source(&folder, "a.parquet");
+    let intake = run(&files, Vec::new()).await;
+    let (rows, dead) = decoded(&files, &intake);
+    assert_eq!((rows.num_rows(), dead.len()), (99_999, 1));
+    assert_eq!(dead[0].payload, r#"{"ts":5,"device":"device-5"}"#);
+    assert!(dead[0].reason.contains("temperature"), "{}", dead[0].reason);
+    assert_eq!(rows.column(1).as_primitive::<Float64Type>().value(99_998), 99_999.0);
+    assert_eq!(rows.column(2).as_primitive::<TimestampMicrosecondType>().value(7), 8_000);
+    let again = source(&folder, "a.parquet");
+    reread_all(&again, &intake);
+    reread_all(&again, &intake);
+    let (Data::Columns(odd), _) = again.reread("a.parquet", 40_000, 80_000).unwrap() else { panic!("no columns") };
+    assert_eq!((odd.num_rows(), odd.column(0).as_primitive::<Int64Type>().value(0)), (40_000, 40_000));
+    assert!(matches!(again.reread("a.parquet", 99_990, 100_001), Err(SourceError::Changed(_))));
+    let resume = vec![Resume { partition: "a.parquet".to_owned(), next: 99_990, ended: false }];
+    let (rest, _) = decoded(&files, &*run(&source(&folder, "a.parquet"), resume).await);
+    assert_eq!(rest.num_rows(), 10);
+}
+
+#[tokio::test]
+async fn a_changed_file_is_noticed() {
+    let folder = folder(&[("a.ndjson", &lines(10, 0)), ("a.parquet", &parquet(100))]);
+    let text = source(&folder, "a.ndjson");
+    let (_, before) = text.reread("a.ndjson", 0, 30).unwrap();
+    let (_, columns_before) = source(&folder, "a.parquet").reread("a.parquet", 0, 10).unwrap();
+    let overwrite = |name: &str, contents: &[u8]| {
+        use std::io::Write;
+        let mut file = File::options().write(true).truncate(true).open(folder.path().join(name)).unwrap();
+        file.write_all(contents).unwrap();
+    };
+    overwrite("a.ndjson", &lines(10, 1));
+    overwrite("a.parquet", &parquet(101));
+    assert_ne!(text.reread("a.ndjson", 0, 30).unwrap().1, before);
+    assert_ne!(source(&folder, "a.parquet").reread("a.parquet", 0, 10).unwrap().1, columns_before);
+    overwrite("a.ndjson", b"{}");
+    let error = text.reread("a.ndjson", 0, 30).unwrap_err();
+    assert!(matches!(&error, SourceError::Changed(text) if text.contains("a.ndjson")), "{error:?}");
+    std::fs::remove_file(folder.path().join("a.ndjson")).unwrap();
+    assert!(matches!(text.reread("a.ndjson", 0, 30), Err(SourceError::Changed(_))));
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_named_before_anything_starts() {
+    let folder = folder(&[
+        ("array.json", b" [{\"temperature\":1}]"),
+        ("bad.parquet", b"not parquet at all"),
+        ("sub/x.txt", b""),
+    ]);
+    for (path, problem) in [
+        ("missing.ndjson", "missing.ndjson"),
+        ("no/*.ndjson", "no"),
+        ("*.csv", "no file matches"),
+        ("array.json", "jq -c"),
+        ("bad.parquet", "bad.parquet"),
+    ] {
+        let error = source(&folder, path).prepare().await.unwrap_err();
+        assert!(matches!(&error, SourceError::Environment(text) if text.contains(problem)), "{path}: {error:?}");
+    }
+    assert!(FileSource::take_encoding("sub", &mut Options::default()).is_err(), "a folder does not tell its format");
+}

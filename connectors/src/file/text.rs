@@ -1,0 +1,183 @@
+//! NDJSON and CSV in blocks that end where a line ends.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tidemill_engine::source::{Chunk, Data, Message, SourceError};
+
+use super::numbered::place;
+use super::unreadable;
+use crate::format::csv_record_end;
+
+/// Bytes of a chunk, as long as its lines are shorter.
+const BLOCK_BYTES: usize = 1 << 20;
+/// Bytes that are searched for the end of a line. A longer line is cut, and its pieces become dead letters.
+const LINE_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes that are looked at when a file is opened: a header row must end within them.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// For each file the line that begins at a byte, at the place where it was last read: chunks are mostly read in order,
+/// so that lines need not be counted from the beginning.
+#[derive(Default)]
+pub(super) struct LineIndex(Mutex<HashMap<String, (u64, u64)>>);
+
+/// A text file, at the beginning of a line.
+pub(super) struct TextReader {
+    path: PathBuf,
+    partition: String,
+    file: File,
+    delimiter: Option<u8>,
+    /// The header row of CSV with its line end; every chunk begins with it.
+    header: Vec<u8>,
+    next: u64,
+    /// The number of the line at `next`, from 1.
+    line: u64,
+}
+
+impl TextReader {
+    /// Opens a file at byte `next`; 0 means its first row. With a delimiter it is CSV.
+    pub(super) fn open(
+        path: &Path,
+        partition: &str,
+        delimiter: Option<u8>,
+        next: u64,
+        lines: &LineIndex,
+    ) -> Result<Self, SourceError> {
+        let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+        let (path, partition) = (path.to_owned(), partition.to_owned());
+        let mut reader = TextReader { path, partition, file, delimiter, header: Vec::new(), next, line: 1 };
+        let first = reader.read(0, HEAD_BYTES_MAX)?;
+        match delimiter {
+            Some(delimiter) => {
+                let header_end = match csv_record_end(&first, delimiter) {
+                    Some(end) => end + 1,
+                    None if first.len() < HEAD_BYTES_MAX => first.len(),
+                    None => {
+                        return Err(SourceError::Environment(format!(
+                            "the header row of {} does not end within {HEAD_BYTES_MAX} bytes",
+                            reader.path.display()
+                        )));
+                    }
+                };
+                reader.header = first[..header_end].to_vec();
+                reader.next = next.max(header_end as u64);
+            }
+            None => reader.refuse_array(&first)?,
+        }
+        reader.line = reader.count_lines(reader.next, lines)?;
+        Ok(reader)
+    }
+
+    pub(super) fn partition(&self) -> &str {
+        &self.partition
+    }
+
+    /// Reads the next chunk; `None` at the end of the file.
+    pub(super) fn next_chunk(&mut self) -> Result<Option<Chunk>, SourceError> {
+        let mut wanted = BLOCK_BYTES;
+        let block = loop {
+            let block = self.read(self.next, wanted)?;
+            if block.len() < wanted {
+                break block;
+            }
+            match self.last_line_end(&block) {
+                Some(end) => {
+                    let mut block = block;
+                    block.truncate(end);
+                    break block;
+                }
+                None if wanted >= LINE_BYTES_MAX => break block,
+                None => wanted *= 2,
+            }
+        };
+        if block.is_empty() {
+            return Ok(None);
+        }
+        let (start, end) = (self.next, self.next + block.len() as u64);
+        let (data, checksum) = self.chunk(start, block);
+        Ok(Some(Chunk::Range { start, end, data, checksum }))
+    }
+
+    /// Reads a range again; the reader must have been opened at its start.
+    pub(super) fn range(&mut self, start: u64, end: u64) -> Result<(Data, u32), SourceError> {
+        let length = usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX).min(LINE_BYTES_MAX);
+        let block = self.read(start, length)?;
+        if start != self.next || start + block.len() as u64 != end {
+            return Err(SourceError::Changed(format!(
+                "file {} was read at {start}..{end} and is now shorter: put it back as it was",
+                self.path.display()
+            )));
+        }
+        Ok(self.chunk(start, block))
+    }
+
+    fn chunk(&mut self, start: u64, block: Vec<u8>) -> (Data, u32) {
+        let checksum = crc32c::crc32c_append(crc32c::crc32c(&self.header), &block);
+        let line_count = memchr::memchr_iter(b'\n', &block).count() as u64;
+        let header_lines = memchr::memchr_iter(b'\n', &self.header).count() as u64;
+        let topic = place(&self.partition, self.line.saturating_sub(header_lines));
+        self.next = start + block.len() as u64;
+        self.line += line_count;
+        let payload = if self.header.is_empty() {
+            let skipped = if start == 0 && block.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+            Bytes::from(block).slice(skipped..)
+        } else {
+            Bytes::from([self.header.as_slice(), &block].concat())
+        };
+        (Data::Messages(vec![Message { topic, payload }]), checksum)
+    }
+
+    fn last_line_end(&self, block: &[u8]) -> Option<usize> {
+        let Some(delimiter) = self.delimiter else {
+            return memchr::memrchr(b'\n', block).map(|end| end + 1);
+        };
+        let mut end = 0;
+        while let Some(length) = csv_record_end(&block[end..], delimiter) {
+            end += length + 1;
+        }
+        (end > 0).then_some(end)
+    }
+
+    fn read(&mut self, start: u64, length: usize) -> Result<Vec<u8>, SourceError> {
+        let mut block = Vec::with_capacity(length);
+        self.file
+            .seek(SeekFrom::Start(start))
+            .and_then(|_| (&self.file).take(length as u64).read_to_end(&mut block))
+            .map_err(|error| unreadable(&self.path, &error))?;
+        Ok(block)
+    }
+
+    /// One array over the whole file would be read as lines, all of them bad: better to say so at once.
+    fn refuse_array(&self, first: &[u8]) -> Result<(), SourceError> {
+        if first.strip_prefix(BYTE_ORDER_MARK).unwrap_or(first).trim_ascii_start().first() != Some(&b'[') {
+            return Ok(());
+        }
+        Err(SourceError::Environment(format!(
+            "{} holds a JSON array, but one object on each line is expected: jq -c '.[]' makes that of it",
+            self.path.display()
+        )))
+    }
+
+    fn count_lines(&mut self, at: u64, lines: &LineIndex) -> Result<u64, SourceError> {
+        let known = lines.0.lock().get(&self.partition).copied();
+        let (mut byte, mut line) = known.filter(|(byte, _)| *byte <= at).unwrap_or((0, 1));
+        while byte < at {
+            let length = usize::try_from(at - byte).unwrap_or(usize::MAX).min(BLOCK_BYTES);
+            let block = self.read(byte, length)?;
+            if block.is_empty() {
+                break;
+            }
+            byte += block.len() as u64;
+            line += memchr::memchr_iter(b'\n', &block).count() as u64;
+        }
+        lines.0.lock().insert(self.partition.clone(), (byte, line));
+        Ok(line)
+    }
+}

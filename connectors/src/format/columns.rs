@@ -1,0 +1,104 @@
+//! Input that is columns already: matched by name, cast to the declared types, and held to the same rules as text.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use tidemill_engine::decode::{DeadLetter, Decoded, Decoder, Format};
+use tidemill_engine::source::Data;
+
+use super::convert::convert;
+use super::layout::Layout;
+
+/// Makes decoders of columns. Messages are dead letters here: no text format is declared.
+#[derive(Clone, Debug)]
+pub struct ColumnsFormat {
+    layout: Arc<Layout>,
+}
+
+impl ColumnsFormat {
+    /// Makes the format of a layout.
+    pub fn new(layout: Layout) -> Self {
+        ColumnsFormat { layout: Arc::new(layout) }
+    }
+}
+
+impl Format for ColumnsFormat {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(self.layout.schema())
+    }
+
+    fn decoder(&self) -> Box<dyn Decoder> {
+        Box::new(ColumnsDecoder { layout: Arc::clone(&self.layout) })
+    }
+}
+
+struct ColumnsDecoder {
+    layout: Arc<Layout>,
+}
+
+impl Decoder for ColumnsDecoder {
+    fn decode(&mut self, data: &Data) -> Decoded {
+        match data {
+            Data::Columns(columns) => decode_columns(&self.layout, columns),
+            Data::Messages(messages) => {
+                let dead = messages.iter().enumerate().map(|(message, found)| DeadLetter {
+                    message,
+                    topic: found.topic.clone(),
+                    payload: found.payload.clone(),
+                    reason: "expected columns, found a message".to_owned(),
+                });
+                Decoded { batches: Vec::new(), dead: dead.collect() }
+            }
+        }
+    }
+}
+
+/// Brings columns to the layout. Rows that do not fit become dead letters, written as JSON.
+pub(super) fn decode_columns(layout: &Layout, batch: &RecordBatch) -> Decoded {
+    if batch.num_rows() == 0 {
+        return Decoded::default();
+    }
+    if batch.schema_ref() == layout.schema() {
+        return Decoded { batches: vec![batch.clone()], dead: Vec::new() };
+    }
+    let columns: Vec<ArrayRef> = layout
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| match batch.column_by_name(field.name()) {
+            Some(column) => Arc::clone(column),
+            None => new_null_array(field.data_type(), batch.num_rows()),
+        })
+        .collect();
+    let converted = convert(columns, batch.num_rows(), layout.schema(), layout.time_unit(), Default::default());
+    let row_count = batch.num_rows() - converted.bad.len();
+    let dead = converted
+        .bad
+        .iter()
+        .map(|(row, reason)| DeadLetter {
+            message: *row,
+            topic: Bytes::new(),
+            payload: row_as_json(batch, *row),
+            reason: reason.clone(),
+        })
+        .collect();
+    let batches = match row_count {
+        0 => Vec::new(),
+        _ => vec![
+            RecordBatch::try_new(Arc::clone(layout.schema()), converted.columns)
+                .expect("columns were converted to the layout"),
+        ],
+    };
+    Decoded { batches, dead }
+}
+
+fn row_as_json(batch: &RecordBatch, row: usize) -> Bytes {
+    let mut writer = arrow_json::LineDelimitedWriter::new(Vec::new());
+    // A type that JSON cannot show leaves the letter without its payload; the reason is there all the same.
+    if writer.write(&batch.slice(row, 1)).and_then(|()| writer.finish()).is_err() {
+        return Bytes::new();
+    }
+    Bytes::from(writer.into_inner().trim_ascii_end().to_vec())
+}

@@ -1,0 +1,260 @@
+//! From raw columns to the declared ones: whole numbers, times, and what is declared NOT NULL. Column by column; a
+//! value that does not fit names its row and says why.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, BooleanBuilder, PrimitiveArray, PrimitiveBuilder, StringViewArray,
+};
+use arrow::compute::{cast_with_options, filter};
+use arrow::datatypes::{
+    ArrowPrimitiveType, DataType, Field, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, SchemaRef,
+    TimestampMicrosecondType,
+};
+
+use super::time::{self, TimeUnit};
+
+/// Columns of the declared types, without the rows that do not fit.
+#[derive(Debug)]
+pub(super) struct Converted {
+    /// One for each field, of equal lengths.
+    pub(super) columns: Vec<ArrayRef>,
+    /// Which rows of the input are in `columns`; `None` means all.
+    pub(super) kept: Option<BooleanArray>,
+    /// The other rows, each with its reason.
+    pub(super) bad: BTreeMap<usize, String>,
+}
+
+impl Converted {
+    /// Returns the input rows that are in `columns`, in order.
+    pub(super) fn rows(&self, row_count: usize) -> impl Iterator<Item = usize> + '_ {
+        (0..row_count).filter(|row| self.kept.as_ref().is_none_or(|kept| kept.value(*row)))
+    }
+}
+
+/// Converts columns, one for each field, to the types of the fields. `bad` may already name rows to leave out.
+pub(super) fn convert(
+    columns: Vec<ArrayRef>,
+    row_count: usize,
+    fields: &SchemaRef,
+    time_unit: Option<TimeUnit>,
+    mut bad: BTreeMap<usize, String>,
+) -> Converted {
+    let mut columns: Vec<ArrayRef> = columns
+        .into_iter()
+        .zip(fields.fields())
+        .map(|(column, field)| {
+            let column = convert_column(&column, field, time_unit, &mut bad);
+            check_not_null(&column, field, &mut bad);
+            column
+        })
+        .collect();
+    if bad.is_empty() {
+        return Converted { columns, kept: None, bad };
+    }
+    let kept: BooleanArray = (0..row_count).map(|row| Some(!bad.contains_key(&row))).collect();
+    for column in &mut columns {
+        *column = filter(column, &kept).expect("the mask has one entry for each row");
+    }
+    Converted { columns, kept: Some(kept), bad }
+}
+
+fn convert_column(
+    column: &ArrayRef,
+    field: &Field,
+    time_unit: Option<TimeUnit>,
+    bad: &mut BTreeMap<usize, String>,
+) -> ArrayRef {
+    let (from, to) = (column.data_type(), field.data_type());
+    if from == to {
+        return Arc::clone(column);
+    }
+    match (from, to) {
+        (DataType::Utf8View, _) => convert_text(column, field, time_unit, bad),
+        (DataType::Utf8 | DataType::LargeUtf8, _) if *to != DataType::Utf8View => {
+            let text = cast_with_options(column, &DataType::Utf8View, &Default::default()).expect("text is text");
+            convert_text(&text, field, time_unit, bad)
+        }
+        (_, DataType::Timestamp(_, _)) if from.is_integer() => convert_counts(column, field, time_unit, bad),
+        _ => cast_or_refuse(column, field, bad),
+    }
+}
+
+fn convert_text(
+    column: &ArrayRef,
+    field: &Field,
+    time_unit: Option<TimeUnit>,
+    bad: &mut BTreeMap<usize, String>,
+) -> ArrayRef {
+    let text = column.as_string_view();
+    match field.data_type() {
+        DataType::Int64 => parse::<Int64Type>(text, field, bad, whole_number),
+        DataType::Int32 => parse::<Int32Type>(text, field, bad, whole_number),
+        DataType::Int16 => parse::<Int16Type>(text, field, bad, whole_number),
+        DataType::Int8 => parse::<Int8Type>(text, field, bad, whole_number),
+        DataType::Float64 => parse::<Float64Type>(text, field, bad, |text| {
+            let number: f64 = text.trim().parse().map_err(|_| "is not a number")?;
+            // Only words may say infinity: digits that overflow are damage.
+            let overflowed = number.is_infinite() && text.bytes().any(|byte| byte.is_ascii_digit());
+            if overflowed { Err("is a number too large for a DOUBLE") } else { Ok(number) }
+        }),
+        DataType::Timestamp(_, zone) => {
+            let times = parse_values::<TimestampMicrosecondType>(text, field, bad, |text| time::parse(text, time_unit));
+            Arc::new(times.with_timezone_opt(zone.clone()))
+        }
+        DataType::Boolean => parse_booleans(text, field, bad),
+        _ => cast_or_refuse(column, field, bad),
+    }
+}
+
+fn whole_number<T: TryFrom<i64>>(text: &str) -> Result<T, &'static str> {
+    let number = match text.parse::<i64>() {
+        Ok(number) => number,
+        Err(_) => {
+            let number: f64 = text.trim().parse().map_err(|_| "is not a whole number")?;
+            if number.fract() != 0.0 || !number.is_finite() {
+                return Err("is not a whole number");
+            }
+            // 2^63 is the first f64 that does not fit.
+            if !(-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&number) {
+                return Err("is a number too large for this column");
+            }
+            number as i64
+        }
+    };
+    T::try_from(number).map_err(|_| "is a number too large for this column")
+}
+
+fn parse<T: ArrowPrimitiveType>(
+    text: &StringViewArray,
+    field: &Field,
+    bad: &mut BTreeMap<usize, String>,
+    value: impl Fn(&str) -> Result<T::Native, &'static str>,
+) -> ArrayRef {
+    Arc::new(parse_values::<T>(text, field, bad, value))
+}
+
+fn parse_values<T: ArrowPrimitiveType>(
+    text: &StringViewArray,
+    field: &Field,
+    bad: &mut BTreeMap<usize, String>,
+    value: impl Fn(&str) -> Result<T::Native, &'static str>,
+) -> PrimitiveArray<T> {
+    let mut values = PrimitiveBuilder::<T>::with_capacity(text.len());
+    for (row, text) in text.iter().enumerate() {
+        match text.map(&value) {
+            Some(Ok(parsed)) => values.append_value(parsed),
+            None => values.append_null(),
+            Some(Err(problem)) => {
+                values.append_null();
+                refuse(row, field, &quoted(text.unwrap_or_default()), problem, bad);
+            }
+        }
+    }
+    values.finish()
+}
+
+fn parse_booleans(text: &StringViewArray, field: &Field, bad: &mut BTreeMap<usize, String>) -> ArrayRef {
+    let mut values = BooleanBuilder::with_capacity(text.len());
+    for (row, text) in text.iter().enumerate() {
+        let value = match text {
+            None => None,
+            Some("true" | "TRUE" | "True" | "1") => Some(true),
+            Some("false" | "FALSE" | "False" | "0") => Some(false),
+            Some(text) => {
+                refuse(row, field, &quoted(text), "is neither true nor false", bad);
+                None
+            }
+        };
+        values.append_option(value);
+    }
+    Arc::new(values.finish())
+}
+
+/// Whole numbers that are times: only the user knows what they count.
+fn convert_counts(
+    column: &ArrayRef,
+    field: &Field,
+    time_unit: Option<TimeUnit>,
+    bad: &mut BTreeMap<usize, String>,
+) -> ArrayRef {
+    let counts = cast_with_options(column, &DataType::Int64, &Default::default()).expect("integers are integers");
+    let mut times = PrimitiveBuilder::<TimestampMicrosecondType>::with_capacity(counts.len());
+    for (row, count) in counts.as_primitive::<Int64Type>().iter().enumerate() {
+        let us = count.and_then(|count| time_unit.and_then(|unit| unit.whole_us(count)));
+        if let (Some(count), None) = (count, us) {
+            let problem = match time_unit {
+                None => "is a number: say what it counts with the option time_unit = 's', 'ms', 'us' or 'ns'",
+                Some(_) => "is a number too large for a time in this time_unit",
+            };
+            refuse(row, field, &count.to_string(), problem, bad);
+        }
+        times.append_option(us);
+    }
+    Arc::new(times.finish().with_data_type(field.data_type().clone()))
+}
+
+/// All other types, by Arrow's own cast. A value that the cast makes null did not fit.
+fn cast_or_refuse(column: &ArrayRef, field: &Field, bad: &mut BTreeMap<usize, String>) -> ArrayRef {
+    let Ok(cast) = cast_with_options(column, field.data_type(), &Default::default()) else {
+        for row in (0..column.len()).filter(|row| column.is_valid(*row)) {
+            refuse(row, field, &format!("a {}", column.data_type()), "cannot be converted", bad);
+        }
+        return arrow::array::new_null_array(field.data_type(), column.len());
+    };
+    let (nulls_before, nulls_after) = (column.logical_null_count(), cast.logical_null_count());
+    if nulls_after > nulls_before {
+        for row in (0..column.len()).filter(|row| column.is_valid(*row) && cast.is_null(*row)) {
+            let value = arrow::util::display::array_value_to_string(column, row).unwrap_or_default();
+            refuse(row, field, &quoted(&value), "does not fit", bad);
+        }
+    }
+    cast
+}
+
+fn check_not_null(column: &ArrayRef, field: &Field, bad: &mut BTreeMap<usize, String>) {
+    if field.is_nullable() || column.null_count() == 0 {
+        return;
+    }
+    for row in (0..column.len()).filter(|row| column.is_null(*row)) {
+        bad.entry(row).or_insert_with(|| missing(field.name()));
+    }
+}
+
+/// Says that a column which must have a value has none.
+pub(super) fn missing(column: &str) -> String {
+    format!("column {column}: missing or null, but declared NOT NULL")
+}
+
+fn refuse(row: usize, field: &Field, value: &str, problem: &str, bad: &mut BTreeMap<usize, String>) {
+    bad.entry(row).or_insert_with(|| {
+        format!("column {}: expected {}, but {value} {problem}", field.name(), expected(field.data_type()))
+    });
+}
+
+/// Names a type for people.
+pub(super) fn expected(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Int64 => "a whole number (BIGINT)".to_owned(),
+        DataType::Int32 => "a whole number (INTEGER)".to_owned(),
+        DataType::Int16 => "a whole number (SMALLINT)".to_owned(),
+        DataType::Int8 => "a whole number (TINYINT)".to_owned(),
+        DataType::Float64 => "a number (DOUBLE)".to_owned(),
+        DataType::Float32 => "a number (REAL)".to_owned(),
+        DataType::Boolean => "true or false (BOOLEAN)".to_owned(),
+        DataType::Utf8View | DataType::Utf8 | DataType::LargeUtf8 => "text (TEXT)".to_owned(),
+        DataType::Timestamp(_, _) => "a time (TIMESTAMP)".to_owned(),
+        DataType::Date32 => "a date (DATE)".to_owned(),
+        other => format!("{other}"),
+    }
+}
+
+/// Shortens a value so that a reason stays one line.
+pub(super) fn quoted(value: &str) -> String {
+    const CHARS_MAX: usize = 60;
+    match value.char_indices().nth(CHARS_MAX) {
+        Some((end, _)) => format!("{:?}…", &value[..end]),
+        None => format!("{value:?}"),
+    }
+}

@@ -1,0 +1,88 @@
+//! Formats: what the bytes of a message mean.
+//!
+//! A text format works in four steps, whole chunks at a time; a row that fails in one of them becomes a dead letter
+//! with its reason and takes no other row with it:
+//!
+//! ```text
+//!   messages ─► split ─────► rows ─► read ──────► raw columns ─► convert ─────► typed columns ─► + topic columns
+//!               topic fits?          JSON, CSV                   whole numbers,
+//!               nesting?             salvage: a chunk            times, NOT NULL
+//!                                    that fails is halved
+//! ```
+//!
+//! Columns that are columns already (Parquet, generators) enter at `convert`.
+
+mod columns;
+mod convert;
+mod csv;
+mod dead;
+mod explain;
+mod json;
+mod layout;
+mod rows;
+mod salvage;
+mod time;
+
+pub use csv::CsvFormat;
+pub use json::JsonFormat;
+pub use layout::Layout;
+pub use time::TimeUnit;
+
+pub use columns::ColumnsFormat;
+pub(crate) use json::can_read as json_can_read;
+pub(crate) use rows::{csv_record_end, offset_in, split_json};
+pub(crate) use time::parse_text as parse_time;
+
+use std::sync::Arc;
+
+use tidemill_engine::decode::Format;
+
+use crate::options::{OptionError, Options};
+
+/// Rows of one output batch, and of one step of the readers: enough to be vectorised, few enough to stay in cache.
+pub(crate) const BATCH_ROWS: usize = 8192;
+
+/// The closed set of encodings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// `format = 'json'`: an object, several on lines of their own, or an array of objects.
+    Json,
+    /// `format = 'csv'`: a header row, then rows; columns are matched by name.
+    Csv {
+        /// Between two fields.
+        delimiter: u8,
+    },
+    /// `format = 'parquet'`: files only.
+    Parquet,
+}
+
+impl Encoding {
+    /// Takes option `format`; `None` when it is not there.
+    pub fn take(options: &mut Options) -> Result<Option<Encoding>, OptionError> {
+        let encoding = options.choice(
+            "format",
+            &[("json", Encoding::Json), ("csv", Encoding::Csv { delimiter: b',' }), ("parquet", Encoding::Parquet)],
+        )?;
+        Ok(encoding)
+    }
+
+    /// Takes option `delimiter`, which only CSV has.
+    pub fn with_delimiter(self, options: &mut Options) -> Result<Encoding, OptionError> {
+        let Encoding::Csv { .. } = self else { return Ok(self) };
+        let Some(text) = options.take("delimiter") else { return Ok(self) };
+        match text.as_bytes() {
+            b"\\t" => Ok(Encoding::Csv { delimiter: b'\t' }),
+            [delimiter] if !b"\"\r\n".contains(delimiter) => Ok(Encoding::Csv { delimiter: *delimiter }),
+            _ => Err(OptionError::new("delimiter", format!("{text:?} is not one character such as ',', ';' or '\\t'"))),
+        }
+    }
+
+    /// Makes the format that decodes this encoding to the layout's columns.
+    pub fn format(self, layout: Layout) -> Arc<dyn Format> {
+        match self {
+            Encoding::Json => Arc::new(JsonFormat::new(layout)),
+            Encoding::Csv { delimiter } => Arc::new(CsvFormat::new(layout, delimiter)),
+            Encoding::Parquet => Arc::new(ColumnsFormat::new(layout)),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The body of a request, within its limits: counted while it is read and while it is inflated.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use flate2::read::MultiGzDecoder;
+use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::problem::{Kind, Problem};
+
+/// Bytes of a body as it is sent.
+pub(super) const SENT_BYTES_MAX: usize = 8 << 20;
+/// Bytes of a body once it is inflated.
+pub(super) const INFLATED_BYTES_MAX: usize = 64 << 20;
+/// How much larger a body may become once it is inflated; telemetry in JSON reaches 30.
+const INFLATED_RATIO_MAX: usize = 100;
+/// Below this the ratio is not looked at: small bodies of equal rows may be packed tightly.
+const INFLATED_RATIO_BYTES_MIN: usize = 1 << 20;
+
+/// A share of the memory for bodies, which grows with the body and is given back when it is dropped.
+pub(super) struct Reservation {
+    semaphore: Arc<Semaphore>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Reservation {
+    pub(super) fn new(semaphore: Arc<Semaphore>) -> Self {
+        Reservation { semaphore, permit: None }
+    }
+
+    fn grow_by(&mut self, bytes: usize) -> Result<(), Problem> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let more = Arc::clone(&self.semaphore).try_acquire_many_owned(kib).map_err(|_| {
+            Problem::new(Kind::Busy, "too many bytes of other requests are in flight; nothing was stored")
+        })?;
+        match &mut self.permit {
+            Some(permit) => permit.merge(more),
+            None => self.permit = Some(more),
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a body by what its head says about its length.
+pub(super) fn check_length(content_length: Option<u64>) -> Result<(), Problem> {
+    match content_length {
+        Some(length) if length > SENT_BYTES_MAX as u64 => Err(too_large(&format!("{length} bytes"))),
+        _ => Ok(()),
+    }
+}
+
+/// Reads a whole body, within a time.
+pub(super) async fn read(body: Body, time_max: Duration, reservation: &mut Reservation) -> Result<Bytes, Problem> {
+    match tokio::time::timeout(time_max, collect(body, reservation)).await {
+        Ok(read) => read,
+        Err(_) => Err(Problem::new(
+            Kind::SlowBody,
+            format!("the body was not complete after {time_max:?}; nothing was stored"),
+        )),
+    }
+}
+
+async fn collect(mut body: Body, reservation: &mut Reservation) -> Result<Bytes, Problem> {
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            Problem::new(Kind::BrokenBody, format!("the body broke off: {error}; nothing was stored"))
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + all.len() + data.len() > SENT_BYTES_MAX {
+            return Err(too_large("more"));
+        }
+        reservation.grow_by(data.len())?;
+        // Most bodies come in one piece, which is not copied.
+        if first.is_empty() && all.is_empty() {
+            first = data;
+        } else {
+            all.extend_from_slice(&std::mem::take(&mut first));
+            all.extend_from_slice(&data);
+        }
+    }
+    Ok(if all.is_empty() { first } else { all.freeze() })
+}
+
+/// Inflates a gzip body of one or more members. Blocking: up to 64 MiB of work.
+pub(super) fn inflate(sent: &[u8], reservation: &mut Reservation) -> Result<Bytes, Problem> {
+    let mut decoder = MultiGzDecoder::new(sent);
+    let mut inflated = Vec::new();
+    let mut buffer = vec![0u8; 64 << 10];
+    loop {
+        let count = decoder.read(&mut buffer).map_err(|error| {
+            Problem::new(Kind::DamagedGzip, format!("the body is not whole gzip: {error}; nothing was stored"))
+        })?;
+        if count == 0 {
+            return Ok(Bytes::from(inflated));
+        }
+        let total = inflated.len() + count;
+        if total > INFLATED_BYTES_MAX {
+            return Err(Problem::new(
+                Kind::TooLarge,
+                format!("the body inflates to more than {} MiB; nothing was stored", INFLATED_BYTES_MAX >> 20),
+            )
+            .hint("send fewer rows at once"));
+        }
+        if total > INFLATED_RATIO_BYTES_MIN && total > sent.len().saturating_mul(INFLATED_RATIO_MAX) {
+            return Err(Problem::new(
+                Kind::TooLarge,
+                format!("the body inflates to more than {INFLATED_RATIO_MAX} times its size; nothing was stored"),
+            )
+            .hint("send fewer rows at once"));
+        }
+        reservation.grow_by(count)?;
+        inflated.extend_from_slice(&buffer[..count]);
+    }
+}
+
+fn too_large(what: &str) -> Problem {
+    Problem::new(
+        Kind::TooLarge,
+        format!("a body may have {} MiB as it is sent, this one has {what}; nothing was stored", SENT_BYTES_MAX >> 20),
+    )
+    .hint("send fewer rows at once, or use Content-Encoding: gzip")
+}

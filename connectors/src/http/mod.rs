@@ -1,0 +1,189 @@
+//! HTTP: rows posted to `/api/v1/ingest/{source}`.
+//!
+//! A request is one atomic chunk. It is read, checked row by row with the source's own decoder, appended, and answered
+//! with 200 when it is durable, and not before:
+//!
+//! ```text
+//!   POST ─► limits, type ─► body ─► gunzip ─► rows ─► check ─► append ─► durable ─► 200 {"position", "rows", …}
+//!             │              │        │         │       │        │          │
+//!            404 405 413    408 413  400 413   400 413  400      503        500: unknown whether it is stored
+//!            415 503        400 503
+//! ```
+//!
+//! Every answer but 200 and 500 guarantees that nothing was appended. Without a key for its request, a client that
+//! repeats one after a 500 or a broken connection may store it twice.
+//!
+//! Sources come and go with the job, the server stays: [`HttpIngest`] stands between them.
+
+mod body;
+mod handler;
+mod problem;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tidemill_engine::decode::Format;
+use tidemill_engine::source::{Intake, Resume, Source, SourceError, Stop};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::format::Encoding;
+
+/// Requests that are worked on at once; the next is answered with 503.
+pub const REQUESTS_MAX: usize = 256;
+/// Bytes of bodies in memory at once, in KiB: 256 MiB. Requests that would need more are answered with 503.
+pub const BODIES_KIB_MAX: usize = 256 * 1024;
+
+/// How long a client may take to send a body.
+pub const BODY_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// The name of the one partition of an HTTP source.
+const PARTITION: &str = "http";
+
+/// The running HTTP sources by name: the server asks it, the sources enter and leave. Cheap to clone.
+#[derive(Clone)]
+pub struct HttpIngest {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    sources: RwLock<BTreeMap<String, Slot>>,
+    requests: Arc<Semaphore>,
+    bodies_kib: Arc<Semaphore>,
+    body_time_max: Duration,
+}
+
+/// A source's place: it is known before it can take rows, and after.
+enum Slot {
+    Starting,
+    Running(Arc<Endpoint>),
+    Stopping,
+}
+
+/// Where the rows of a running source go.
+struct Endpoint {
+    name: String,
+    encoding: Encoding,
+    format: Arc<dyn Format>,
+    intake: Arc<dyn Intake>,
+    requests: TaskTracker,
+}
+
+/// What the registry says about a name.
+enum Found {
+    /// The token keeps the source from ending while a request is under way.
+    Running(Arc<Endpoint>, TaskTrackerToken),
+    NotRunning(&'static str),
+    Unknown(Vec<String>),
+}
+
+impl Default for HttpIngest {
+    fn default() -> Self {
+        HttpIngest::new()
+    }
+}
+
+impl HttpIngest {
+    /// Makes a registry without sources.
+    pub fn new() -> Self {
+        HttpIngest::with_body_time_max(BODY_TIME_MAX)
+    }
+
+    fn with_body_time_max(body_time_max: Duration) -> Self {
+        HttpIngest {
+            shared: Arc::new(Shared {
+                sources: RwLock::default(),
+                requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+                bodies_kib: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
+                body_time_max,
+            }),
+        }
+    }
+
+    /// Makes the routes: `POST /api/v1/ingest/{source}`.
+    pub fn router(&self) -> axum::Router {
+        handler::router(self.clone())
+    }
+
+    fn find(&self, name: &str) -> Found {
+        let sources = self.shared.sources.read();
+        match sources.get(name) {
+            Some(Slot::Running(endpoint)) => Found::Running(Arc::clone(endpoint), endpoint.requests.token()),
+            Some(Slot::Starting) => Found::NotRunning("is starting"),
+            Some(Slot::Stopping) => Found::NotRunning("is stopping"),
+            None => Found::Unknown(sources.keys().cloned().collect()),
+        }
+    }
+
+    fn set(&self, name: &str, slot: Slot) {
+        self.shared.sources.write().insert(name.to_owned(), slot);
+    }
+}
+
+/// Rows that clients post. One partition, `http`.
+pub struct HttpSource {
+    name: String,
+    encoding: Encoding,
+    format: Arc<dyn Format>,
+    ingest: HttpIngest,
+}
+
+impl HttpSource {
+    /// Makes the source that answers for `name`; `encoding` is JSON or CSV and `format` decodes it.
+    pub fn new(name: &str, encoding: Encoding, format: Arc<dyn Format>, ingest: HttpIngest) -> Self {
+        HttpSource { name: name.to_owned(), encoding, format, ingest }
+    }
+}
+
+#[async_trait::async_trait]
+impl Source for HttpSource {
+    fn bounded(&self) -> bool {
+        false
+    }
+
+    async fn prepare(&self) -> Result<(), SourceError> {
+        self.ingest.set(&self.name, Slot::Starting);
+        Ok(())
+    }
+
+    async fn run(&self, intake: Arc<dyn Intake>, _resume: Vec<Resume>, stop: Stop) -> Result<(), SourceError> {
+        // Leaves the registry however this ends, also when the job drops it.
+        let _registration = Registration { ingest: &self.ingest, name: &self.name };
+        intake.open(PARTITION).await?;
+        let requests = TaskTracker::new();
+        self.ingest.set(
+            &self.name,
+            Slot::Running(Arc::new(Endpoint {
+                name: self.name.clone(),
+                encoding: self.encoding,
+                format: Arc::clone(&self.format),
+                intake: Arc::clone(&intake),
+                requests: requests.clone(),
+            })),
+        );
+        intake.set_connected(true);
+        stop.cancelled().await;
+        self.ingest.set(&self.name, Slot::Stopping);
+        intake.set_connected(false);
+        requests.close();
+        requests.wait().await;
+        Ok(())
+    }
+}
+
+struct Registration<'s> {
+    ingest: &'s HttpIngest,
+    name: &'s str,
+}
+
+impl Drop for Registration<'_> {
+    fn drop(&mut self) {
+        self.ingest.shared.sources.write().remove(self.name);
+    }
+}
+
+#[cfg(test)]
+mod tests;

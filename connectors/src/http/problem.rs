@@ -1,0 +1,125 @@
+//! Problems: what a client gets instead of 200, as RFC 9457 says.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+/// Row errors that an answer lists; the count is complete.
+pub(super) const ROW_ERRORS_MAX: usize = 100;
+
+/// A row that was refused, and why. Rows count from 1; in CSV the header is not counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct RowError {
+    pub(super) row: usize,
+    pub(super) message: String,
+}
+
+/// Why a request was refused: a closed set, each with its code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    UnknownSource,
+    Method,
+    BadRows,
+    EmptyBody,
+    ContentType,
+    ContentEncoding,
+    TooLarge,
+    DamagedGzip,
+    SlowBody,
+    BrokenBody,
+    Parameter,
+    Busy,
+    NotRunning,
+    LogFailed,
+}
+
+impl Kind {
+    /// Status, code, title, and the name under which the source counts it.
+    fn facts(self) -> (StatusCode, &'static str, &'static str, &'static str) {
+        use StatusCode as S;
+        match self {
+            Kind::UnknownSource => (S::NOT_FOUND, "TM2101", "Unknown source", "unknown_source"),
+            Kind::Method => (S::METHOD_NOT_ALLOWED, "TM2102", "Method not allowed", "method"),
+            Kind::BadRows => (S::BAD_REQUEST, "TM2103", "Rows cannot be used", "bad_rows"),
+            Kind::EmptyBody => (S::BAD_REQUEST, "TM2104", "Empty body", "empty_body"),
+            Kind::ContentType => (S::UNSUPPORTED_MEDIA_TYPE, "TM2105", "Unknown content type", "content_type"),
+            Kind::ContentEncoding => {
+                (S::UNSUPPORTED_MEDIA_TYPE, "TM2106", "Unknown content encoding", "content_encoding")
+            }
+            Kind::TooLarge => (S::PAYLOAD_TOO_LARGE, "TM2107", "Request too large", "too_large"),
+            Kind::DamagedGzip => (S::BAD_REQUEST, "TM2108", "Damaged gzip", "damaged_gzip"),
+            Kind::SlowBody => (S::REQUEST_TIMEOUT, "TM2109", "Body too slow", "slow_body"),
+            Kind::BrokenBody => (S::BAD_REQUEST, "TM2110", "Body broken off", "broken_body"),
+            Kind::Parameter => (S::BAD_REQUEST, "TM2111", "Unknown parameter value", "parameter"),
+            Kind::Busy => (S::SERVICE_UNAVAILABLE, "TM2112", "Too much in flight", "busy"),
+            Kind::NotRunning => (S::SERVICE_UNAVAILABLE, "TM2113", "Source not running", "not_running"),
+            Kind::LogFailed => (S::INTERNAL_SERVER_ERROR, "TM2114", "Ingest log failed", "log_failed"),
+        }
+    }
+
+    pub(super) fn counted_as(self) -> &'static str {
+        self.facts().3
+    }
+}
+
+/// A refusal.
+#[derive(Clone, Debug)]
+pub(super) struct Problem {
+    pub(super) kind: Kind,
+    pub(super) detail: String,
+    pub(super) hint: Option<String>,
+    pub(super) errors: Vec<RowError>,
+}
+
+impl Problem {
+    pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Problem { kind, detail: detail.into(), hint: None, errors: Vec::new() }
+    }
+
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+#[derive(Serialize)]
+struct Body<'p> {
+    r#type: String,
+    title: &'p str,
+    status: u16,
+    code: &'p str,
+    detail: &'p str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'p str>,
+    #[serde(skip_serializing_if = "<[RowError]>::is_empty")]
+    errors: &'p [RowError],
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let (status, code, title, _) = self.kind.facts();
+        let body = Body {
+            r#type: format!("urn:tidemill:error:{code}"),
+            title,
+            status: status.as_u16(),
+            code,
+            detail: &self.detail,
+            hint: self.hint.as_deref(),
+            errors: &self.errors,
+        };
+        let text = serde_json::to_string(&body).expect("a problem is text and numbers");
+        let mut response = (status, text).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        match self.kind {
+            Kind::Busy | Kind::NotRunning => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            Kind::Method => {
+                headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
+            }
+            _ => {}
+        }
+        response
+    }
+}

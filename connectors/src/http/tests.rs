@@ -1,0 +1,272 @@
+use std::io::Write;
+use std::sync::atomic::Ordering;
+
+use arrow::datatypes::{DataType, Field, Schema};
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode, header};
+use bytes::Bytes;
+use futures::StreamExt;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tidemill_engine::source::Chunk;
+use tower::ServiceExt;
+
+use super::*;
+use crate::format::Layout;
+use crate::testing::TestIntake;
+
+struct Server {
+    ingest: HttpIngest,
+    intake: Arc<TestIntake>,
+    stop: Stop,
+    running: tokio::task::JoinHandle<Result<(), SourceError>>,
+}
+
+async fn serve(encoding: Encoding) -> Server {
+    serve_on(HttpIngest::new(), encoding).await
+}
+
+async fn serve_on(ingest: HttpIngest, encoding: Encoding) -> Server {
+    let columns = Arc::new(Schema::new(vec![
+        Field::new("device", DataType::Utf8View, true),
+        Field::new("temperature", DataType::Float64, false),
+    ]));
+    let source = HttpSource::new("readings", encoding, encoding.format(Layout::new(&columns)), ingest.clone());
+    source.prepare().await.unwrap();
+    let (intake, stop) = (Arc::new(TestIntake::default()), Stop::new());
+    let running = tokio::spawn({
+        let (intake, stop) = (Arc::clone(&intake), stop.clone());
+        async move { source.run(intake, Vec::new(), stop).await }
+    });
+    intake.wait_until_connected().await;
+    Server { ingest, intake, stop, running }
+}
+
+impl Server {
+    async fn send(&self, request: Request<Body>) -> (StatusCode, Value) {
+        let response = self.ingest.router().oneshot(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        if head.status != StatusCode::OK {
+            assert_eq!(head.headers[header::CONTENT_TYPE], "application/problem+json");
+            assert_eq!(body["status"], head.status.as_u16());
+            assert_eq!(head.status == StatusCode::SERVICE_UNAVAILABLE, head.headers.contains_key(header::RETRY_AFTER));
+        }
+        (head.status, body)
+    }
+
+    async fn post(&self, body: impl Into<Body>) -> (StatusCode, Value) {
+        self.send(Request::post("/api/v1/ingest/readings").body(body.into()).unwrap()).await
+    }
+
+    async fn post_as(&self, name: &str, value: &str, body: impl Into<Body>) -> (StatusCode, Value) {
+        self.send(Request::post("/api/v1/ingest/readings").header(name, value).body(body.into()).unwrap()).await
+    }
+
+    fn nothing_was_stored(&self) -> bool {
+        self.intake.chunks.lock().is_empty()
+    }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+const TWO: &str = "{\"temperature\":1}\n{\"temperature\":2,\"device\":\"b\"}\n";
+
+#[tokio::test]
+async fn rows_are_one_chunk_and_the_position_counts_them() {
+    let server = serve(Encoding::Json).await;
+    let (status, body) = server.post(TWO).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(body, json!({"position": "readings@2", "rows": 2, "rejected": [], "rejected_count": 0}));
+    let (_, body) =
+        server.post_as("content-type", "application/json", "[{\"temperature\":3}, {\"temperature\":4}]").await;
+    assert_eq!(body["position"], "readings@4");
+    let (_, body) = server.post_as("content-type", "application/x-www-form-urlencoded", "{\"temperature\":5}").await;
+    assert_eq!(body["position"], "readings@5");
+    assert_eq!(server.intake.chunks.lock().len(), 3);
+    assert_eq!(server.intake.messages()[3].payload, "{\"temperature\":4}");
+}
+
+#[tokio::test]
+async fn gzip_is_inflated_and_damage_is_refused() {
+    let server = serve(Encoding::Json).await;
+    let packed = gzip(TWO.as_bytes());
+    let (status, body) = server.post_as("content-encoding", "gzip", packed.clone()).await;
+    assert_eq!((status, &body["rows"]), (StatusCode::OK, &json!(2)));
+    for damaged in [&packed[..packed.len() - 3], &packed[..5], b"not gzip at all"] {
+        let (status, body) = server.post_as("content-encoding", "gzip", damaged.to_vec()).await;
+        assert_eq!((status, body["code"].as_str()), (StatusCode::BAD_REQUEST, Some("TM2108")), "{body}");
+    }
+    let (status, _) = server.post_as("content-encoding", "br", "x").await;
+    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    assert_eq!(server.intake.chunks.lock().len(), 1);
+}
+
+#[tokio::test]
+async fn one_bad_row_refuses_the_whole_request() {
+    let server = serve(Encoding::Json).await;
+    let (status, body) = server.post(format!("{TWO}{{\"temperature\":\"x\"}}\n{{\"temperature\":3")).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(body["errors"][0]["row"], 3);
+    assert_eq!(body["errors"][1]["row"], 4);
+    assert!(body["errors"][0]["message"].as_str().unwrap().contains("column temperature"), "{body}");
+    assert!(server.nothing_was_stored());
+    assert_eq!(server.intake.errors.lock()["bad_rows"], 1);
+
+    let (_, body) = server.post("nonsense\n".repeat(150)).await;
+    assert_eq!(body["errors"].as_array().unwrap().len(), 100);
+    assert_eq!(body["detail"], "150 of 150 rows cannot be used; nothing was stored");
+}
+
+#[tokio::test]
+async fn bad_rows_can_be_kept_as_dead_letters() {
+    let server = serve(Encoding::Json).await;
+    let request = Request::post("/api/v1/ingest/readings?on_error=dead_letter");
+    let (status, body) = server.send(request.body(Body::from(format!("{TWO}oops"))).unwrap()).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(
+        (&body["rows"], &body["position"], &body["rejected_count"]),
+        (&json!(2), &json!("readings@3"), &json!(1))
+    );
+    assert_eq!(body["rejected"][0]["row"], 3);
+    let wrong = Request::post("/api/v1/ingest/readings?on_error=ignore").body(Body::from(TWO)).unwrap();
+    assert_eq!(server.send(wrong).await.0, StatusCode::BAD_REQUEST);
+    let unkept = Request::post("/api/v1/ingest/readings?ack=committed").body(Body::from(TWO)).unwrap();
+    assert_eq!(server.send(unkept).await.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn csv_sources_take_csv() {
+    let server = serve(Encoding::Csv { delimiter: b',' }).await;
+    let (status, body) = server.post_as("content-type", "text/csv", "device,temperature\na,1\nb,2\n").await;
+    assert_eq!((status, &body["rows"]), (StatusCode::OK, &json!(2)));
+    let (status, body) = server.post_as("content-type", "text/csv", "device,temperature\na,1\nb,warm\n").await;
+    assert_eq!((status, &body["errors"][0]["row"]), (StatusCode::BAD_REQUEST, &json!(2)));
+    let (status, _) = server.post_as("content-type", "application/json", "{}").await;
+    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+}
+
+#[tokio::test]
+async fn wrong_requests_are_told_what_would_be_right() {
+    let server = serve(Encoding::Json).await;
+    let (status, body) = server.send(Request::post("/api/v1/ingest/reading").body(Body::from(TWO)).unwrap()).await;
+    assert_eq!((status, &body["hint"]), (StatusCode::NOT_FOUND, &json!("did you mean readings?")));
+    let (status, body) = server.send(Request::post("/api/v1/ingest/other").body(Body::from(TWO)).unwrap()).await;
+    assert_eq!((status, &body["hint"]), (StatusCode::NOT_FOUND, &json!("known are readings")));
+    let get = Request::builder().method(Method::GET).uri("/api/v1/ingest/readings").body(Body::empty()).unwrap();
+    assert_eq!(server.send(get).await.0, StatusCode::METHOD_NOT_ALLOWED);
+    let (status, _) = server.post_as("content-type", "application/xml", "<a/>").await;
+    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    for empty in ["", " \n"] {
+        let (status, body) = server.post(empty).await;
+        assert_eq!((status, body["code"].as_str()), (StatusCode::BAD_REQUEST, Some("TM2104")));
+    }
+    assert!(server.nothing_was_stored());
+}
+
+#[tokio::test]
+async fn requests_over_a_limit_are_refused_before_they_fill_memory() {
+    let server = serve(Encoding::Json).await;
+    // By its head alone: the body would never end.
+    let endless = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+    let (status, _) = server.post_as("content-length", "8388609", endless).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    // Without a length: counted while it is read.
+    let piece = || Ok::<_, std::io::Error>(Bytes::from(vec![b' '; 1 << 20]));
+    let long = Body::from_stream(futures::stream::repeat_with(piece).take(1000));
+    assert_eq!(server.post(long).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+    // A bomb.
+    let bomb = gzip(&vec![b' '; 40 << 20]);
+    let (status, body) = server.post_as("content-encoding", "gzip", bomb).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{body}");
+    let (status, _) = server.post("{}\n".repeat(100_001)).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    let (status, _) = server.post(format!("{{\"temperature\":1,\"x\":\"{}\"}}", "x".repeat(1 << 20))).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(server.nothing_was_stored());
+    assert_eq!(server.ingest.shared.bodies_kib.available_permits(), BODIES_KIB_MAX, "memory was given back");
+}
+
+#[tokio::test]
+async fn a_slow_body_times_out() {
+    let server = serve_on(HttpIngest::with_body_time_max(Duration::from_millis(20)), Encoding::Json).await;
+    let first = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{"))]);
+    let slow = Body::from_stream(first.chain(futures::stream::pending()));
+    assert_eq!(server.post(slow).await.0, StatusCode::REQUEST_TIMEOUT);
+    let broken = futures::stream::iter([Err::<Bytes, _>(std::io::Error::other("reset"))]);
+    assert_eq!(server.post(Body::from_stream(broken)).await.0, StatusCode::BAD_REQUEST);
+    assert!(server.nothing_was_stored());
+}
+
+#[tokio::test]
+async fn a_full_or_failed_log_is_never_a_200() {
+    let server = serve(Encoding::Json).await;
+    server.intake.full.store(true, Ordering::SeqCst);
+    let (status, body) = server.post(TWO).await;
+    assert_eq!((status, body["code"].as_str()), (StatusCode::SERVICE_UNAVAILABLE, Some("TM2112")));
+    assert!(server.nothing_was_stored());
+    server.intake.full.store(false, Ordering::SeqCst);
+    server.intake.failed.store(true, Ordering::SeqCst);
+    assert_eq!(server.post(TWO).await.0, StatusCode::INTERNAL_SERVER_ERROR);
+}
+
+#[tokio::test]
+async fn more_requests_than_the_limit_are_sent_away() {
+    let server = serve(Encoding::Json).await;
+    let _all = server.ingest.shared.requests.clone().try_acquire_many_owned(REQUESTS_MAX as u32).unwrap();
+    assert_eq!(server.post(TWO).await.0, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_source_waits_for_its_requests_and_then_leaves() {
+    let server = serve(Encoding::Json).await;
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(1);
+    let stream = futures::stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) });
+    let request = Request::post("/api/v1/ingest/readings").body(Body::from_stream(stream)).unwrap();
+    let mut under_way = Box::pin(server.ingest.router().oneshot(request));
+    assert!(futures::poll!(&mut under_way).is_pending());
+    sender.send(Ok(Bytes::from_static(b"{\"temperature\":1}"))).await.unwrap();
+
+    server.stop.cancel();
+    while !matches!(server.ingest.find("readings"), Found::NotRunning("is stopping")) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(server.post(TWO).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    drop(sender);
+    assert_eq!(under_way.await.unwrap().status(), StatusCode::OK);
+    server.running.await.unwrap().unwrap();
+    assert!(matches!(server.ingest.find("readings"), Found::Unknown(_)));
+    let chunks = server.intake.chunks.lock();
+    assert!(matches!(&chunks[0], (partition, Chunk::Messages(rows)) if partition == "http" && rows.len() == 1));
+}
+
+#[tokio::test]
+async fn it_works_over_a_real_socket() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let server = serve(Encoding::Json).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(axum::serve(listener, server.ingest.router()).into_future());
+    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST /api/v1/ingest/readings HTTP/1.1\r\nhost: x\r\nconnection: close\r\nexpect: 100-continue\r\n\
+         content-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n",
+        TWO.len()
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut go_on = [0u8; 25];
+    socket.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(go_on, *b"HTTP/1.1 100 Continue\r\n\r\n");
+    socket.write_all(TWO.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert!(answer.contains("\"position\":\"readings@2\""), "{answer}");
+    serving.abort();
+}

@@ -1,0 +1,503 @@
+//! `connector = 'mqtt'`: reads from an outside broker.
+//!
+//! ```text
+//!            ┌──────────────── backoff 100 ms … 30 s, jittered, forgotten after 30 s of health ◄────────────┐
+//!            ▼                                                                                              │
+//!   connect ─► CONNECT (clean start 0) ─► CONNACK ─► SUBSCRIBE if needed ─► SUBACK ─► receive ─► lost ───────┤
+//!                                           │ refused: warn                   │ refused, downgraded: stop    │
+//!                                           ├─────────────────────────────────│──────────────────────────────┘
+//!                                           │ version 5 unknown: once more with 3.1.1
+//!                                                                             stop ─► acknowledge ─► DISCONNECT
+//! ```
+//!
+//! The session at the broker is persistent and is never given up: the client id is stable, there is no UNSUBSCRIBE, and
+//! DISCONNECT leaves the session's expiry alone. So what is published while we are away waits at the broker. If the broker has
+//! lost the session all the same (`session_present` = 0 though we had one), that is warned and counted as `session_lost`:
+//! messages may be missing, and only the broker could have kept them.
+//!
+//! `retained` says what to do with messages that the broker keeps as the last value of a topic. The default is `'skip'`: such
+//! a message is a copy of an old reading, sent anew with each new subscription, and would be counted twice after a lost
+//! session. Messages published while we are subscribed are never of that kind, whether the publisher sets the flag or not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use tidemill_engine::clock::Dice;
+use tidemill_engine::source::{Intake, IntakeError, Resume, Source, SourceError, Stop};
+use tidemill_engine::storage::{Storage, StorageError};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tracing::{debug, info, warn};
+
+use super::backoff::Backoff;
+use super::codec;
+use super::connection::{Connection, End, NoPacket, first_packet};
+use super::inbox::{self, Inbox};
+use super::keep_alive::KeepAlive;
+use super::packet::{ConnAck, Connect, QoS, Version, reason};
+use super::session::{RECEIVE_MAXIMUM, Retained, Session, TOPIC_ALIAS_MAX};
+use super::topic::TopicPattern;
+use super::write;
+use crate::Context;
+use crate::options::{OptionError, Options};
+
+/// The one partition of the source: a broker's topics have no order among each other that a partition could keep.
+const PARTITION: &str = "broker";
+const PORT_DEFAULT: u16 = 1883;
+const KEEP_ALIVE_DEFAULT: Duration = Duration::from_secs(30);
+const SESSION_EXPIRY_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a broker may take to accept a connection, again to answer our CONNECT, and again our SUBSCRIBE.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that lived this long was healthy: the next failure starts with the shortest wait again.
+const HEALTHY_AFTER: Duration = Duration::from_secs(30);
+/// MQTT's length field has 16 bits.
+const FIELD_BYTES_MAX: usize = u16::MAX as usize;
+
+/// A source that subscribes at a broker.
+pub struct MqttSource {
+    name: String,
+    settings: Settings,
+    storage: Arc<dyn Storage>,
+    dice: Arc<dyn Dice>,
+    /// From the options, or from storage once prepared.
+    client_id: Mutex<Option<String>>,
+}
+
+#[derive(Clone, Debug)]
+struct Settings {
+    host: String,
+    port: u16,
+    filter: String,
+    qos: QoS,
+    username: Option<String>,
+    password: Option<String>,
+    version: Version,
+    keep_alive_s: u16,
+    session_expiry_s: u32,
+    retained: Retained,
+}
+
+/// Makes the source from its options; does no I/O.
+pub fn client(name: &str, options: &mut Options, context: &Context) -> Result<(MqttSource, TopicPattern), OptionError> {
+    let (host, port) = parse_url(&options.require("url")?)?;
+    let topic = options.require("topic")?;
+    let pattern = TopicPattern::parse(&topic).map_err(|error| OptionError::new("topic", error.to_string()))?;
+    let qos = match options.take("qos").as_deref() {
+        Some("0") => QoS::AtMostOnce,
+        Some("1") | None => QoS::AtLeastOnce,
+        Some("2") => {
+            return Err(OptionError::new("qos", "2 is not supported yet: use '1' (at least once, the default)"));
+        }
+        Some(other) => return Err(OptionError::new("qos", format!("{other:?} is not one of '0', '1'"))),
+    };
+    let client_id = options.take("client_id");
+    if client_id.as_deref() == Some("") {
+        let problem = "is empty: the broker could not find our session again; leave it out, and one is made and kept";
+        return Err(OptionError::new("client_id", problem));
+    }
+    let username = options.take("username");
+    let password = options.take("password");
+    if password.is_some() && username.is_none() {
+        return Err(OptionError::new("password", "needs a username beside it"));
+    }
+    for (key, value) in [("client_id", &client_id), ("username", &username), ("password", &password)] {
+        if value.as_ref().is_some_and(|value| value.len() > FIELD_BYTES_MAX || value.contains('\0')) {
+            return Err(OptionError::new(key, format!("must have at most {FIELD_BYTES_MAX} bytes and no NUL")));
+        }
+    }
+    let version = options.choice("version", &[("5", Version::V5), ("3.1.1", Version::V311)])?.unwrap_or(Version::V5);
+    let keep_alive = options.duration("keep_alive")?.unwrap_or(KEEP_ALIVE_DEFAULT);
+    let keep_alive_s = whole_seconds(keep_alive)
+        .and_then(|seconds| u16::try_from(seconds).ok())
+        .filter(|seconds| *seconds > 0)
+        .ok_or_else(|| OptionError::new("keep_alive", "must be whole seconds, from 1 to 65535"))?;
+    let session_expiry = options.duration("session_expiry")?.unwrap_or(SESSION_EXPIRY_DEFAULT);
+    let session_expiry_s = whole_seconds(session_expiry)
+        .and_then(|seconds| u32::try_from(seconds).ok())
+        .ok_or_else(|| OptionError::new("session_expiry", "must be whole seconds, at most 4294967295"))?;
+    let retained =
+        options.choice("retained", &[("keep", Retained::Keep), ("skip", Retained::Skip)])?.unwrap_or(Retained::Skip);
+    let settings = Settings {
+        host,
+        port,
+        filter: pattern.filter(),
+        qos,
+        username,
+        password,
+        version,
+        keep_alive_s,
+        session_expiry_s,
+        retained,
+    };
+    let source = MqttSource {
+        name: name.to_owned(),
+        settings,
+        storage: Arc::clone(&context.storage),
+        dice: Arc::clone(&context.dice),
+        client_id: Mutex::new(client_id),
+    };
+    Ok((source, pattern))
+}
+
+fn whole_seconds(duration: Duration) -> Option<u64> {
+    (duration.subsec_nanos() == 0).then_some(duration.as_secs())
+}
+
+/// Reads `mqtt://host[:port]`.
+fn parse_url(url: &str) -> Result<(String, u16), OptionError> {
+    let error = |problem: String| Err(OptionError::new("url", problem));
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return error(format!("{url:?} is not a URL such as 'mqtt://broker.example.com:1883'"));
+    };
+    match scheme {
+        "mqtt" => {}
+        "mqtts" | "ssl" | "tls" => return error("TLS is not supported yet: only mqtt:// works".to_owned()),
+        "tcp" => return error("write mqtt:// in place of tcp://".to_owned()),
+        other => return error(format!("{other}:// is not supported: only mqtt:// works")),
+    }
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    if rest.contains('@') {
+        return error("credentials do not belong in the URL: use the options username and password".to_owned());
+    }
+    if rest.contains(['/', '?', '#']) {
+        return error(format!("{url:?} has a path: a broker has only host and port"));
+    }
+    // An IPv6 address stands in brackets, because it holds colons itself.
+    let (host, port) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) => (host, None),
+        Some((host, port)) => (host, port.strip_prefix(':').or(Some(port))),
+        None => rest.split_once(':').map_or((rest, None), |(host, port)| (host, Some(port))),
+    };
+    if host.is_empty() {
+        return error(format!("{url:?} has no host"));
+    }
+    let port = match port {
+        None => PORT_DEFAULT,
+        Some(text) => match text.parse::<u16>() {
+            Ok(port) if port > 0 => port,
+            _ => return error(format!("{text:?} is not a port")),
+        },
+    };
+    Ok((host.to_owned(), port))
+}
+
+/// What one attempt came to.
+enum Attempt {
+    /// The program stops.
+    Stopped,
+    /// Connect again after a while, and why.
+    Again(String),
+    /// Connect again at once, with the older version.
+    Older,
+    /// Never again.
+    Failed(SourceError),
+}
+
+/// What is known from one connection to the next.
+struct Progress {
+    version: Version,
+    /// What the broker was last known to hold for us: `qos filter`.
+    subscribed: Option<String>,
+    /// When the current connection became ready.
+    ready_at: Option<Instant>,
+}
+
+#[async_trait::async_trait]
+impl Source for MqttSource {
+    fn bounded(&self) -> bool {
+        false
+    }
+
+    /// Finds the client id, or makes one that stays.
+    async fn prepare(&self) -> Result<(), SourceError> {
+        if self.client_id.lock().is_some() {
+            return Ok(());
+        }
+        let path = format!("sources/{}/client_id", self.name);
+        let storage = Arc::clone(&self.storage);
+        // 23 letters and digits: what every server must accept by MQTT-3.1.3-5.
+        let fresh = format!("tidemill{:015x}", self.dice.roll() >> 4);
+        let id = tokio::task::spawn_blocking(move || stored_or_new(&*storage, &path, &fresh))
+            .await
+            .map_err(|error| SourceError::Environment(format!("cannot keep the MQTT client id: {error}")))?
+            .map_err(|error| SourceError::Environment(format!("cannot keep the MQTT client id: {error}")))?;
+        *self.client_id.lock() = Some(id);
+        Ok(())
+    }
+
+    async fn run(&self, intake: Arc<dyn Intake>, _resume: Vec<Resume>, stop: Stop) -> Result<(), SourceError> {
+        intake.open(PARTITION).await?;
+        let mut progress =
+            Progress { version: self.settings.version, subscribed: self.load_subscribed().await, ready_at: None };
+        let mut backoff = Backoff::default();
+        while !stop.is_cancelled() {
+            let attempt = self.connect(&*intake, &stop, &mut progress).await;
+            intake.set_connected(false);
+            let healthy = progress.ready_at.take().is_some_and(|since| since.elapsed() >= HEALTHY_AFTER);
+            if healthy {
+                backoff = Backoff::default();
+            }
+            match attempt {
+                Attempt::Stopped => break,
+                Attempt::Failed(error) => return Err(error),
+                Attempt::Older => {
+                    info!(source = %self.name, "the broker does not know MQTT 5; going on with 3.1.1");
+                    progress.version = Version::V311;
+                }
+                Attempt::Again(why) => {
+                    let wait = backoff.next(&*self.dice);
+                    let Settings { host, port, .. } = &self.settings;
+                    warn!(source = %self.name, broker = %format_args!("{host}:{port}"), %why, ?wait, "not connected");
+                    let _ = timeout(wait, stop.cancelled()).await;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl MqttSource {
+    /// Returns the client id, once the source is prepared.
+    pub fn client_id(&self) -> Option<String> {
+        self.client_id.lock().clone()
+    }
+
+    async fn connect(&self, intake: &dyn Intake, stop: &Stop, progress: &mut Progress) -> Attempt {
+        let handshake = async {
+            let stream =
+                timeout(HANDSHAKE_TIMEOUT, TcpStream::connect((self.settings.host.as_str(), self.settings.port)))
+                    .await
+                    .map_err(|_| Attempt::Again("the broker does not answer".to_owned()))?
+                    .map_err(|error| Attempt::Again(format!("cannot connect: {error}")))?;
+            timeout(HANDSHAKE_TIMEOUT, self.handshake(stream, progress.version))
+                .await
+                .map_err(|_| Attempt::Again("the broker does not answer CONNECT".to_owned()))?
+        };
+        let shaken = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Attempt::Stopped,
+            shaken = handshake => shaken,
+        };
+        match shaken {
+            Ok((stream, inbox, connack)) => self.receive(intake, stop, progress, stream, inbox, connack).await,
+            Err(attempt) => attempt,
+        }
+    }
+
+    async fn handshake(&self, mut stream: TcpStream, version: Version) -> Result<(TcpStream, Inbox, ConnAck), Attempt> {
+        let again = |problem: String| Attempt::Again(problem);
+        // Without it the second acknowledgement waits 40 ms for the first to be confirmed.
+        stream.set_nodelay(true).map_err(|error| again(error.to_string()))?;
+        let connect = Connect {
+            client_id: self.client_id().expect("a source is prepared before it runs"),
+            clean: false,
+            keep_alive_s: self.settings.keep_alive_s,
+            username: self.settings.username.clone(),
+            password: self.settings.password.clone().map(Bytes::from),
+            will: None,
+            session_expiry_s: Some(self.settings.session_expiry_s),
+            // Not announced: a broker would drop larger messages without a word.
+            packet_bytes_max: None,
+            receive_maximum: Some(RECEIVE_MAXIMUM),
+            topic_alias_max: Some(TOPIC_ALIAS_MAX),
+            auth_method: None,
+        };
+        let mut out = BytesMut::new();
+        write::connect(version, &connect, &mut out).map_err(|error| again(error.to_string()))?;
+        stream.write_all(&out).await.map_err(|error| again(error.to_string()))?;
+        let mut inbox = Inbox::new();
+        let (header, frame) =
+            first_packet(&stream, &mut inbox, codec::CONNACK).await.map_err(|no_packet| match no_packet {
+                NoPacket::Closed => again("the broker closed the connection without an answer to CONNECT".to_owned()),
+                NoPacket::Io(error) => again(error.to_string()),
+                NoPacket::Violation(violation) => again(violation.to_string()),
+            })?;
+        let connack = inbox::connack(version, header, frame).map_err(|violation| again(violation.to_string()))?;
+        match refusal(version, &connack) {
+            None => Ok((stream, inbox, connack)),
+            Some(attempt) => Err(attempt),
+        }
+    }
+
+    async fn receive(
+        &self,
+        intake: &dyn Intake,
+        stop: &Stop,
+        progress: &mut Progress,
+        stream: TcpStream,
+        inbox: Inbox,
+        connack: ConnAck,
+    ) -> Attempt {
+        let settings = &self.settings;
+        let wanted = format!("{} {}", settings.qos as u8, settings.filter);
+        if !connack.session_present && progress.subscribed.is_some() {
+            warn!(source = %self.name, "the broker has lost our session: messages since the last connection may be missing");
+            intake.count_error("session_lost");
+        }
+        if connack.session_expiry_s.is_some_and(|seconds| seconds < settings.session_expiry_s) {
+            info!(source = %self.name, seconds = connack.session_expiry_s, "the broker keeps our session for less than asked");
+        }
+        let mut session = Session::client(progress.version, settings.retained);
+        // In 3.1.1 each SUBSCRIBE brings the retained messages again; in 5 it is idempotent, and heals what is broken.
+        let subscribe = progress.version == Version::V5
+            || !connack.session_present
+            || progress.subscribed.as_ref() != Some(&wanted);
+        if subscribe && let Err(violation) = session.subscribe(&settings.filter, settings.qos) {
+            return Attempt::Failed(SourceError::Environment(violation.to_string()));
+        }
+        let keep_alive_s = connack.server_keep_alive_s.unwrap_or(settings.keep_alive_s);
+        let now = Instant::now();
+        progress.ready_at = Some(now);
+        debug!(source = %self.name, version = ?progress.version, session_present = connack.session_present, "connected");
+        if !session.is_subscribing() {
+            intake.set_connected(true);
+        }
+        let connection = Connection {
+            stream,
+            inbox,
+            session,
+            keep_alive: KeepAlive::client(Duration::from_secs(u64::from(keep_alive_s)), now),
+            suback_by: now + HANDSHAKE_TIMEOUT,
+            intake,
+            partition: PARTITION,
+        };
+        let end = connection
+            .run(stop, &Stop::new(), || {
+                intake.set_connected(true);
+                if progress.subscribed.as_ref() != Some(&wanted) {
+                    self.store_subscribed(&wanted);
+                    progress.subscribed = Some(wanted.clone());
+                }
+            })
+            .await;
+        self.after(end)
+    }
+
+    fn after(&self, end: End) -> Attempt {
+        let Settings { host, port, .. } = &self.settings;
+        match end {
+            End::Stopped | End::Intake(IntakeError::Stopping) => Attempt::Stopped,
+            End::Intake(error) => Attempt::Failed(error.into()),
+            End::Refused(why) => Attempt::Failed(SourceError::Environment(format!("source {}: {why}", self.name))),
+            End::Disconnected { code: reason::TAKEN_OVER, .. } => {
+                let id = self.client_id().unwrap_or_default();
+                Attempt::Failed(SourceError::Environment(format!(
+                    "source {}: another client took over our session at {host}:{port}: two programs use the client id {id:?}",
+                    self.name
+                )))
+            }
+            End::Disconnected { code, reason } => {
+                let why = reason.map(|why| format!(": {why}")).unwrap_or_default();
+                Attempt::Again(format!("the broker disconnected us (reason {code:#04x}{why})"))
+            }
+            End::Closed | End::TakenOver => Attempt::Again("the broker closed the connection".to_owned()),
+            End::Violation(violation) => Attempt::Again(format!("the broker broke the protocol: {violation}")),
+            End::Io(error) => Attempt::Again(error.to_string()),
+        }
+    }
+
+    fn subscribed_path(&self) -> String {
+        format!("sources/{}/subscribed", self.name)
+    }
+
+    /// Names the session at the broker: `host:port client_id`.
+    fn session_key(&self) -> String {
+        format!("{}:{} {}", self.settings.host, self.settings.port, self.client_id().unwrap_or_default())
+    }
+
+    async fn load_subscribed(&self) -> Option<String> {
+        let (storage, path) = (Arc::clone(&self.storage), self.subscribed_path());
+        let read = tokio::task::spawn_blocking(move || storage.get(&path)).await;
+        match read {
+            // What another broker held, or held for another client id, says nothing about this session.
+            Ok(Ok(bytes)) => {
+                let text = String::from_utf8(bytes.to_vec()).ok()?;
+                let (session, subscribed) = text.split_once('\n')?;
+                (session == self.session_key()).then(|| subscribed.to_owned())
+            }
+            Ok(Err(StorageError::Missing { .. })) => None,
+            Ok(Err(error)) => {
+                warn!(source = %self.name, %error, "cannot read what was subscribed; subscribing again");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Remembers the subscription in the background: without the note the next start only subscribes once more.
+    fn store_subscribed(&self, wanted: &str) {
+        let (storage, path, name) = (Arc::clone(&self.storage), self.subscribed_path(), self.name.clone());
+        let note = format!("{}\n{wanted}", self.session_key());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = storage.put(&path, note.as_bytes()) {
+                warn!(source = %name, %error, "cannot note what was subscribed");
+            }
+        });
+    }
+}
+
+fn stored_or_new(storage: &dyn Storage, path: &str, fresh: &str) -> Result<String, StorageError> {
+    match storage.put_new(path, fresh.as_bytes()) {
+        Ok(()) => Ok(fresh.to_owned()),
+        Err(StorageError::Exists { .. }) => Ok(String::from_utf8_lossy(&storage.get(path)?).into_owned()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Decides what a CONNACK that does not accept means.
+fn refusal(version: Version, connack: &ConnAck) -> Option<Attempt> {
+    const UNACCEPTABLE_VERSION_311: u8 = 1;
+    let code = connack.code;
+    if code == reason::SUCCESS {
+        return None;
+    }
+    if version == Version::V5 && (code == reason::UNSUPPORTED_VERSION || code == UNACCEPTABLE_VERSION_311) {
+        return Some(Attempt::Older);
+    }
+    let words = match (version, code) {
+        (Version::V311, 1) => "it does not speak MQTT 3.1.1",
+        (Version::V311, 2) | (Version::V5, reason::CLIENT_ID_INVALID) => "it does not accept the client id",
+        (Version::V311, 3) => "it is unavailable",
+        (Version::V311, 4) | (Version::V5, reason::BAD_CREDENTIALS) => "bad username or password",
+        (Version::V311, 5) | (Version::V5, reason::NOT_AUTHORIZED) => "not authorized",
+        _ => "see the reason code",
+    };
+    let why = connack.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    Some(Attempt::Again(format!("the broker refused the connection: {words} (code {code:#04x}{why})")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_host_and_port() {
+        for (url, host, port) in [
+            ("mqtt://localhost", "localhost", 1883),
+            ("mqtt://localhost:2883/", "localhost", 2883),
+            ("mqtt://10.0.0.1:1", "10.0.0.1", 1),
+            ("mqtt://[::1]", "::1", 1883),
+            ("mqtt://[::1]:2000", "::1", 2000),
+        ] {
+            assert_eq!(parse_url(url), Ok((host.to_owned(), port)), "{url}");
+        }
+        for (url, words) in [
+            ("localhost:1883", "is not a URL"),
+            ("mqtts://x", "TLS is not supported yet"),
+            ("tcp://x", "write mqtt://"),
+            ("ws://x", "only mqtt://"),
+            ("mqtt://u:p@x", "username and password"),
+            ("mqtt://x/y", "has a path"),
+            ("mqtt://", "has no host"),
+            ("mqtt://x:0", "not a port"),
+            ("mqtt://x:99999", "not a port"),
+            ("mqtt://[::1]x", "not a port"),
+        ] {
+            let error = parse_url(url).expect_err(url).to_string();
+            assert!(error.contains(words), "{url}: {error}");
+        }
+    }
+}

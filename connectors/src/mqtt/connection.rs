@@ -1,0 +1,350 @@
+//! The life of a connection after its handshake: one task, one loop, the same for both ends.
+//!
+//! ```text
+//!                 ┌────────────── not reading while: an append waits, too many receipts are open, or the peer takes no answers
+//!   socket ─read─►│ Inbox ─► Session ─► Intake::append ─► receipts (in order) ─► Session ─write─► socket
+//!                 └────────────── acknowledgements and pings go on all the while
+//!
+//!   open ──(stop, good-bye, end of stream, takeover, violation, silence)──► draining ──(receipts in hand acknowledged)──► closed
+//! ```
+//!
+//! Whatever ends a connection, what was received before is appended, and acknowledged if the peer still listens.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use futures::FutureExt;
+use futures::stream::{FuturesOrdered, StreamExt};
+use tidemill_engine::source::{Appended, BoxFuture, Chunk, Intake, IntakeError, Receipt, Stop};
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::codec::Header;
+use super::inbox::{Inbox, Read};
+use super::keep_alive::{Due, KeepAlive};
+use super::packet::{Violation, reason};
+use super::session::{Heard, Session};
+use super::write;
+
+/// How many chunks of one connection may wait to be durable. Reached when the disk is slower than the peer; then the socket's
+/// own buffer fills, and the next read brings a larger chunk.
+const RECEIPTS_MAX: usize = 256;
+/// How many reads may follow each other. A peer that sends without a pause must not keep what it has sent from the log, nor
+/// the task from others.
+const READS_MAX: usize = 16;
+/// How many bytes of answers may wait for a peer that does not read them.
+const OUT_BYTES_MAX: usize = 256 << 10;
+/// How long the last bytes may take, for a peer that does not read.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long we wait for the peer to close after us. Closing a socket with unread bytes in it would reset the connection and
+/// could take our last answers with it.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The program stops.
+    Stopped,
+    /// Another connection took the client id over.
+    TakenOver,
+    /// The peer closed without a word.
+    Closed,
+    /// The peer said good-bye.
+    Disconnected { code: u8, reason: Option<String> },
+    /// The peer broke the protocol.
+    Violation(Violation),
+    /// The broker did not grant the subscription.
+    Refused(String),
+    /// The network failed.
+    Io(io::Error),
+    /// The log takes no more.
+    Intake(IntakeError),
+}
+
+/// A connection in its loop.
+pub(super) struct Connection<'c> {
+    pub(super) stream: TcpStream,
+    pub(super) inbox: Inbox,
+    pub(super) session: Session,
+    pub(super) keep_alive: KeepAlive,
+    /// When a SUBSCRIBE that waits for its answer has waited too long.
+    pub(super) suback_by: Instant,
+    pub(super) intake: &'c dyn Intake,
+    pub(super) partition: &'static str,
+}
+
+impl Connection<'_> {
+    /// Runs until the end. `taken_over` ends it too; `subscribed` is called when a subscription is granted.
+    pub(super) async fn run(mut self, stop: &Stop, taken_over: &Stop, mut subscribed: impl FnMut()) -> End {
+        let intake = self.intake;
+        let stopped = stop.cancelled();
+        let taken = taken_over.cancelled();
+        let alarm = sleep_until(Instant::now());
+        tokio::pin!(stopped, taken, alarm);
+        let mut appending: Option<BoxFuture<'_, Result<Receipt, IntakeError>>> = None;
+        let mut receipts: FuturesOrdered<Receipt> = FuturesOrdered::new();
+        // The handshake may have left packets behind.
+        let mut end = self.decode(&mut subscribed);
+        let mut broken = false;
+        loop {
+            if appending.is_none() {
+                if self.inbox.has_packets() && end.is_none() && self.has_room(&receipts) {
+                    end = self.decode(&mut subscribed);
+                }
+                if let Some(messages) = self.session.take_batch() {
+                    appending = Some(intake.append(self.partition, Chunk::Messages(messages)));
+                }
+            }
+            if !broken && let Err(error) = self.flush() {
+                broken = true;
+                end.get_or_insert(End::Io(error));
+            }
+            broken |= matches!(end, Some(End::Io(_)));
+            if end.is_some() && appending.is_none() && (broken || receipts.is_empty()) {
+                break;
+            }
+            let reading = end.is_none() && appending.is_none() && !self.inbox.has_packets() && self.has_room(&receipts);
+            let interest = match (reading, !broken && !self.session.out.is_empty()) {
+                (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
+                (true, false) => Some(Interest::READABLE),
+                (false, true) => Some(Interest::WRITABLE),
+                (false, false) => None,
+            };
+            tokio::select! {
+                biased;
+                () = &mut taken, if end.is_none() => end = Some(End::TakenOver),
+                () = &mut stopped, if end.is_none() => end = Some(End::Stopped),
+                Some(receipt) = receipts.next(), if !receipts.is_empty() => {
+                    if let Err(error) = self.acknowledge(receipt, &mut receipts) {
+                        let _ = self.flush();
+                        return End::Intake(error);
+                    }
+                }
+                appended = poll_option(&mut appending) => {
+                    appending = None;
+                    match appended {
+                        Ok(receipt) => receipts.push_back(receipt),
+                        // What was appended before is still answered, and acknowledged.
+                        Err(IntakeError::Stopping) => end = Some(End::Intake(IntakeError::Stopping)),
+                        Err(error) => return End::Intake(error),
+                    }
+                }
+                ready = self.stream.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => {
+                    match ready {
+                        Ok(ready) if reading && (ready.is_readable() || ready.is_read_closed()) => {
+                            end = self.read(&mut subscribed);
+                        }
+                        Ok(_) => {}
+                        Err(error) => end = Some(End::Io(error)),
+                    }
+                }
+                () = &mut alarm, if end.is_none() => match self.look_at_the_clock(reading) {
+                    Ok(again_at) => alarm.as_mut().reset(again_at),
+                    Err(last) => end = Some(last),
+                },
+            }
+            self.count_errors();
+        }
+        self.count_errors();
+        let end = end.unwrap_or(End::Closed);
+        if !broken {
+            // Boxed, so that ten thousand idle connections do not reserve room for their end.
+            Box::pin(self.close(&end)).await;
+        }
+        end
+    }
+
+    /// Writes the acknowledgements of a receipt, and of those that came with it: the receipts of one sync come together, and
+    /// so do their acknowledgements, in one write.
+    fn acknowledge(
+        &mut self,
+        first: Result<Appended, IntakeError>,
+        receipts: &mut FuturesOrdered<Receipt>,
+    ) -> Result<(), IntakeError> {
+        let mut next = Some(first);
+        while let Some(receipt) = next {
+            receipt?;
+            self.session.durable();
+            next = receipts.next().now_or_never().flatten();
+        }
+        Ok(())
+    }
+
+    /// Sends a PINGREQ or gives the peer up if it is time; returns when to look again.
+    fn look_at_the_clock(&mut self, reading: bool) -> Result<Instant, End> {
+        let timed_out = |what: &str| End::Io(io::Error::new(io::ErrorKind::TimedOut, what));
+        let now = Instant::now();
+        if !reading {
+            // Who is not listened to is not silent.
+            self.keep_alive.heard(now);
+        }
+        let mut due = self.keep_alive.due(now);
+        if due == Due::Ping {
+            write::pingreq(&mut self.session.out);
+            due = self.keep_alive.due(now);
+        }
+        let subscribing = self.session.is_subscribing();
+        match due {
+            Due::At(_) if subscribing && now >= self.suback_by => {
+                Err(timed_out("the broker did not answer our SUBSCRIBE"))
+            }
+            Due::At(until) if subscribing => Ok(until.min(self.suback_by)),
+            Due::At(until) => Ok(until),
+            Due::Ping => Ok(now),
+            Due::Dead if self.session.is_client() => Err(timed_out("the broker did not answer a PINGREQ")),
+            Due::Dead => {
+                self.session.errors.push(Violation::KeepAlive.kind());
+                Err(End::Violation(Violation::KeepAlive))
+            }
+        }
+    }
+
+    /// Says whether more may be taken from the peer.
+    fn has_room(&self, receipts: &FuturesOrdered<Receipt>) -> bool {
+        receipts.len() < RECEIPTS_MAX && self.session.out.len() < OUT_BYTES_MAX
+    }
+
+    /// Reads all there is, up to a full batch or [`READS_MAX`].
+    fn read(&mut self, subscribed: &mut impl FnMut()) -> Option<End> {
+        let now = Instant::now();
+        for _ in 0..READS_MAX {
+            match self.inbox.fill(&self.stream) {
+                Ok(Read::Nothing) => return None,
+                Ok(Read::End) => return Some(End::Closed),
+                Ok(Read::Some) => self.keep_alive.heard(now),
+                Err(error) => return Some(End::Io(error)),
+            }
+            let end = self.decode(subscribed);
+            if end.is_some() || self.session.batch_is_full() || self.session.out.len() >= OUT_BYTES_MAX {
+                return end;
+            }
+        }
+        None
+    }
+
+    fn decode(&mut self, subscribed: &mut impl FnMut()) -> Option<End> {
+        match self.inbox.decode(&mut self.session) {
+            Ok(Heard::Nothing) => None,
+            Ok(Heard::Subscribed) => {
+                subscribed();
+                None
+            }
+            Ok(Heard::Refused(why)) => Some(End::Refused(why)),
+            Ok(Heard::Disconnected { code, reason }) => Some(End::Disconnected { code, reason }),
+            Err(violation) => {
+                self.session.errors.push(violation.kind());
+                Some(End::Violation(violation))
+            }
+        }
+    }
+
+    /// Writes as much as the socket takes now.
+    fn flush(&mut self) -> io::Result<()> {
+        while !self.session.out.is_empty() {
+            match self.stream.try_write(&self.session.out) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => self.session.out.advance(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            if self.session.is_client() {
+                self.keep_alive.sent(Instant::now());
+            }
+        }
+        // The capacity goes with it: an idle connection holds nothing.
+        self.session.out = bytes::BytesMut::new();
+        Ok(())
+    }
+
+    fn count_errors(&mut self) {
+        for kind in self.session.errors.drain(..) {
+            self.intake.count_error(kind);
+        }
+    }
+
+    /// Says good-bye where the peer still listens, and waits a little for it to close.
+    async fn close(mut self, end: &End) {
+        let listens = match end {
+            End::Stopped if self.session.is_client() => {
+                self.session.farewell(reason::SUCCESS, "");
+                true
+            }
+            End::Stopped => {
+                self.session.farewell(reason::SHUTTING_DOWN, "tidemill is shutting down");
+                true
+            }
+            End::TakenOver => {
+                self.session.farewell(reason::TAKEN_OVER, "another connection has this client id");
+                true
+            }
+            End::Violation(violation) => {
+                self.session.farewell(violation.code(), &violation.to_string());
+                true
+            }
+            End::Intake(_) | End::Refused(_) => {
+                self.session.farewell(reason::SUCCESS, "");
+                true
+            }
+            _ => false,
+        };
+        let _ = timeout(CLOSE_TIMEOUT, async {
+            self.stream.write_all(&self.session.out).await?;
+            self.stream.shutdown().await
+        })
+        .await;
+        if listens {
+            linger(&self.stream).await;
+        }
+    }
+}
+
+/// Why the first packet of a connection did not come.
+#[derive(Debug)]
+pub(super) enum NoPacket {
+    Closed,
+    Io(io::Error),
+    Violation(Violation),
+}
+
+/// Waits for the first packet of a connection, which begins with the byte `expected`.
+pub(super) async fn first_packet(
+    stream: &TcpStream,
+    inbox: &mut Inbox,
+    expected: u8,
+) -> Result<(Header, Bytes), NoPacket> {
+    loop {
+        if let Some(packet) = inbox.first_packet(expected).map_err(NoPacket::Violation)? {
+            return Ok(packet);
+        }
+        stream.readable().await.map_err(NoPacket::Io)?;
+        if let Read::End = inbox.fill(stream).map_err(NoPacket::Io)? {
+            return Err(NoPacket::Closed);
+        }
+    }
+}
+
+/// Throws away what a peer still sends, until it closes or a short time has passed.
+pub(super) async fn linger(stream: &TcpStream) {
+    let _ = timeout(LINGER, async {
+        let mut bytes = vec![0u8; 4096];
+        while stream.readable().await.is_ok() {
+            match stream.try_read(&mut bytes) {
+                Ok(0) => return,
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+                _ => {}
+            }
+        }
+    })
+    .await;
+}
+
+/// Resolves with the future if there is one, otherwise never.
+async fn poll_option<T>(future: &mut Option<BoxFuture<'_, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}

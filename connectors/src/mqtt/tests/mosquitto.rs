@@ -1,0 +1,269 @@
+//! Both sources with the programs people have: the mosquitto broker and `mosquitto_pub`.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use tidemill_engine::source::{Source, SourceError, Stop};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::mqtt::{client, listener};
+
+/// A broker of its own, on a free port; it ends with the value.
+struct Mosquitto {
+    port: u16,
+    dir: tempfile::TempDir,
+    child: Killed,
+}
+
+/// A process that does not outlive its value.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Mosquitto {
+    async fn start() -> Mosquitto {
+        let dir = tempfile::tempdir().expect("a folder");
+        // Free now; nobody else on this machine takes a port by its number.
+        let port = {
+            let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+            socket.local_addr().expect("bound").port()
+        };
+        let child = Mosquitto::spawn(dir.path(), port).await;
+        Mosquitto { port, dir, child }
+    }
+
+    async fn spawn(dir: &Path, port: u16) -> Killed {
+        let mut config = tempfile::NamedTempFile::new_in(dir).expect("a file");
+        writeln!(config, "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 0")
+            .expect("written");
+        let (_, path) = config.keep().expect("kept");
+        let program = if Path::new("/usr/sbin/mosquitto").exists() { "/usr/sbin/mosquitto" } else { "mosquitto" };
+        let mut command = Command::new(program);
+        command.arg("-c").arg(path).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = Killed(command.spawn().expect("mosquitto is installed (./check installs it)"));
+        soon("mosquitto", async {
+            while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        child
+    }
+
+    /// Ends the broker as a power cut would, and starts another in its place: every session is gone.
+    async fn restart(&mut self) {
+        self.child.0.kill().expect("killed");
+        self.child.0.wait().expect("waited for");
+        self.child = Mosquitto::spawn(self.dir.path(), self.port).await;
+    }
+}
+
+/// Publishes with `mosquitto_pub`; returns whether it says that all went well.
+async fn publish(port: u16, version: &str, qos: &str, payload: &str) -> bool {
+    let mut command = Command::new("mosquitto_pub");
+    command.args(["-h", "127.0.0.1", "-t", "plant/lab/web", "-p", &port.to_string()]);
+    command.args(["-V", version, "-q", qos, "-m", payload]).stdout(Stdio::null()).stderr(Stdio::null());
+    let status = tokio::task::spawn_blocking(move || command.status());
+    let status = soon("mosquitto_pub", status).await.expect("no panic");
+    status.expect("mosquitto_pub is installed (./check installs it)").success()
+}
+
+fn run(source: impl Source, intake: &Arc<HandIntake>) -> (Stop, JoinHandle<Result<(), SourceError>>) {
+    let stop = Stop::new();
+    let task = tokio::spawn({
+        let (intake, stop) = (Arc::clone(intake), stop.clone());
+        async move {
+            source.prepare().await?;
+            source.run(intake, Vec::new(), stop).await
+        }
+    });
+    (stop, task)
+}
+
+#[tokio::test]
+async fn what_mosquitto_kept_while_we_were_away_arrives() {
+    for version in ["3.1.1", "5"] {
+        let mut broker = Mosquitto::start().await;
+        let context = context();
+        let source = || {
+            let url = format!("mqtt://127.0.0.1:{}", broker.port);
+            let mut options = options(&[("url", &url), ("topic", "plant/{site}/{device}"), ("version", version)]);
+            client("readings", &mut options, &context).expect("good options").0
+        };
+
+        let intake = HandIntake::by_itself();
+        let (stop, task) = run(source(), &intake);
+        intake.until_connected().await;
+        for (pub_version, qos) in [("311", "0"), ("311", "1"), ("5", "0"), ("5", "1")] {
+            assert!(publish(broker.port, pub_version, qos, &format!("{pub_version} {qos}")).await);
+        }
+        intake.until_messages(4).await;
+        let mut payloads = intake.payloads();
+        payloads.sort();
+        assert_eq!(payloads, ["311 0", "311 1", "5 0", "5 1"]);
+        stop.cancel();
+        soon("the end", task).await.expect("no panic").expect("a clean stop");
+
+        for number in 0..5 {
+            assert!(publish(broker.port, "5", "1", &number.to_string()).await);
+        }
+        let intake = HandIntake::by_itself();
+        let (stop, task) = run(source(), &intake);
+        intake.until_messages(5).await;
+        assert_eq!(intake.payloads(), ["0", "1", "2", "3", "4"]);
+        assert!(intake.inner.lock().errors.is_empty());
+
+        // A broker that forgets everything is noticed, and subscribed to again.
+        broker.restart().await;
+        intake.until_error("session_lost").await;
+        intake.until_connected().await;
+        assert!(publish(broker.port, "5", "1", "after").await);
+        intake.until_messages(6).await;
+        stop.cancel();
+        soon("the end", task).await.expect("no panic").expect("a clean stop");
+    }
+}
+
+#[tokio::test]
+async fn unacknowledged_messages_come_again() {
+    let broker = Mosquitto::start().await;
+    let context = context();
+    let source = || {
+        let url = format!("mqtt://127.0.0.1:{}", broker.port);
+        client("readings", &mut options(&[("url", &url), ("topic", "plant/#")]), &context).expect("good options").0
+    };
+    // The log never answers: the program dies before the receipt.
+    let intake = HandIntake::by_hand();
+    let (_, task) = run(source(), &intake);
+    intake.until_connected().await;
+    assert!(publish(broker.port, "5", "1", "precious").await);
+    intake.until_messages(1).await;
+    task.abort();
+    let _ = task.await;
+
+    let intake = HandIntake::by_itself();
+    let (stop, task) = run(source(), &intake);
+    intake.until_messages(1).await;
+    assert_eq!(intake.payloads(), ["precious"]);
+    stop.cancel();
+    soon("the end", task).await.expect("no panic").expect("a clean stop");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_crashes_in_a_stream_lose_nothing() {
+    const MESSAGES: usize = 5_000;
+    for version in ["3.1.1", "5"] {
+        let broker = Mosquitto::start().await;
+        let context = context();
+        let source = || {
+            let url = format!("mqtt://127.0.0.1:{}", broker.port);
+            let mut options = options(&[("url", &url), ("topic", "plant/#"), ("version", version)]);
+            client("readings", &mut options, &context).expect("good options").0
+        };
+        // The subscription must be there before the stream begins.
+        let intake = HandIntake::by_itself();
+        let (stop, task) = run(source(), &intake);
+        intake.until_connected().await;
+        stop.cancel();
+        soon("the end", task).await.expect("no panic").expect("a clean stop");
+
+        let mut publisher = Command::new("mosquitto_pub");
+        publisher.args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &broker.port.to_string(),
+            "-V",
+            "5",
+            "-q",
+            "1",
+            "-t",
+            "plant/x",
+            "-l",
+        ]);
+        let mut publisher = Killed(publisher.stdin(Stdio::piped()).spawn().expect("mosquitto_pub is installed"));
+        let mut lines = publisher.0.stdin.take().expect("piped");
+        let writing = tokio::task::spawn_blocking(move || {
+            for number in 0..MESSAGES {
+                writeln!(lines, "{number}").expect("written");
+            }
+        });
+
+        let mut seen = std::collections::BTreeMap::<String, usize>::new();
+        let mut crashes = 0;
+        while seen.len() < MESSAGES {
+            let intake = HandIntake::by_itself();
+            let (_, task) = run(source(), &intake);
+            let enough = (137 + 61 * crashes).min(MESSAGES - seen.len());
+            intake.until_messages(enough).await;
+            // As kill -9: nothing in hand is acknowledged, nothing is said to the broker.
+            task.abort();
+            let _ = task.await;
+            for payload in intake.payloads() {
+                *seen.entry(payload).or_default() += 1;
+            }
+            assert!(!intake.inner.lock().errors.contains(&"session_lost"));
+            crashes += 1;
+        }
+        soon("the publisher", writing).await.expect("no panic");
+        assert!(crashes > 5, "{crashes}");
+        assert!((0..MESSAGES).all(|number| seen.contains_key(&number.to_string())));
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_is_not_there_yet_is_waited_for() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let port = {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        socket.local_addr().expect("bound").port()
+    };
+    let url = format!("mqtt://127.0.0.1:{port}");
+    let (source, _) =
+        client("readings", &mut options(&[("url", &url), ("topic", "#")]), &context()).expect("good options");
+    let intake = HandIntake::by_itself();
+    let (stop, task) = run(source, &intake);
+    tokio::task::yield_now().await;
+    assert!(!intake.inner.lock().connected);
+    let _broker = Mosquitto::spawn(dir.path(), port).await;
+    intake.until_connected().await;
+    stop.cancel();
+    soon("the end", task).await.expect("no panic").expect("a clean stop");
+}
+
+#[tokio::test]
+async fn mosquitto_pub_publishes_straight_to_the_listener() {
+    let mut options = options(&[("bind", "127.0.0.1:0"), ("topic", "plant/{site}/{device}")]);
+    let (source, _) = listener("devices", &mut options, &context()).expect("good options");
+    source.prepare().await.expect("a free port");
+    let port = source.local_addr().expect("prepared").port();
+    let intake = HandIntake::by_itself();
+    let stop = Stop::new();
+    let task = tokio::spawn({
+        let (intake, stop) = (Arc::clone(&intake), stop.clone());
+        async move { source.run(intake, Vec::new(), stop).await }
+    });
+    for version in ["311", "5"] {
+        for qos in ["0", "1"] {
+            assert!(publish(port, version, qos, &format!("{version} {qos}")).await, "{version} {qos}");
+        }
+    }
+    intake.until_messages(4).await;
+    let mut payloads = intake.payloads();
+    payloads.sort();
+    assert_eq!(payloads, ["311 0", "311 1", "5 0", "5 1"]);
+    // Version 5 knows from CONNACK that there is no QoS 2, and does not send it; its exit code is 0 all the same.
+    publish(port, "5", "2", "twice").await;
+    assert_eq!(intake.payloads().len(), 4);
+    assert!(intake.inner.lock().errors.is_empty());
+    stop.cancel();
+    soon("the end", task).await.expect("no panic").expect("a clean stop");
+}

@@ -1,0 +1,84 @@
+//! The folder `_delta_log`: names of versions, reading one, writing one.
+
+use bytes::Bytes;
+use tidemill_engine::storage::{Storage, StorageError};
+
+use super::TableError;
+use super::actions::{Action, decode_commit};
+
+/// The log of one table: a view that is cheap to make.
+#[derive(Clone, Copy)]
+pub(super) struct DeltaLog<'a> {
+    /// Where the data files lie too.
+    pub(super) storage: &'a dyn Storage,
+    /// The table's folder.
+    pub(super) dir: &'a str,
+}
+
+impl DeltaLog<'_> {
+    /// The log's folder.
+    pub(super) fn folder(&self) -> String {
+        self.table_path("_delta_log")
+    }
+
+    /// The path of something in the table's folder, which may be the storage's root.
+    pub(super) fn table_path(&self, path: &str) -> String {
+        if self.dir.is_empty() { path.to_owned() } else { format!("{}/{path}", self.dir) }
+    }
+
+    /// The path of something in the log's folder.
+    pub(super) fn path(&self, name: &str) -> String {
+        self.table_path(&format!("_delta_log/{name}"))
+    }
+
+    /// The path of a version's commit.
+    pub(super) fn commit_path(&self, version: u64) -> String {
+        self.path(&format!("{version:020}.json"))
+    }
+
+    /// Reads an object of the log's folder; `None` if it is not there.
+    pub(super) fn get(&self, name: &str) -> Result<Option<Bytes>, StorageError> {
+        found(self.storage.get(&self.path(name)))
+    }
+
+    /// Reads a version; `None` if it is not there.
+    pub(super) fn read(&self, version: u64) -> Result<Option<Vec<Action>>, TableError> {
+        let path = self.commit_path(version);
+        match found(self.storage.get(&path))? {
+            Some(bytes) => Ok(Some(decode_commit(&path, &bytes)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Writes a version that must not exist yet.
+    pub(super) fn write(&self, version: u64, commit: &[u8]) -> Result<(), StorageError> {
+        self.storage.put_new(&self.commit_path(version), commit)
+    }
+
+    /// Makes what is visible in the log durable, before a decision is based on it.
+    pub(super) fn sync(&self) -> Result<(), StorageError> {
+        found(self.storage.sync_dir(&self.folder())).map(|_| ())
+    }
+
+    /// Lists the versions that are there, in order.
+    pub(super) fn versions(&self) -> Result<Vec<u64>, StorageError> {
+        let entries = found(self.storage.list(&self.folder()))?.unwrap_or_default();
+        let mut versions: Vec<u64> = entries.iter().filter_map(|entry| version_of(&entry.name)).collect();
+        versions.sort_unstable();
+        Ok(versions)
+    }
+}
+
+/// Returns the version that a commit's name stands for.
+fn version_of(name: &str) -> Option<u64> {
+    name.strip_suffix(".json").filter(|digits| digits.len() == 20)?.parse().ok()
+}
+
+/// Turns "is not there" into `None`.
+fn found<T>(result: Result<T, StorageError>) -> Result<Option<T>, StorageError> {
+    match result {
+        Ok(it) => Ok(Some(it)),
+        Err(StorageError::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,115 @@
+//! Paths of data files: the folder of a partition, and the form a path has in the log.
+//!
+//! Two escapes lie over each other, as the formats ask: a partition's value is percent-encoded to be a folder's name
+//! (`site=a%2Fb`), and the whole path is percent-encoded once more in the log (`site=a%252Fb/…`). The value that
+//! counts is in the log; the folder is for people, so a long one is simply cut.
+
+use std::fmt::Write;
+
+use super::TableError;
+
+/// The folder of rows whose partition value is null.
+const NULL_FOLDER: &str = "__HIVE_DEFAULT_PARTITION__";
+/// Below the 255 bytes of common file systems; a cut folder may hold several values.
+const FOLDER_BYTES_MAX: usize = 200;
+
+/// Returns the folder of a partition.
+pub(super) fn folder(column: &str, value: Option<&str>) -> String {
+    let mut folder = percent_encode(column, b"_-.~");
+    if folder.starts_with('.') {
+        // A folder that begins with a dot is hidden from globs.
+        folder.replace_range(..1, "%2E");
+    }
+    folder.push('=');
+    folder.push_str(&value.map_or_else(|| NULL_FOLDER.to_owned(), |value| percent_encode(value, b"_-.~")));
+    if folder.len() > FOLDER_BYTES_MAX {
+        let cut = folder.len().min(FOLDER_BYTES_MAX);
+        // Not in the middle of an escape.
+        let cut = (cut - 2..cut).find(|at| folder.as_bytes()[*at] == b'%').unwrap_or(cut);
+        folder.truncate(cut);
+    }
+    folder
+}
+
+/// Writes a path as the log has it.
+pub(super) fn encode_path(path: &str) -> String {
+    percent_encode(path, b"_-.~/=")
+}
+
+/// Reads a path as the log has it, and refuses one that leaves the table's folder.
+pub(super) fn decode_path(dir: &str, encoded: &str) -> Result<String, TableError> {
+    let refused = |problem: &str| TableError::Unsupported {
+        dir: dir.to_owned(),
+        problem: format!("the log names the file {encoded:?}, {problem}"),
+    };
+    let path = percent_decode(encoded).ok_or_else(|| refused("whose name is not percent-encoded UTF-8"))?;
+    let outside = path.contains(['\\', '\0'])
+        || encoded.contains("://")
+        || path.split('/').any(|part| part.is_empty() || part == "." || part == "..");
+    if outside { Err(refused("which is not in the table's folder")) } else { Ok(path) }
+}
+
+fn percent_encode(text: &str, plain: &[u8]) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || plain.contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            write!(encoded, "%{byte:02X}").expect("a string takes all text");
+        }
+    }
+    encoded
+}
+
+fn percent_decode(text: &str) -> Option<String> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        if *first == b'%' {
+            let hex = std::str::from_utf8(after.get(..2)?).ok()?;
+            decoded.push(u8::from_str_radix(hex, 16).ok()?);
+            rest = &after[2..];
+        } else {
+            decoded.push(*first);
+            rest = after;
+        }
+    }
+    String::from_utf8(decoded).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_value_never_makes_another_folder() {
+        for (value, expected) in [
+            (Some("2026-11-20"), "site=2026-11-20"),
+            (Some("../../etc"), "site=..%2F..%2Fetc"),
+            (Some("a b%ü"), "site=a%20b%25%C3%BC"),
+            (None, "site=__HIVE_DEFAULT_PARTITION__"),
+        ] {
+            assert_eq!(folder("site", value), expected);
+        }
+        assert_eq!(folder(".a/b", Some("x")), "%2Ea%2Fb=x");
+    }
+
+    #[test]
+    fn a_long_value_is_cut_between_escapes() {
+        for pad in 0..4 {
+            let value = format!("{}{}", "x".repeat(pad), "/".repeat(300));
+            let folder = folder("site", Some(&value));
+            assert!(folder.len() <= FOLDER_BYTES_MAX && percent_decode(&folder).is_some(), "{folder}");
+        }
+    }
+
+    #[test]
+    fn paths_survive_the_log_and_stay_inside() {
+        let path = "site=a%2Fb $ü/e1.parquet";
+        assert_eq!(encode_path(path), "site=a%252Fb%20%24%C3%BC/e1.parquet");
+        assert_eq!(decode_path("t", &encode_path(path)).unwrap(), path);
+        for bad in ["../x", "a/../../x", "/etc/passwd", "s3://b/x", "a%2F..%2Fx", "a%zz", "a%2", "%FF", "a\\b", "%00"] {
+            assert!(decode_path("t", bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Replay: the log's actions, folded to the state of the table at a version.
+
+use std::collections::BTreeMap;
+
+use super::TableError;
+use super::actions::{Action, Add, MetaData, Protocol, Remove, Txn};
+use super::checkpoint;
+use super::log::DeltaLog;
+
+/// Newest reader protocol that is understood here.
+pub(super) const READER_VERSION_MAX: i32 = 1;
+
+/// The state of a table.
+#[derive(Clone, Debug)]
+pub(super) struct Replay {
+    pub(super) version: u64,
+    pub(super) protocol: Protocol,
+    pub(super) metadata: MetaData,
+    pub(super) transactions: BTreeMap<String, Txn>,
+    pub(super) adds: BTreeMap<String, Add>,
+    /// Files that were taken out; a checkpoint keeps the younger ones for `VACUUM` of other engines.
+    pub(super) removes: BTreeMap<String, Remove>,
+}
+
+impl Replay {
+    /// Reads a table's newest version: from its newest checkpoint, or from the start if there is none that can be
+    /// read. `None` if there is no table.
+    pub(super) fn load(log: DeltaLog) -> Result<Option<Replay>, TableError> {
+        Replay::load_until(log, u64::MAX)
+    }
+
+    /// Reads a table as it was at `version`, or newest if it is older.
+    pub(super) fn load_until(log: DeltaLog, version: u64) -> Result<Option<Replay>, TableError> {
+        let (mut replay, problem) = match checkpoint::read_newest(log) {
+            Ok(replay) => (replay, None),
+            // All versions may still be there, and give the same.
+            Err(error @ (TableError::Damaged { .. } | TableError::Unsupported { .. })) => (None, Some(error)),
+            Err(error) => return Err(error),
+        };
+        if replay.is_none() {
+            match log.read(0)? {
+                Some(actions) => replay = Some(Replay::create(log, actions)?),
+                None => match (problem, log.versions()?.first()) {
+                    (Some(problem), _) => return Err(problem),
+                    (None, None) => return Ok(None),
+                    (None, Some(first)) => {
+                        return Err(TableError::Damaged {
+                            path: log.commit_path(0),
+                            problem: format!("it is missing, and version {first} is there"),
+                        });
+                    }
+                },
+            }
+        }
+        let mut replay = replay.expect("read from a checkpoint or from version 0");
+        while replay.version < version
+            && let Some(actions) = log.read(replay.version + 1)?
+        {
+            replay.apply(replay.version + 1, actions);
+        }
+        replay.check(log)?;
+        Ok(Some(replay))
+    }
+
+    fn create(log: DeltaLog, actions: Vec<Action>) -> Result<Replay, TableError> {
+        Replay::from_actions(0, actions).ok_or_else(|| TableError::Damaged {
+            path: log.commit_path(0),
+            problem: "it has no protocol or no metaData".to_owned(),
+        })
+    }
+
+    /// Makes a state from all its actions; `None` without a protocol or metadata.
+    pub(super) fn from_actions(version: u64, actions: Vec<Action>) -> Option<Replay> {
+        let protocol = actions.iter().rev().find_map(|action| match action {
+            Action::Protocol(protocol) => Some(protocol.clone()),
+            _ => None,
+        })?;
+        let metadata = actions.iter().rev().find_map(|action| match action {
+            Action::MetaData(metadata) => Some(metadata.clone()),
+            _ => None,
+        })?;
+        let (transactions, adds, removes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut replay = Replay { version, protocol, metadata, transactions, adds, removes };
+        replay.apply(version, actions);
+        Some(replay)
+    }
+
+    /// Applies the next version.
+    pub(super) fn apply(&mut self, version: u64, actions: Vec<Action>) {
+        self.version = version;
+        for action in actions {
+            match action {
+                Action::Protocol(protocol) => self.protocol = protocol,
+                Action::MetaData(metadata) => self.metadata = metadata,
+                Action::Txn(txn) => {
+                    self.transactions.insert(txn.app_id.clone(), txn);
+                }
+                Action::Add(add) => {
+                    self.removes.remove(&add.path);
+                    self.adds.insert(add.path.clone(), add);
+                }
+                Action::Remove(remove) => {
+                    self.adds.remove(&remove.path);
+                    self.removes.insert(remove.path.clone(), remove);
+                }
+            }
+        }
+    }
+
+    /// Refuses a table that this reader would misread.
+    pub(super) fn check(&self, log: DeltaLog) -> Result<(), TableError> {
+        if self.protocol.min_reader_version > READER_VERSION_MAX {
+            return Err(TableError::Unsupported {
+                dir: log.dir.to_owned(),
+                problem: format!(
+                    "it asks for reader protocol {}, and {READER_VERSION_MAX} is the newest known here",
+                    self.protocol.min_reader_version
+                ),
+            });
+        }
+        Ok(())
+    }
+}

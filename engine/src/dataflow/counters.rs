@@ -1,0 +1,86 @@
+//! What operators count, shared with whoever asks for the job's status.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use crate::time::Watermark;
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Returns the sum.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What the operators of one source count, over all workers.
+#[derive(Debug)]
+pub struct SourceCounters {
+    /// Rows that decoded and are not quarantined.
+    pub rows: Counter,
+    /// Dead letters.
+    pub dead: Counter,
+    /// Rows from the future.
+    pub quarantined: Counter,
+    watermark: AtomicI64,
+}
+
+impl Default for SourceCounters {
+    fn default() -> Self {
+        let watermark = AtomicI64::new(Watermark::UNKNOWN.0);
+        SourceCounters {
+            rows: Counter::default(),
+            dead: Counter::default(),
+            quarantined: Counter::default(),
+            watermark,
+        }
+    }
+}
+
+impl SourceCounters {
+    /// Returns the watermark at the last epoch that is complete.
+    pub fn watermark(&self) -> Watermark {
+        Watermark(self.watermark.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_watermark(&self, watermark: Watermark) {
+        self.watermark.store(watermark.0, Ordering::Relaxed);
+    }
+}
+
+/// What the operators of one windowed view count, over all workers.
+#[derive(Debug, Default)]
+pub struct WindowCounters {
+    /// Rows that fell into at least one open window.
+    pub rows: Counter,
+    /// Rows too late for any.
+    pub late: Counter,
+    /// Result rows.
+    pub results: Counter,
+}
+
+/// The counters of a whole plan, by node.
+#[derive(Debug)]
+pub struct Counters {
+    /// One for each node; used where the node is a source.
+    pub sources: Vec<SourceCounters>,
+    /// One for each node; used where the node is a window.
+    pub windows: Vec<WindowCounters>,
+}
+
+impl Counters {
+    /// Makes counters for a plan of this many nodes.
+    pub fn new(node_count: usize) -> Counters {
+        Counters {
+            sources: (0..node_count).map(|_| SourceCounters::default()).collect(),
+            windows: (0..node_count).map(|_| WindowCounters::default()).collect(),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The dataflow: a plan becomes a timely graph, the same on every worker.
+//!
+//! The timestamp is the [`Epoch`]. Rows travel as whole batches; the watermark is data, folded from marks by every
+//! worker for itself; every stateful operator stands behind an epoch gate.
+
+mod container;
+mod counters;
+mod exchange;
+mod failure;
+mod gate;
+mod operator;
+mod timestamp;
+
+pub use counters::{Counter, Counters, SourceCounters, WindowCounters};
+pub use failure::{Blame, Failure};
+pub use operator::source::{FedChunk, Feed};
+pub use operator::table::TableFeed;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+use timely::dataflow::Scope;
+use timely::dataflow::operators::Probe;
+use timely::dataflow::operators::probe::Handle;
+use timely::progress::frontier::MutableAntichain;
+use timely::scheduling::SyncActivator;
+
+use crate::epoch::Epoch;
+use crate::plan::{NodeId, Operator, Plan};
+use crate::time::Watermark;
+use operator::RowStream;
+use operator::watermark::WatermarkStream;
+use operator::window::WatermarkMap;
+
+/// What every operator of a job shares.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) peers: usize,
+    pub(crate) failure: Failure,
+    pub(crate) counters: Arc<Counters>,
+    /// The first epoch that this run sees.
+    pub(crate) first: Epoch,
+}
+
+/// What enters and leaves the graph on one worker.
+pub(crate) struct Ports {
+    /// For each source node, what the bridge sends.
+    pub(crate) sources: BTreeMap<NodeId, Receiver<Feed>>,
+    /// For each table, where its rows go.
+    pub(crate) tables: BTreeMap<String, TableFeed>,
+}
+
+/// The time of a source, as it stands at some node: what folds to watermarks there, and which columns carry it.
+#[derive(Clone)]
+struct Time<'scope> {
+    watermarks: WatermarkStream<'scope>,
+    map: WatermarkMap,
+}
+
+/// Builds the graph of a plan. Returns what wakes each source, and the probe of everything that leaves.
+pub(crate) fn build<'scope>(
+    scope: Scope<'scope, Epoch>,
+    plan: &Plan,
+    context: &Context,
+    mut ports: Ports,
+) -> Result<(BTreeMap<NodeId, SyncActivator>, Handle<Epoch>), String> {
+    let probe = Handle::new();
+    let mut wakes = BTreeMap::new();
+    let mut built: Vec<(RowStream<'scope>, Option<Time<'scope>>)> = Vec::new();
+    let mut tables = std::mem::take(&mut ports.tables);
+    let mut to_table = |rows: RowStream<'scope>, name: &str| -> Result<(), String> {
+        let feed = tables.remove(name).ok_or_else(|| format!("there is no sink for table {name}"))?;
+        let _ = operator::table::table(rows, context, feed).probe_with(&probe);
+        Ok(())
+    };
+    for (at, node) in plan.nodes.iter().enumerate() {
+        let id = NodeId(at);
+        let schema = &node.schema;
+        let next = match &node.operator {
+            Operator::Source(source) => {
+                let feed =
+                    ports.sources.remove(&id).ok_or_else(|| format!("there is no feed for source {}", source.name))?;
+                let (streams, wake) = operator::source::source(scope, context, id, source, feed);
+                wakes.insert(id, wake);
+                if let Some(name) = &source.dead_table {
+                    to_table(streams.dead, name)?;
+                }
+                if let Some(name) = &source.quarantine_table {
+                    to_table(streams.quarantined, name)?;
+                }
+                let time = source.event_time.map(|event_time| Time {
+                    watermarks: operator::watermark::watermark(streams.marks, context, id, event_time),
+                    map: Arc::new(|watermark| watermark),
+                });
+                (streams.rows, time)
+            }
+            Operator::Filter { input, predicate } => {
+                let (rows, time) = built[input.0].clone();
+                (operator::stateless::filter(rows, context, Arc::clone(predicate)), time)
+            }
+            Operator::Project { input, columns } => {
+                let (rows, time) = built[input.0].clone();
+                (operator::stateless::project(rows, context, Arc::clone(schema), columns.clone()), time)
+            }
+            Operator::Window(window) => {
+                let (rows, time) = built[window.input.0].clone();
+                let time = time.ok_or("a window needs a source with an event time")?;
+                let input_schema = &plan.node(window.input).schema;
+                let (watermarks, map) = (time.watermarks.clone(), Arc::clone(&time.map));
+                let (results, late) =
+                    operator::window::window(rows, watermarks, map, context, id, window, input_schema, schema)?;
+                if let Some(name) = &window.late_table {
+                    to_table(late, name)?;
+                }
+                // Whoever groups these results by window_start or by window_end may not close before both are past.
+                let (assigner, before) = (window.assigner, time.map);
+                let after: WatermarkMap =
+                    Arc::new(move |watermark: Watermark| assigner.start_watermark(before(watermark)));
+                (results, Some(Time { watermarks: time.watermarks, map: after }))
+            }
+            Operator::Table { input, name } => {
+                let (rows, time) = built[input.0].clone();
+                to_table(rows.clone(), name)?;
+                (rows, time)
+            }
+        };
+        built.push(next);
+    }
+    Ok((wakes, probe))
+}
+
+/// Returns the least epoch that may still arrive at any of some inputs; `None` if all have ended.
+pub(crate) fn frontier_of(frontiers: &[MutableAntichain<Epoch>]) -> Option<Epoch> {
+    frontiers.iter().filter_map(|frontier| frontier.frontier().first().copied()).min()
+}

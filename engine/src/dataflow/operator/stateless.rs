@@ -1,0 +1,80 @@
+//! Filter and project: batch in, batch out, nothing kept.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::SchemaRef;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use super::{Output, RowStream, send};
+use crate::dataflow::Context;
+use crate::dataflow::container::Rows;
+use crate::expr::ExprRef;
+
+/// Keeps the rows for which the predicate is true.
+pub(crate) fn filter<'scope>(rows: RowStream<'scope>, context: &Context, predicate: ExprRef) -> RowStream<'scope> {
+    map(rows, context, "filter", move |batch| keep(&batch, &predicate))
+}
+
+/// Computes the columns of a schema.
+pub(crate) fn project<'scope>(
+    rows: RowStream<'scope>,
+    context: &Context,
+    schema: SchemaRef,
+    columns: Vec<ExprRef>,
+) -> RowStream<'scope> {
+    map(rows, context, "project", move |batch| compute(&batch, &schema, &columns))
+}
+
+fn keep(batch: &RecordBatch, predicate: &ExprRef) -> Result<RecordBatch, String> {
+    let mask = predicate.evaluate(batch).map_err(|error| error.to_string())?;
+    let mask = mask.as_boolean_opt().ok_or_else(|| format!("{predicate} is not a condition"))?;
+    if mask.null_count() == 0 && mask.true_count() == batch.num_rows() {
+        return Ok(batch.clone());
+    }
+    filter_record_batch(batch, mask).map_err(|error| error.to_string())
+}
+
+fn compute(batch: &RecordBatch, schema: &SchemaRef, columns: &[ExprRef]) -> Result<RecordBatch, String> {
+    let columns: Result<Vec<_>, _> = columns.iter().map(|column| column.evaluate(batch)).collect();
+    let columns = columns.map_err(|error| error.to_string())?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(|error| error.to_string())
+}
+
+fn map<'scope>(
+    rows: RowStream<'scope>,
+    context: &Context,
+    name: &'static str,
+    mut piece: impl FnMut(RecordBatch) -> Result<RecordBatch, String> + 'static,
+) -> RowStream<'scope> {
+    let mut builder = OperatorBuilder::new(name.to_owned(), rows.scope());
+    let mut input = builder.new_input(rows, Pipeline);
+    let (output, stream) = builder.new_output::<Rows>();
+    let mut output = Output::from(output);
+    let failure = context.failure.clone();
+    builder.build(move |capabilities| {
+        drop(capabilities); // What leaves, leaves at the time of what came.
+        move |_| {
+            if failure.is_set() {
+                return;
+            }
+            failure.guard(name, || {
+                let mut result = Ok(());
+                let mut output = output.activate();
+                input.for_each(|time, data| {
+                    if let (Ok(()), Some(batch)) = (&result, data.0.take()) {
+                        match piece(batch) {
+                            Ok(batch) => send(&mut output, &time.retain(0), batch),
+                            Err(reason) => result = Err(reason),
+                        }
+                    }
+                });
+                result
+            });
+        }
+    });
+    stream
+}

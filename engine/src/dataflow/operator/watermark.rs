@@ -1,0 +1,102 @@
+//! The watermark of a source: every worker gets all marks, and folds them to the same watermark for each epoch.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use super::Output;
+use crate::dataflow::gate::{EpochGate, Gated};
+use crate::dataflow::{Context, frontier_of};
+use crate::epoch::Epoch;
+use crate::plan::{EventTimeNode, NodeId};
+use crate::time::Watermark;
+use crate::watermark::{Mark, WatermarkFold};
+
+/// A mark and the worker it goes to.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Addressed(u64, Mark);
+
+/// Marks on their way to all workers.
+pub(crate) type Marks = Vec<Addressed>;
+
+/// A stream of marks.
+pub(crate) type MarkStream<'scope> = Stream<'scope, Epoch, Marks>;
+
+/// A stream of watermarks: one for each epoch, at that epoch.
+pub(crate) type WatermarkStream<'scope> = Stream<'scope, Epoch, Vec<Watermark>>;
+
+/// Addresses every mark to every worker.
+pub(crate) fn to_all(marks: &[Mark], peers: usize) -> Marks {
+    (0..peers as u64).flat_map(|worker| marks.iter().map(move |mark| Addressed(worker, *mark))).collect()
+}
+
+/// The fold behind its gate; closed epochs wait to be sent.
+struct Folding {
+    fold: WatermarkFold,
+    closed: VecDeque<(Epoch, Watermark)>,
+}
+
+impl Gated<Marks> for Folding {
+    fn apply(&mut self, marks: Marks) -> Result<(), String> {
+        marks.into_iter().for_each(|Addressed(_, mark)| self.fold.mark(mark));
+        Ok(())
+    }
+
+    fn close(&mut self, epoch: Epoch) -> Result<(), String> {
+        self.closed.push_back((epoch, self.fold.close()));
+        Ok(())
+    }
+}
+
+/// Builds the fold of one source's marks.
+pub(crate) fn watermark<'scope>(
+    marks: MarkStream<'scope>,
+    context: &Context,
+    id: NodeId,
+    event_time: EventTimeNode,
+) -> WatermarkStream<'scope> {
+    let name = "watermark";
+    let mut builder = OperatorBuilder::new(name.to_owned(), marks.scope());
+    let mut input = builder.new_input(marks, Exchange::new(|Addressed(worker, _): &Addressed| *worker));
+    let (output, stream) = builder.new_output::<Vec<Watermark>>();
+    let mut output = Output::from(output);
+    let context = context.clone();
+    builder.build(move |mut capabilities| {
+        let mut capability = capabilities.pop();
+        let mut gate = EpochGate::new(context.first);
+        let fold = WatermarkFold::new(event_time.delay_us, event_time.idle_after_us);
+        let mut folding = Folding { fold, closed: VecDeque::new() };
+        move |frontiers| {
+            if context.failure.is_set() {
+                return;
+            }
+            context.failure.clone().guard(name, || {
+                let mut result = Ok(());
+                input.for_each(|time, data| {
+                    if result.is_ok() {
+                        result = gate.push(*time.time(), std::mem::take(data), &mut folding);
+                    }
+                });
+                result?;
+                let frontier = frontier_of(&frontiers[..1]);
+                gate.advance(frontier, &mut folding)?;
+                let mut output = output.activate();
+                for (epoch, watermark) in folding.closed.drain(..) {
+                    let capability = capability.as_mut().expect("held until the input ends");
+                    capability.downgrade(&epoch);
+                    output.session_with_builder(capability).give_container(&mut vec![watermark]);
+                    context.counters.sources[id.0].set_watermark(watermark);
+                }
+                match frontier {
+                    Some(frontier) => capability.iter_mut().for_each(|held| held.downgrade(&frontier)),
+                    None => capability = None,
+                }
+                Ok(())
+            });
+        }
+    });
+    stream
+}

@@ -1,0 +1,198 @@
+//! The ingest log: what was acknowledged, in the order that decides every result.
+//!
+//! Sources that cannot be read again put their raw messages here, the others the ranges they read. A [`Record::Seal`]
+//! ends an epoch. The log is the source of truth: the same log gives the same tables, so a decoder's mistake can be
+//! repaired by reading it again.
+//!
+//! # What it guarantees
+//!
+//! 1. After [`LogWriter::sync`] returned `Ok`, every record appended before it is replayed by every later
+//!    [`Log::open`], whole and in order, or opening fails with an error that names file and byte.
+//! 2. A record that was not synced is replayed whole or not at all, and only if all records before it are.
+//! 3. After the first failure the writer takes nothing more. Nothing is retried: the process recovers from the disk.
+//! 4. Recovery changes no file. It ends with at most one new file that appears whole or not at all, so it may die
+//!    at any point, any number of times.
+//!
+//! # Files
+//!
+//! A log is a folder of segments, `0000000001.log` and so on. A new one begins after a Seal once the last is over
+//! [`LogOptions::segment_bytes_max`], so each starts with an epoch. All numbers are little-endian.
+//!
+//! ```text
+//!   segment  ┌──────────┬───────┬───────┬─────┬───────┐       group: what one `sync` made durable
+//!            │ header   │ frame │ frame │  …  │ frame │       frame: one record
+//!            └──────────┴───────┴───────┴─────┴───────┘
+//!             80 bytes  └─ group ───────┘└─ group ────┘
+//!
+//!   header    0  8 magic "tidemill"            40  8 offset of the first message after the header
+//!             8  4 format version, 1           48  8 epoch that is open there
+//!            12  4 partitions declared before  56  8 end: how many bytes of the segment before count
+//!            16 16 log id                      64  8 made: bytes of this file that were made with its header
+//!            32  8 number of this segment      72  4 CRC32C of the header of the segment before (0 in the first)
+//!                                              76  4 CRC32C of bytes 0..76
+//!
+//!   frame     0  4 length of the body, 1 to 64 MiB
+//!             4  4 since: bytes from the start of its group to this frame
+//!             8  4 CRC32C of the body
+//!            12  4 CRC32C of log id, segment number, position in the segment and bytes 0..12
+//!            16  … body: kind (1 byte) and fields, see `record.rs`
+//! ```
+//!
+//! The checksum of a frame knows its place, so a block that was copied, moved or left over from another log is not
+//! taken for a record. The header repeats what the segments before it lead to, so one that is missing, swapped,
+//! shortened or foreign is found when the log is opened.
+//!
+//! # Recovery: torn or damaged
+//!
+//! Power loss may leave any part of the last, unsynced group, in any order. A later group, however, was written only
+//! after the groups before it were durable. So, when the bytes at `bad` are not a valid frame:
+//!
+//! ```text
+//!   in a segment with a successor, before its `end`            ─► damaged
+//!   before `made` of the last segment                          ─► damaged
+//!   a valid frame header follows whose group starts after bad  ─► damaged: what is at bad was durable once
+//!   otherwise                                                  ─► torn: nothing from bad on was ever acknowledged,
+//!                                                                 unless the very last group was damaged later,
+//!                                                                 which looks the same
+//! ```
+//!
+//! Damage is refused ([`LogError::Damaged`]) and never cut. To continue after a tail, torn or not, the last group
+//! must be made durable once more: a dead process may have left it in memory only, or an fsync of it may have failed,
+//! which the kernel reports only once. Recovery therefore makes the next segment of everything from the last epoch
+//! boundary that is known to be durable, and records that boundary as the `end` of the segment before:
+//!
+//! ```text
+//!   n    │ header │ … Seal 7 │ messages │ Seal 8 │ mess~~~~ torn         (not touched)
+//!                            ▲          └─ last group ─
+//!                            end of n
+//!   n+1                      │ header │ messages │ Seal 8 │              one put_new: whole or not at all
+//! ```
+//!
+//! If everything in the last segment was made with its header, it is simply continued.
+//!
+//! # Limits
+//!
+//! A record: [`RECORD_BYTES_MAX`]. A group: [`GROUP_BYTES_MAX`]. A segment: `segment_bytes_max` and one epoch. Memory
+//! while replaying: windows of 1 MiB, or one record, plus what the caller keeps of them; while finishing: the part of
+//! the last segment that is made durable once more.
+//!
+//! # What is assumed
+//!
+//! 1. What was fsynced stays as it is, up to damage that a checksum of 32 bits finds. What was not may be there in
+//!    any selection of its sectors, zeroed or as garbage.
+//! 2. [`Storage::put_new`] is durable, and whole or not at all.
+//! 3. One process at a time uses the folder: see [`LocalStorage::lock`](crate::storage::LocalStorage::lock). A second
+//!    one fails when it makes a segment that exists, but not before.
+//! 4. A last segment that vanishes as a whole, or the last groups with it, cannot be noticed here. Who holds an epoch
+//!    from elsewhere (a table, a checkpoint) compares it with the log's last.
+
+mod frame;
+mod position;
+mod reader;
+mod record;
+mod recovery;
+mod segment;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use frame::RECORD_BYTES_MAX;
+pub use reader::Replay;
+pub use record::{PartitionId, Record};
+pub use writer::{GROUP_BYTES_MAX, LogWriter};
+
+use std::sync::Arc;
+
+use crate::clock::Dice;
+use crate::storage::{Storage, StorageError};
+
+/// How a log is written. Nothing here changes what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogOptions {
+    /// A segment of at least this size is the last one's predecessor from its next Seal on.
+    pub segment_bytes_max: u64,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        // Large enough that making one (two fsyncs) is nothing beside the fsyncs that fill it.
+        LogOptions { segment_bytes_max: 64 << 20 }
+    }
+}
+
+/// Why a log cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// Something that was durable is not there any more as it was.
+    #[error(
+        "the ingest log is damaged: {path} at byte {at}: {why}. Nothing was changed. Restore the log's files from a \
+         backup; or move their folder away to start with an empty log, which loses all readings that no table has \
+         committed yet"
+    )]
+    Damaged {
+        /// The segment.
+        path: String,
+        /// Where in it.
+        at: u64,
+        /// What was found there.
+        why: String,
+    },
+    /// A newer version of the program wrote it.
+    #[error(
+        "{path} has format version {version}, and this program reads versions up to {}. Nothing was changed. Start \
+         the newer version of the program that wrote it",
+        segment::VERSION
+    )]
+    Newer {
+        /// The segment.
+        path: String,
+        /// Its version.
+        version: u32,
+    },
+    /// An earlier append or sync failed.
+    #[error("the ingest log takes nothing more since it failed: {0}")]
+    Poisoned(String),
+    /// The storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// The ingest log of a folder.
+#[derive(Clone, Copy, Debug)]
+pub struct Log;
+
+impl Log {
+    /// Opens the log in `dir` to replay it, then to go on writing it. Makes it if there is none.
+    ///
+    /// The log's own id ([`Replay::job`]) is durable when this returns.
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        dir: &str,
+        dice: &dyn Dice,
+        options: LogOptions,
+    ) -> Result<Replay, LogError> {
+        // After a crash the name of a segment may be visible and not yet durable. What follows relies on it.
+        storage.sync_dir(dir)?;
+        let mut segments = segment::load(&*storage, dir)?;
+        if segments.is_empty() {
+            let log_id = u128::from(dice.roll()) << 64 | u128::from(dice.roll());
+            let header = segment::Header::first(log_id);
+            storage.put_new(&segment::path(dir, header.number), &header.encode())?;
+            segments = segment::load(&*storage, dir)?;
+        }
+        Replay::new(storage, dir.to_owned(), options, segments)
+    }
+}
+
+/// Returns the id of the log in `dir`, or `None` if there is no log. Makes nothing.
+pub fn job_id(storage: &dyn Storage, dir: &str) -> Result<Option<u128>, LogError> {
+    match segment::numbers(storage, dir)?.first() {
+        Some(number) => Ok(Some(segment::read(storage, dir, *number)?.header.log_id)),
+        None => Ok(None),
+    }
+}
+
+fn damaged(path: &str, at: u64, why: impl Into<String>) -> LogError {
+    LogError::Damaged { path: path.to_owned(), at, why: why.into() }
+}

@@ -1,0 +1,447 @@
+//! The recorder: the one thread that owns the log. It replays it, then appends what sources bring, syncs, lets them
+//! acknowledge, and hands the same input to the dataflow.
+//!
+//! ```text
+//!   requests ─► append … append [Seal] ─► one fdatasync ─► receipts ─► bridge
+//! ```
+//!
+//! It syncs back to back: whatever arrived during one sync is the next group. An epoch is sealed when it has been open
+//! for the epoch interval or is large; without input nothing is written, but for one Seal when a partition becomes
+//! idle, so that a replay decides the same.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use tokio::sync::oneshot;
+
+use super::bridge::{Bridge, Closed, Origin};
+use super::intake::{Ask, Request, SourceState};
+use crate::clock::Clock;
+use crate::dataflow::Failure;
+use crate::epoch::Epoch;
+use crate::ingest::{LogError, LogWriter, PartitionId, Record, Replay};
+use crate::plan::{EventTimeNode, NodeId};
+use crate::source::{Appended, Chunk, Data, IntakeError, Message, Offset, Resume, Source};
+use crate::watermark::Mark;
+
+/// Bytes that one sync makes durable, about.
+const GROUP_BYTES: usize = 8 << 20;
+
+/// An epoch is sealed when it has this many payload bytes, even before its interval has passed.
+const EPOCH_BYTES: usize = 8 << 20;
+
+/// What the recorder knows of a source.
+pub(super) struct Recorded {
+    pub(super) name: String,
+    pub(super) source: Arc<dyn Source>,
+    pub(super) event_time: Option<EventTimeNode>,
+    pub(super) state: Arc<SourceState>,
+    pub(super) done: bool,
+}
+
+/// A partition that the log knows.
+struct Partition {
+    /// `None`: a source that the plan does not have any more.
+    source: Option<NodeId>,
+    name: Arc<str>,
+    next: u64,
+    arrival_us: Option<i64>,
+    ended: bool,
+}
+
+/// Why the recorder ended before its time.
+#[derive(Debug)]
+pub(super) enum RecorderError {
+    Log(LogError),
+    Changed { source: String, problem: String },
+    Closed,
+}
+
+impl From<LogError> for RecorderError {
+    fn from(error: LogError) -> Self {
+        RecorderError::Log(error)
+    }
+}
+
+impl From<Closed> for RecorderError {
+    fn from(Closed: Closed) -> Self {
+        RecorderError::Closed
+    }
+}
+
+/// The recorder's state, from the start of the replay on.
+pub(super) struct Recorder {
+    pub(super) bridge: Bridge,
+    pub(super) sources: BTreeMap<NodeId, Recorded>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) epoch_interval: Duration,
+    pub(super) failure: Failure,
+    partitions: Vec<Partition>,
+    places: BTreeMap<(NodeId, Arc<str>), usize>,
+    open: Epoch,
+    /// When the open epoch got its first record, by the monotonic clock.
+    opened_us: Option<i64>,
+    epoch_bytes: usize,
+    next: Offset,
+    sealed_us: i64,
+    log_bytes: Arc<std::sync::atomic::AtomicU64>,
+}
+
+/// What a replay found.
+pub(super) struct Replayed {
+    /// The last epoch that is sealed in the log.
+    pub(super) sealed: Epoch,
+    /// For each source, its partitions.
+    pub(super) resume: BTreeMap<NodeId, Vec<Resume>>,
+}
+
+impl Recorder {
+    pub(super) fn new(
+        bridge: Bridge,
+        sources: BTreeMap<NodeId, Recorded>,
+        clock: Arc<dyn Clock>,
+        epoch_interval: Duration,
+        failure: Failure,
+        log_bytes: Arc<std::sync::atomic::AtomicU64>,
+    ) -> Recorder {
+        Recorder {
+            bridge,
+            sources,
+            clock,
+            epoch_interval,
+            failure,
+            partitions: Vec::new(),
+            places: BTreeMap::new(),
+            open: Epoch::FIRST,
+            opened_us: None,
+            epoch_bytes: 0,
+            next: Offset(0),
+            sealed_us: i64::MIN,
+            log_bytes,
+        }
+    }
+
+    /// Feeds the whole log to the dataflow, exactly as it was fed when it was written.
+    pub(super) fn replay(&mut self, mut replay: Replay) -> Result<(LogWriter, Replayed), RecorderError> {
+        let mut sealed = Epoch::NONE;
+        while let Some(record) = replay.next()? {
+            if let Record::Seal { epoch, .. } = &record {
+                sealed = *epoch;
+            }
+            self.replay_one(record)?;
+        }
+        self.bridge.push()?;
+        let writer = replay.finish()?;
+        self.log_bytes.store(writer.bytes(), Ordering::Relaxed);
+        let mut resume: BTreeMap<NodeId, Vec<Resume>> = self.sources.keys().map(|id| (*id, Vec::new())).collect();
+        for partition in &self.partitions {
+            if let Some(partitions) = partition.source.and_then(|source| resume.get_mut(&source)) {
+                partitions.push(Resume {
+                    partition: partition.name.to_string(),
+                    next: partition.next,
+                    ended: partition.ended,
+                });
+            }
+        }
+        Ok((writer, Replayed { sealed, resume }))
+    }
+
+    fn replay_one(&mut self, record: Record) -> Result<(), RecorderError> {
+        match record {
+            Record::Open { partition, source, name } => {
+                assert_eq!(partition.0 as usize, self.partitions.len(), "the log declares partitions in order");
+                let id = self.sources.iter().find(|(_, known)| known.name == source).map(|(id, _)| *id);
+                self.add_partition(id, name.into());
+            }
+            Record::Messages { partition, arrival_us, first, messages } => {
+                self.next = Offset(first.0 + messages.len() as u64);
+                self.feed(partition, arrival_us, first, Data::Messages(messages))?;
+            }
+            Record::Range { partition, arrival_us, first, rows, start, end, checksum } => {
+                self.next = Offset(first.0 + rows);
+                let known = &mut self.partitions[partition.0 as usize];
+                known.next = end;
+                let Some(id) = known.source else { return Ok(()) };
+                let name = Arc::clone(&known.name);
+                let recorded = &self.sources[&id];
+                let changed = |problem: String| RecorderError::Changed { source: recorded.name.clone(), problem };
+                let (data, found) =
+                    recorded.source.reread(&name, start, end).map_err(|error| changed(error.to_string()))?;
+                if found != checksum {
+                    return Err(changed(format!("{name} has changed since it was read at {start}..{end}")));
+                }
+                self.feed(partition, arrival_us, first, data)?;
+            }
+            Record::End { partition } => self.end_partition(partition.0 as usize),
+            Record::Seal { epoch, now_us, .. } => self.closed(epoch, now_us)?,
+        }
+        Ok(())
+    }
+
+    fn add_partition(&mut self, source: Option<NodeId>, name: Arc<str>) -> usize {
+        let place = self.partitions.len();
+        if let Some(id) = source {
+            self.places.insert((id, Arc::clone(&name)), place);
+            if self.sources[&id].source.bounded() {
+                self.bridge.mark(id, Mark::Declared { partition: place as u32 });
+            }
+        }
+        self.partitions.push(Partition { source, name, next: 0, arrival_us: None, ended: false });
+        place
+    }
+
+    fn end_partition(&mut self, place: usize) {
+        self.partitions[place].ended = true;
+        if let Some(id) = self.partitions[place].source {
+            self.bridge.mark(id, Mark::Ended { partition: place as u32 });
+        }
+    }
+
+    fn feed(&mut self, partition: PartitionId, arrival_us: i64, first: Offset, data: Data) -> Result<(), Closed> {
+        let known = &mut self.partitions[partition.0 as usize];
+        known.arrival_us = Some(known.arrival_us.map_or(arrival_us, |before| before.max(arrival_us)));
+        let Some(source) = known.source else { return Ok(()) };
+        let state = &self.sources[&source].state;
+        let (messages, bytes) = measure(&data);
+        state.messages.fetch_add(messages, Ordering::Relaxed);
+        state.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        let partition_name = Arc::clone(&known.name);
+        self.bridge.feed(&Origin { source, partition: partition.0, partition_name, arrival_us, first }, data)
+    }
+
+    fn closed(&mut self, epoch: Epoch, now_us: i64) -> Result<(), Closed> {
+        self.bridge.close(epoch, now_us)?;
+        self.open = epoch.next();
+        self.opened_us = None;
+        self.epoch_bytes = 0;
+        self.sealed_us = self.sealed_us.max(now_us);
+        Ok(())
+    }
+
+    /// Records what sources bring until all of them are done or the queue is closed; then seals the last epoch.
+    pub(super) fn record(mut self, mut log: LogWriter, requests: Receiver<Request>) {
+        match self.record_all(&mut log, &requests) {
+            Ok(()) | Err(RecorderError::Closed) => {}
+            Err(RecorderError::Log(error)) => {
+                self.failure.set_environment(format!("{error}: stopped, because nothing more can be acknowledged"));
+            }
+            Err(RecorderError::Changed { source, problem }) => {
+                self.failure.set_environment(format!("source {source}: {problem}"));
+            }
+        }
+        // Whoever still waits for a receipt gets none: dropping the requests says so.
+    }
+
+    fn record_all(&mut self, log: &mut LogWriter, requests: &Receiver<Request>) -> Result<(), RecorderError> {
+        let mut group: Vec<Request> = Vec::new();
+        loop {
+            let mut stopping = self.sources.values().all(|source| source.done);
+            if !stopping {
+                match self.wait(requests) {
+                    Ok(request) => group.push(request),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => stopping = true,
+                }
+            }
+            let mut bytes: usize = group.iter().map(|request| request.bytes).sum();
+            while bytes < GROUP_BYTES {
+                let Ok(request) = requests.try_recv() else { break };
+                bytes += request.bytes;
+                group.push(request);
+            }
+            let asked = group.len();
+            group.retain(|request| !matches!(request.ask, Ask::Stop));
+            stopping |= group.len() < asked;
+            let nothing_came = group.is_empty();
+            self.record_group(log, &mut group, stopping, nothing_came)?;
+            if stopping {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for a request, for the end of the open epoch, or for the next partition to become idle.
+    fn wait(&self, requests: &Receiver<Request>) -> Result<Request, RecvTimeoutError> {
+        let left_us = match self.opened_us {
+            Some(opened_us) => {
+                let end_us = opened_us.saturating_add(crate::time::micros(self.epoch_interval));
+                Some(end_us.saturating_sub(self.clock.monotonic_us()))
+            }
+            None => self.idle_from_us().map(|idle_us| idle_us.saturating_sub(self.clock.now_us())),
+        };
+        match left_us {
+            None => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(left_us) => requests.recv_timeout(Duration::from_micros(left_us.try_into().unwrap_or(0))),
+        }
+    }
+
+    /// Returns when the next partition will be idle that no Seal has found idle yet.
+    fn idle_from_us(&self) -> Option<i64> {
+        let idle_us = |partition: &Partition| {
+            let after_us = self.sources[&partition.source?].event_time?.idle_after_us?;
+            let from_us = partition.arrival_us?.saturating_add(after_us).saturating_add(1);
+            (!partition.ended && from_us > self.sealed_us).then_some(from_us)
+        };
+        self.partitions.iter().filter_map(idle_us).min()
+    }
+
+    fn record_group(
+        &mut self,
+        log: &mut LogWriter,
+        group: &mut Vec<Request>,
+        stopping: bool,
+        nothing_came: bool,
+    ) -> Result<(), RecorderError> {
+        let arrival_us = self.clock.now_us();
+        let mut appended: Vec<Group> = Vec::with_capacity(group.len());
+        let mut rooms = Vec::with_capacity(group.len());
+        let mut records = 0;
+        for request in group.drain(..) {
+            let before = self.partitions.len();
+            self.epoch_bytes += request.bytes;
+            let (step, count) = self.append(log, request.source, request.ask, arrival_us);
+            records += count + (self.partitions.len() - before);
+            appended.extend(step);
+            rooms.extend(request.room);
+        }
+        if records > 0 && self.opened_us.is_none() {
+            self.opened_us = Some(self.clock.monotonic_us());
+        }
+        let seal = self.must_seal(stopping, nothing_came, arrival_us);
+        let epoch = self.open;
+        if seal {
+            log.append(&Record::Seal { epoch, now_us: arrival_us, checkpoint: false });
+        }
+        if records > 0 || seal {
+            if let Err(error) = log.sync() {
+                let refused = IntakeError::LogFailed(error.to_string());
+                for group in appended {
+                    let _ = group.receipt.send(Err(refused.clone())); // A source that has gone waits for nothing.
+                }
+                return Err(error.into());
+            }
+            self.log_bytes.store(log.bytes(), Ordering::Relaxed);
+        }
+        let mut feeding = Vec::with_capacity(appended.len());
+        for group in appended {
+            let _ = group.receipt.send(Ok(group.appended));
+            feeding.push((group.partition, group.appended.first, group.data));
+        }
+        for (partition, first, data) in feeding {
+            self.feed(partition, arrival_us, first, data)?;
+        }
+        self.bridge.push()?;
+        if seal {
+            self.closed(epoch, arrival_us)?;
+        }
+        drop(rooms); // Only now is there room for more: what was queued is in the dataflow.
+        Ok(())
+    }
+
+    fn must_seal(&self, stopping: bool, nothing_came: bool, now_us: i64) -> bool {
+        let interval_us = crate::time::micros(self.epoch_interval);
+        match self.opened_us {
+            Some(opened_us) => {
+                stopping
+                    || self.epoch_bytes >= EPOCH_BYTES
+                    || self.clock.monotonic_us().saturating_sub(opened_us) >= interval_us
+            }
+            None => nothing_came && !stopping && self.idle_from_us().is_some_and(|idle_us| idle_us <= now_us),
+        }
+    }
+
+    /// Appends one request to the log; returns what must be answered and fed after the sync, and how many records.
+    fn append(&mut self, log: &mut LogWriter, source: NodeId, ask: Ask, arrival_us: i64) -> (Option<Group>, usize) {
+        match ask {
+            Ask::Open { partition } => {
+                self.partition(log, source, &partition);
+                (None, 0)
+            }
+            Ask::End { partition } => {
+                let place = self.partition(log, source, &partition);
+                (None, self.end(log, place))
+            }
+            Ask::Done => (None, self.done(log, source)),
+            Ask::Stop => (None, 0),
+            Ask::Append { partition, chunk, receipt } => {
+                let partition = PartitionId(self.partition(log, source, &partition) as u32);
+                let first = self.next;
+                let data = match chunk {
+                    Chunk::Messages(messages) => {
+                        self.next.0 += messages.len() as u64;
+                        let record = Record::Messages { partition, arrival_us, first, messages };
+                        log.append(&record);
+                        let Record::Messages { messages, .. } = record else { unreachable!("made above") };
+                        Data::Messages(messages)
+                    }
+                    Chunk::Range { start, end, data, checksum } => {
+                        let rows = measure(&data).0;
+                        self.next.0 += rows;
+                        self.partitions[partition.0 as usize].next = end;
+                        log.append(&Record::Range { partition, arrival_us, first, rows, start, end, checksum });
+                        data
+                    }
+                };
+                let appended = Appended { first, next: self.next };
+                (Some(Group { partition, appended, data, receipt }), 1)
+            }
+        }
+    }
+
+    /// Returns a partition's place; declares it in the log if it is new.
+    fn partition(&mut self, log: &mut LogWriter, source: NodeId, name: &Arc<str>) -> usize {
+        if let Some(place) = self.places.get(&(source, Arc::clone(name))) {
+            return *place;
+        }
+        let source_name = self.sources[&source].name.clone();
+        let place = self.add_partition(Some(source), Arc::clone(name));
+        log.append(&Record::Open { partition: PartitionId(place as u32), source: source_name, name: name.to_string() });
+        place
+    }
+
+    fn end(&mut self, log: &mut LogWriter, place: usize) -> usize {
+        if self.partitions[place].ended {
+            return 0;
+        }
+        log.append(&Record::End { partition: PartitionId(place as u32) });
+        self.end_partition(place);
+        1
+    }
+
+    fn done(&mut self, log: &mut LogWriter, source: NodeId) -> usize {
+        let places = |recorder: &Recorder| -> Vec<usize> {
+            let own = |(place, partition): (usize, &Partition)| (partition.source == Some(source)).then_some(place);
+            recorder.partitions.iter().enumerate().filter_map(own).collect()
+        };
+        if places(self).is_empty() {
+            self.partition(log, source, &"".into()); // An empty input ends, too.
+        }
+        let records = places(self).into_iter().map(|place| self.end(log, place)).sum();
+        let recorded = self.sources.get_mut(&source).expect("only known sources ask");
+        recorded.done = true;
+        recorded.state.ended.store(true, Ordering::Relaxed);
+        records
+    }
+}
+
+/// A chunk that is appended: what to answer, and what to feed, after the sync.
+struct Group {
+    partition: PartitionId,
+    appended: Appended,
+    data: Data,
+    receipt: oneshot::Sender<Result<Appended, IntakeError>>,
+}
+
+/// Returns messages (rows, for columns) and bytes.
+fn measure(data: &Data) -> (u64, usize) {
+    match data {
+        Data::Messages(messages) => {
+            let bytes = |message: &Message| message.topic.len() + message.payload.len();
+            (messages.len() as u64, messages.iter().map(bytes).sum())
+        }
+        Data::Columns(batch) => (batch.num_rows() as u64, batch.get_array_memory_size()),
+    }
+}

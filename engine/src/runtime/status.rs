@@ -1,0 +1,107 @@
+//! What a job says about itself while it runs.
+
+use arrow::array::RecordBatch;
+
+use crate::epoch::Epoch;
+use crate::time::Watermark;
+
+/// Counters of one source. received = rows + dead (by message where a message did not decode at all).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether it can receive now.
+    pub connected: bool,
+    /// Whether its input has ended.
+    pub ended: bool,
+    /// Messages (or rows, for sources of columns) in the log, replayed ones included.
+    pub messages: u64,
+    /// Payload bytes in the log.
+    pub bytes: u64,
+    /// Rows that decoded and are not quarantined.
+    pub rows: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Rows from the future.
+    pub quarantined: u64,
+    /// What was refused before the log, by kind.
+    pub errors: Vec<(&'static str, u64)>,
+    /// The source's watermark, if it has an event time.
+    pub watermark: Option<Watermark>,
+}
+
+/// Counters of one table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TableStatus {
+    /// Its name.
+    pub name: String,
+    /// Rows handed to the table since the start (rows already committed before a restart are not handed over again).
+    pub rows: u64,
+    /// Its last committed epoch.
+    pub committed: Epoch,
+}
+
+/// Counters of one windowed view.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WindowStatus {
+    /// The late table's name without `$late`, or the node's number.
+    pub name: String,
+    /// Rows that fell into at least one window.
+    pub rows: u64,
+    /// Rows too late for any.
+    pub late: u64,
+    /// Result rows that left.
+    pub results: u64,
+}
+
+/// What a job is doing now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobStatus {
+    /// Whether every source has been able to receive at least once (and the log is replayed).
+    pub ready: bool,
+    /// Whether all sources have ended and everything is committed.
+    pub finished: bool,
+    /// Why the job stopped by itself, if it did.
+    pub failure: Option<String>,
+    /// The last epoch that was sealed.
+    pub sealed: Epoch,
+    /// The last epoch whose results have all left the dataflow.
+    pub completed: Epoch,
+    /// Log bytes.
+    pub log_bytes: u64,
+    /// Rows handed to the dataflow whose epoch is not completed.
+    pub rows_in_flight: u64,
+    /// Sources, in plan order.
+    pub sources: Vec<SourceStatus>,
+    /// Windows, in plan order.
+    pub windows: Vec<WindowStatus>,
+    /// Tables, in plan order.
+    pub tables: Vec<TableStatus>,
+}
+
+/// Live rows of one table as they leave the dataflow, before their commit. A subscriber that is too slow loses the
+/// oldest batches and is told how many.
+pub struct Subscription {
+    pub(super) receiver: tokio::sync::broadcast::Receiver<(Epoch, RecordBatch)>,
+}
+
+/// What a subscriber gets.
+#[derive(Clone, Debug)]
+pub enum Live {
+    /// Rows of an epoch.
+    Rows(Epoch, RecordBatch),
+    /// This many batches were dropped because the subscriber was too slow.
+    Missed(u64),
+}
+
+impl Subscription {
+    /// Waits for the next rows; `None` when the job has ended.
+    pub async fn next(&mut self) -> Option<Live> {
+        use tokio::sync::broadcast::error::RecvError;
+        match self.receiver.recv().await {
+            Ok((epoch, rows)) => Some(Live::Rows(epoch, rows)),
+            Err(RecvError::Lagged(count)) => Some(Live::Missed(count)),
+            Err(RecvError::Closed) => None,
+        }
+    }
+}

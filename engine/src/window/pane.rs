@@ -1,0 +1,63 @@
+//! A pane: the groups of one stretch of event time, and their accumulators.
+
+use arrow::array::ArrayRef;
+
+use super::key_table::KeyTable;
+use crate::aggregate::{Layout, Selection, Texts};
+
+/// Keyed accumulators. A pane has its own keys, so that it goes away whole when its last window closes.
+#[derive(Default)]
+pub(super) struct Pane {
+    pub(super) keys: KeyTable,
+    pub(super) slots: Vec<u64>,
+    pub(super) texts: Texts,
+}
+
+impl Pane {
+    /// Makes an empty pane that holds this many keys without growing.
+    pub(super) fn with_capacity(key_count: usize, layout: &Layout) -> Pane {
+        Pane {
+            keys: KeyTable::with_capacity(key_count),
+            slots: Vec::with_capacity(key_count * layout.width()),
+            texts: Texts::default(),
+        }
+    }
+
+    /// Adds the selected rows. `groups` is scratch space.
+    pub(super) fn update(
+        &mut self,
+        layout: &Layout,
+        keys: &ArrayRef,
+        hashes: &[u64],
+        arguments: &[ArrayRef],
+        selection: Selection<'_>,
+        groups: &mut Vec<u32>,
+    ) {
+        self.keys.intern(keys, hashes, selection, groups);
+        self.make_room(layout);
+        layout.update(&mut self.slots, &mut self.texts, groups, selection, arguments);
+    }
+
+    /// Adds all groups of another pane.
+    pub(super) fn merge(&mut self, layout: &Layout, other: &Pane) {
+        let width = layout.width();
+        for group in 0..other.keys.group_count() {
+            let into = self.keys.adopt(&other.keys, group) as usize;
+            self.make_room(layout);
+            let from = &other.slots[group * width..(group + 1) * width];
+            layout.merge(&mut self.slots[into * width..(into + 1) * width], &mut self.texts, from, &other.texts);
+        }
+    }
+
+    fn make_room(&mut self, layout: &Layout) {
+        let wanted = self.keys.group_count() * layout.width();
+        while self.slots.len() < wanted {
+            self.slots.extend_from_slice(layout.initial());
+        }
+    }
+
+    /// Returns the bytes held.
+    pub(super) fn bytes(&self) -> usize {
+        self.keys.bytes() + self.slots.len() * size_of::<u64>() + self.texts.bytes()
+    }
+}

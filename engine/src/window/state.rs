@@ -1,0 +1,226 @@
+//! The state of one windowed query on one worker: panes in, closed windows out. Pure: no clock, no I/O, no timely.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+
+use super::key_table::KeyColumn;
+use super::pane::Pane;
+use super::{EVENT_TIME_MAX_US, WindowAssigner};
+use crate::aggregate::{Layout, Selection};
+use crate::time::Watermark;
+
+/// Result rows that leave in one batch.
+const RESULT_ROWS_MAX: usize = 65_536;
+
+/// From this many rows on a new pane is made as big as the last one was; fewer may be stragglers.
+const PRESIZE_ROWS_MIN: usize = 1_024;
+
+/// All open panes of a query, and the watermark they were last closed by.
+pub struct WindowState {
+    assigner: WindowAssigner,
+    layout: Layout,
+    keys: KeyColumn,
+    schema: SchemaRef,
+    panes: BTreeMap<i64, Pane>,
+    watermark: Watermark,
+    group_count_last: usize,
+    groups: Vec<u32>,
+}
+
+/// What a watermark closed.
+#[derive(Debug, Default)]
+pub struct Closed {
+    /// Result rows: keys, `window_start`, `window_end`, aggregates.
+    pub results: Vec<RecordBatch>,
+}
+
+impl WindowState {
+    /// Makes an empty state. `schema` is that of the results.
+    pub fn new(assigner: WindowAssigner, layout: Layout, keys: KeyColumn, schema: SchemaRef) -> WindowState {
+        WindowState {
+            assigner,
+            layout,
+            keys,
+            schema,
+            panes: BTreeMap::new(),
+            watermark: Watermark::UNKNOWN,
+            group_count_last: 0,
+            groups: Vec::new(),
+        }
+    }
+
+    /// Returns the watermark that closed windows last.
+    pub fn watermark(&self) -> Watermark {
+        self.watermark
+    }
+
+    /// Adds the selected rows to their panes; returns the rows that are late by the current watermark, ascending.
+    /// `times_us`, `hashes` and the columns have a value for every row of the batch, selected or not.
+    pub fn update(
+        &mut self,
+        keys: &ArrayRef,
+        hashes: &[u64],
+        times_us: &[i64],
+        arguments: &[ArrayRef],
+        selection: Selection<'_>,
+    ) -> Vec<u32> {
+        let mut late = Vec::new();
+        let Some(first) = self.first_pane(times_us, selection) else { return late };
+        if self.all_in(first, times_us, selection) {
+            if self.is_open(first) {
+                self.update_pane(first, keys, hashes, arguments, selection);
+            } else {
+                match selection {
+                    Selection::All(count) => late.extend(0..count as u32),
+                    Selection::Rows(rows) => late.extend_from_slice(rows),
+                }
+            }
+            return late;
+        }
+        for (pane, rows) in self.split(times_us, selection) {
+            if self.is_open(pane) {
+                self.update_pane(pane, keys, hashes, arguments, Selection::Rows(&rows));
+            } else {
+                late.extend_from_slice(&rows);
+            }
+        }
+        late.sort_unstable();
+        late
+    }
+
+    fn first_pane(&self, times_us: &[i64], selection: Selection<'_>) -> Option<i64> {
+        let row = match selection {
+            Selection::All(count) => (count > 0).then_some(0)?,
+            Selection::Rows(rows) => *rows.first()? as usize,
+        };
+        Some(self.assigner.pane_of(times_us[row]))
+    }
+
+    fn all_in(&self, pane: i64, times_us: &[i64], selection: Selection<'_>) -> bool {
+        let width = self.assigner.pane_us() as u64;
+        let inside = |time_us: i64| (time_us.wrapping_sub(pane) as u64) < width;
+        match selection {
+            Selection::All(count) => times_us[..count].iter().all(|time_us| inside(*time_us)),
+            Selection::Rows(rows) => rows.iter().all(|row| inside(times_us[*row as usize])),
+        }
+    }
+
+    /// Splits the selected rows by pane, panes in order.
+    fn split(&self, times_us: &[i64], selection: Selection<'_>) -> BTreeMap<i64, Vec<u32>> {
+        let width = self.assigner.pane_us();
+        let mut places: HashMap<i64, usize> = HashMap::new();
+        let mut parts: Vec<(i64, Vec<u32>)> = Vec::new();
+        let mut last = 0;
+        let mut put = |row: u32| {
+            let time_us = times_us[row as usize];
+            let stays = parts.get(last).is_some_and(|(pane, _)| (time_us.wrapping_sub(*pane) as u64) < width as u64);
+            if !stays {
+                let pane = time_us - time_us.rem_euclid(width);
+                last = *places.entry(pane).or_insert(parts.len());
+                if last == parts.len() {
+                    parts.push((pane, Vec::new()));
+                }
+            }
+            parts[last].1.push(row);
+        };
+        match selection {
+            Selection::All(count) => (0..count as u32).for_each(&mut put),
+            Selection::Rows(rows) => rows.iter().copied().for_each(&mut put),
+        }
+        parts.into_iter().collect()
+    }
+
+    fn is_open(&self, pane: i64) -> bool {
+        debug_assert!(pane.abs() <= EVENT_TIME_MAX_US + super::WINDOW_SIZE_MAX_US, "the source refuses such times");
+        self.assigner.last_end(pane).is_some_and(|end| end > self.watermark.0)
+    }
+
+    fn update_pane(
+        &mut self,
+        pane: i64,
+        keys: &ArrayRef,
+        hashes: &[u64],
+        arguments: &[ArrayRef],
+        selection: Selection<'_>,
+    ) {
+        let layout = &self.layout;
+        let expected = if selection.count() >= PRESIZE_ROWS_MIN { self.group_count_last } else { 0 };
+        let pane = self.panes.entry(pane).or_insert_with(|| Pane::with_capacity(expected, layout));
+        pane.update(layout, keys, hashes, arguments, selection, &mut self.groups);
+    }
+
+    /// Closes every window that ends at or before the watermark, earliest first. A watermark never moves back: an
+    /// earlier one does nothing.
+    pub fn close(&mut self, watermark: Watermark) -> Result<Closed, ArrowError> {
+        let mut closed = Closed::default();
+        if watermark <= self.watermark {
+            return Ok(closed);
+        }
+        if self.assigner.size_us() == self.assigner.slide_us() {
+            self.close_tumbling(watermark, &mut closed)?;
+        } else {
+            self.close_hopping(watermark, &mut closed)?;
+        }
+        self.watermark = watermark;
+        Ok(closed)
+    }
+
+    fn close_tumbling(&mut self, watermark: Watermark, closed: &mut Closed) -> Result<(), ArrowError> {
+        let size_us = self.assigner.size_us();
+        while let Some(first) = self.panes.first_entry() {
+            let start = *first.key();
+            if start + size_us > watermark.0 {
+                break;
+            }
+            let pane = first.remove();
+            self.group_count_last = pane.keys.group_count();
+            self.emit(&pane, start, closed)?;
+        }
+        Ok(())
+    }
+
+    fn close_hopping(&mut self, watermark: Watermark, closed: &mut Closed) -> Result<(), ArrowError> {
+        let size_us = self.assigner.size_us();
+        let due: BTreeSet<i64> = self
+            .panes
+            .keys()
+            .flat_map(|pane| self.assigner.windows_of(*pane))
+            .filter(|start| start + size_us > self.watermark.0 && start + size_us <= watermark.0)
+            .collect();
+        for start in due {
+            let mut window = Pane::default();
+            for pane in self.panes.range(start..start + size_us).map(|(_, pane)| pane) {
+                window.merge(&self.layout, pane);
+            }
+            self.emit(&window, start, closed)?;
+        }
+        let assigner = self.assigner;
+        self.panes.retain(|pane, _| assigner.last_end(*pane).is_some_and(|end| end > watermark.0));
+        Ok(())
+    }
+
+    fn emit(&self, pane: &Pane, start: i64, closed: &mut Closed) -> Result<(), ArrowError> {
+        let group_count = pane.keys.group_count();
+        for from in (0..group_count).step_by(RESULT_ROWS_MAX) {
+            let to = (from + RESULT_ROWS_MAX).min(group_count);
+            let instant = |us: i64| -> ArrayRef {
+                Arc::new(TimestampMicrosecondArray::from(vec![us; to - from]).with_timezone("UTC"))
+            };
+            let mut columns = self.keys.columns((from..to).map(|group| pane.keys.key(group)))?;
+            columns.push(instant(start));
+            columns.push(instant(start + self.assigner.size_us()));
+            columns.extend(self.layout.finish(&pane.slots, &pane.texts, from, to));
+            closed.results.push(RecordBatch::try_new(Arc::clone(&self.schema), columns)?);
+        }
+        Ok(())
+    }
+
+    /// Returns the bytes held by all panes.
+    pub fn bytes(&self) -> usize {
+        self.panes.values().map(Pane::bytes).sum()
+    }
+}

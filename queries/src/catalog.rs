@@ -1,0 +1,85 @@
+//! What a pipeline file defines: its sources, its views, and the tables that they fill.
+
+use arrow::datatypes::SchemaRef;
+use serde::{Deserialize, Serialize};
+use tidemill_engine::plan::Plan;
+
+/// A pipeline file that was understood: what to run, and what it is called.
+#[derive(Clone)]
+pub struct Pipeline {
+    /// What to run.
+    pub plan: Plan,
+    /// Its sources, in the order of the file.
+    pub sources: Vec<SourceInfo>,
+    /// Its views, each after those it reads.
+    pub views: Vec<ViewInfo>,
+    /// Every table that the plan fills, in the order of [`Plan::tables`].
+    pub tables: Vec<TableInfo>,
+}
+
+/// A source, as its statement says.
+#[derive(Clone, Debug)]
+pub struct SourceInfo {
+    /// Its name.
+    pub name: String,
+    /// Its connector: `mqtt`, `http`, ...
+    pub connector: String,
+    /// Its columns: those declared, then those the connector adds.
+    pub schema: SchemaRef,
+}
+
+/// A view, as its statement says.
+#[derive(Clone, Debug)]
+pub struct ViewInfo {
+    /// Its name.
+    pub name: String,
+    /// The statement, as it was written.
+    pub sql: String,
+    /// Its columns.
+    pub schema: SchemaRef,
+}
+
+/// A table that a plan fills.
+#[derive(Clone, Debug)]
+pub struct TableInfo {
+    /// Its name: that of a view, or `readings$dead`, `readings$quarantine`, `room_1m$late`.
+    pub name: String,
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// Where it lies; `None`: in the data folder.
+    pub location: Option<String>,
+    /// How it is stored.
+    pub storage: Storage,
+    /// How its files are split.
+    pub partition_by: Partitioning,
+    /// The columns its files are sorted by.
+    pub sort: Vec<String>,
+    /// The column with the event time, if it has one.
+    pub time_column: Option<String>,
+    /// A hash over all that decides about its content. A table of another fingerprint holds something else.
+    pub fingerprint: String,
+    /// The source or view that it belongs to.
+    pub of: String,
+}
+
+/// How a table is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// Parquet files under a Delta log that other programs may read.
+    Delta,
+    /// The same without the promise to outside readers.
+    Parquet,
+}
+
+/// How the files of a table are split into folders.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Partitioning {
+    /// Not at all.
+    None,
+    /// By the UTC day of a column of instants.
+    Day(String),
+    /// By the values of a column.
+    Column(String),
+}

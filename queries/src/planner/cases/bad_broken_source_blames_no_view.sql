@@ -1,0 +1,4 @@
+CREATE SOURCE readings (device TEXT temperature DOUBLE) WITH (connector = 'http');
+CREATE MATERIALIZED VIEW v AS SELECT device FROM readings;
+CREATE MATERIALIZED VIEW w AS SELECT device FROM v;
+CREATE MATERIALIZED VIEW x AS SELECT FROM readings WHERE (;

@@ -1,0 +1,12 @@
+CREATE SOURCE readings (
+    temperature DOUBLE NOT NULL,
+    humidity    DOUBLE,
+    ok          BOOLEAN,
+    seq         BIGINT,
+    ts          TIMESTAMP NOT NULL,
+    WATERMARK FOR ts AS ts - INTERVAL '10 seconds'
+) WITH (connector = 'mqtt', url = 'mqtt://localhost', topic = 'plant/{site}/{device}/telemetry');
+
+CREATE MATERIALIZED VIEW a AS SELECT device, NULL AS x FROM readings;
+CREATE MATERIALIZED VIEW b AS SELECT device, ts - ts AS age FROM readings;
+CREATE MATERIALIZED VIEW c AS SELECT make_array(device) AS l FROM readings;

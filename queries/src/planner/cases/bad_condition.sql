@@ -1,0 +1,10 @@
+CREATE SOURCE readings (
+    temperature DOUBLE NOT NULL,
+    humidity    DOUBLE,
+    ok          BOOLEAN,
+    seq         BIGINT,
+    ts          TIMESTAMP NOT NULL,
+    WATERMARK FOR ts AS ts - INTERVAL '10 seconds'
+) WITH (connector = 'mqtt', url = 'mqtt://localhost', topic = 'plant/{site}/{device}/telemetry');
+
+CREATE MATERIALIZED VIEW v AS SELECT device FROM readings WHERE temperature;

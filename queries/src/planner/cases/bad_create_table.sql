@@ -1,0 +1,1 @@
+CREATE TABLE readings (a DOUBLE) WITH (connector = 'http');

@@ -1,0 +1,1 @@
+CREATE SOURCE a (b TEXT) WITH (connector = 'http);

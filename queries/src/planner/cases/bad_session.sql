@@ -1,0 +1,11 @@
+CREATE SOURCE readings (
+    temperature DOUBLE NOT NULL,
+    humidity    DOUBLE,
+    ok          BOOLEAN,
+    seq         BIGINT,
+    ts          TIMESTAMP NOT NULL,
+    WATERMARK FOR ts AS ts - INTERVAL '10 seconds'
+) WITH (connector = 'mqtt', url = 'mqtt://localhost', topic = 'plant/{site}/{device}/telemetry');
+
+CREATE MATERIALIZED VIEW v AS
+SELECT device, window_start, count(*) AS n FROM SESSION(readings, ts, INTERVAL '1 minute') GROUP BY device, window_start;

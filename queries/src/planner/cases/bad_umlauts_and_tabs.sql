@@ -1,0 +1,3 @@
+CREATE SOURCE tür (größe DOUBLE) WITH (connector = 'http');
+CREATE MATERIALIZED VIEW v AS
+	SELECT 'Öl' AS öl, grösse FROM tür;

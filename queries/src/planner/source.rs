@@ -1,0 +1,154 @@
+//! `CREATE SOURCE`: columns, watermark and options become a source of the plan.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::sql::sqlparser::ast::Spanned;
+use tidemill_connectors::{Connected, Context, OptionError, Options, connect};
+use tidemill_engine::plan::{EventTimeNode, Operator, Plan, SourceNode};
+
+use super::Relation;
+use super::names::{Functions, Names};
+use super::types::shape;
+use super::window::any_interval_us;
+use crate::diagnostic::{Code, Problem};
+use crate::statement::{CreateSource, OptionList, WatermarkClause};
+
+/// Options that say how to reach the data, and nothing about how it is read: changing them keeps the tables. What is in
+/// a table is decided by the ingest log and by how the log is decoded.
+const CONNECTION_OPTIONS: [&str; 11] = [
+    "url",
+    "bind",
+    "qos",
+    "client_id",
+    "username",
+    "password",
+    "keep_alive",
+    "session_expiry",
+    "version",
+    "max_connections",
+    "retained",
+];
+
+/// Puts a source into the plan.
+pub(super) fn plan_source(
+    plan: &mut Plan,
+    source: &CreateSource,
+    context: &Context,
+    functions: &Functions,
+) -> Result<Relation, Problem> {
+    let name = source.name.value.as_str();
+    let watermark = source.watermark.as_ref();
+    let declared: Vec<Field> = source
+        .columns
+        .iter()
+        .map(|column| {
+            // A row without an event time is in no window: it is undecodable, and kept with its reason.
+            let is_time = watermark.is_some_and(|watermark| watermark.column.value == column.name.value);
+            Field::new(&column.name.value, column.data_type.clone(), column.nullable && !is_time)
+        })
+        .collect();
+    let declared = Arc::new(Schema::new(declared));
+    if let Some(watermark) = watermark {
+        check_watermark_column(watermark, &declared, name)?;
+    }
+
+    let pairs = source.options.entries.iter().map(|entry| (entry.key.value.clone(), entry.value.value.clone()));
+    let connected = connect(name, &declared, Options::new(pairs), context)
+        .map_err(|error| option_problem(&error, &source.options))?;
+    let schema = connected.format.schema();
+    let event_time = match watermark {
+        Some(watermark) => Some(event_time(watermark, &schema, &connected, name, functions)?),
+        None => None,
+    };
+    let canonical = canonical(source, &schema, event_time.as_ref());
+    let node = SourceNode {
+        name: name.to_owned(),
+        source: connected.source,
+        format: connected.format,
+        event_time,
+        dead_table: Some(format!("{name}$dead")),
+        quarantine_table: event_time.is_some().then(|| format!("{name}$quarantine")),
+    };
+    let node = plan.push(Arc::clone(&schema), Operator::Source(node));
+    let time_columns = event_time.iter().map(|event_time| event_time.column).collect();
+    Ok(Relation { node, schema, time_columns, canonical, is_view: false })
+}
+
+fn check_watermark_column(watermark: &WatermarkClause, declared: &Schema, name: &str) -> Result<(), Problem> {
+    let column = &watermark.column;
+    match declared.field_with_name(&column.value) {
+        Ok(field) if matches!(field.data_type(), DataType::Timestamp(..)) => Ok(()),
+        Ok(_) => Err(Problem::new(Code::WrongType, column.span, "the event time is a TIMESTAMP")
+            .hint(format!("declare {} TIMESTAMP", column.value))),
+        Err(_) => {
+            let columns = declared.fields().iter().map(|field| field.name().as_str());
+            let message = format!("there is no column \"{}\" in {name}", column.value);
+            Err(Problem::new(Code::UnknownColumn, column.span, message).did_you_mean(&column.value, columns))
+        }
+    }
+}
+
+fn event_time(
+    watermark: &WatermarkClause,
+    schema: &Schema,
+    connected: &Connected,
+    name: &str,
+    functions: &Functions,
+) -> Result<EventTimeNode, Problem> {
+    let column = schema.index_of(&watermark.column.value).map_err(|_| {
+        let message = format!("{name} lost its column \"{}\"", watermark.column.value);
+        Problem::new(Code::UnknownColumn, watermark.column.span, message)
+    })?;
+    let names = Names { functions, relation: name, schema: Arc::new(Schema::empty()) };
+    let delay_us = match &watermark.delay {
+        Some(delay) => any_interval_us(delay, &names)?,
+        None => 0,
+    };
+    if delay_us < 0 {
+        let span = watermark.delay.as_ref().map_or(watermark.column.span, Spanned::span);
+        return Err(Problem::new(Code::Syntax, span, "a watermark cannot run ahead of its rows")
+            .hint("write - INTERVAL '10 seconds'"));
+    }
+    Ok(EventTimeNode {
+        column,
+        delay_us,
+        idle_after_us: connected.idle_after_us,
+        future_limit_us: connected.future_limit_us,
+    })
+}
+
+/// Finds the option an error is about: its key if nobody knows it, its value if that is bad, `WITH` if it is missing.
+fn option_problem(error: &OptionError, options: &OptionList) -> Problem {
+    let (problem, hint) = match error.problem.split_once("; did you mean ") {
+        Some((problem, known)) => {
+            (problem, Some(format!("did you mean \"{}\"?", known.trim_end_matches('?').trim_matches('\''))))
+        }
+        None => (error.problem.as_str(), None),
+    };
+    let unknown_key = problem.starts_with("is not known");
+    let entry = options.entries.iter().find(|entry| entry.key.value == error.key);
+    let span = match entry {
+        Some(entry) if unknown_key => entry.key.span,
+        Some(entry) => entry.value.span,
+        None => options.span,
+    };
+    let colon = if problem.starts_with("is ") { "" } else { ":" };
+    let message = format!("option {}{colon} {problem}", error.key);
+    Problem { code: Code::BadOption, span, message, hint }
+}
+
+/// Everything about a source that decides what is in its rows.
+fn canonical(source: &CreateSource, schema: &Schema, event_time: Option<&EventTimeNode>) -> String {
+    let columns: Vec<String> = schema.fields().iter().map(|field| shape(field)).collect();
+    let mut options: Vec<String> = source
+        .options
+        .entries
+        .iter()
+        .filter(|entry| !CONNECTION_OPTIONS.contains(&entry.key.value.as_str()))
+        .map(|entry| format!("{}={}", entry.key.value, entry.value.value))
+        .collect();
+    options.sort();
+    let time = event_time.map_or_else(String::new, |time| format!("{time:?}"));
+    format!("source {} ({}) with ({}) {time}", source.name.value, columns.join(", "), options.join(", "))
+}

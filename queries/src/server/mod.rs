@@ -1,0 +1,240 @@
+//! The HTTP service: questions, status, health and metrics, beside the routes that sources bring.
+//!
+//! ```text
+//!   GET  /healthz                the process answers
+//!   GET  /readyz                 200 once every source runs, else 503 with a reason for each
+//!   GET  /version                name and version
+//!   GET  /metrics                Prometheus text
+//!   POST /api/v1/query           {"sql": "SELECT …", "params": [1, "a"]} → rows, format by Accept
+//!   GET  /api/v1/status          what the job is doing, as JSON
+//!   …                            what a given router adds (ingest)
+//! ```
+//!
+//! Every error is a problem document (RFC 9457), also for a path that is not there. There is no authentication yet, so
+//! an address that others can reach is refused unless the caller insists.
+
+mod client;
+mod listener;
+mod metrics;
+mod query;
+mod status;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::ListenerExt;
+use tidemill_engine::clock::Clock;
+use tidemill_engine::runtime::JobStatus;
+use tidemill_engine::source::{BoxFuture, Stop};
+use tokio::net::TcpListener;
+
+use crate::problem::{Problem, ProblemKind};
+use crate::session::Session;
+
+pub use client::{ClientError, query_server};
+use listener::BoundedListener;
+
+/// Connections at once; more wait in the system's queue.
+const CONNECTIONS_MAX: usize = 1_024;
+/// Time a request may take until its answer begins; questions have their own, longer limit.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
+/// Time that answers under way have to end once the service stops.
+const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(5);
+/// Body of a request of this module; sources set their own.
+const BODY_BYTES_MAX: usize = 2 << 20;
+/// The paths of this module, for the answer to a path that is not there.
+const PATHS: &[&str] = &[
+    "/healthz",
+    "/readyz",
+    "/version",
+    "/metrics",
+    "POST /api/v1/query",
+    "/api/v1/status",
+    "POST /api/v1/ingest/{source}",
+];
+
+/// Gives what the job is doing now; `None` before it runs and after it has stopped.
+pub type StatusFn = Arc<dyn Fn() -> Option<JobStatus> + Send + Sync>;
+
+/// What the service answers from.
+#[derive(Clone)]
+pub struct ServiceState {
+    /// What the job is doing.
+    pub status: StatusFn,
+    /// Who answers questions.
+    pub session: Arc<Session>,
+    /// Routes that sources bring; empty if none does.
+    pub extra: Router,
+    /// Tells the time for the lag of watermarks.
+    pub clock: Arc<dyn Clock>,
+    /// The version that `/version` and the metrics tell.
+    pub version: &'static str,
+}
+
+/// Whether an address that other machines can reach is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exposure {
+    /// Loopback only: the default while there is no authentication.
+    LoopbackOnly,
+    /// Any address; whoever reaches it can read everything.
+    Insecure,
+}
+
+/// Why the service cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address is reachable from outside.
+    #[error(
+        "refusing to serve HTTP on {address}: other machines could reach it, and there is no authentication yet; \
+         use 127.0.0.1, or allow it explicitly (server.insecure = true)"
+    )]
+    Exposed {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Somebody else has the port.
+    #[error("cannot serve HTTP on {address}: the port is in use; stop the other program or choose another port")]
+    InUse {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The system refuses.
+    #[error("cannot serve HTTP on {address}")]
+    Io {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Makes a [`Bound`]: the port first, so that a problem with it shows before anything else starts.
+pub struct Server;
+
+impl Server {
+    /// Takes the port. Port 0 takes any free one: see [`Bound::local_addr`].
+    pub async fn bind(address: SocketAddr, exposure: Exposure) -> Result<Bound, BindError> {
+        if !address.ip().is_loopback() && exposure == Exposure::LoopbackOnly {
+            return Err(BindError::Exposed { address });
+        }
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse { address },
+            _ => BindError::Io { address, source },
+        };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let local_addr = listener.local_addr().map_err(failed)?;
+        Ok(Bound { listener, local_addr })
+    }
+}
+
+/// A port that is taken and not served yet: clients can connect and wait.
+#[derive(Debug)]
+pub struct Bound {
+    listener: TcpListener,
+    local_addr: SocketAddr,
+}
+
+impl Bound {
+    /// Returns the address with the real port.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Serves until `stop` is cancelled, then lets answers under way end, for at most five seconds.
+    pub fn serve(self, state: ServiceState, stop: Stop) -> BoxFuture<'static, io::Result<()>> {
+        Box::pin(self.serve_until(state, stop))
+    }
+
+    async fn serve_until(self, state: ServiceState, stop: Stop) -> io::Result<()> {
+        let listener = BoundedListener::new(self.listener, CONNECTIONS_MAX).tap_io(|connection| {
+            // Answers go out in small pieces; without this the last one waits for an acknowledgement.
+            if let Err(error) = connection.set_nodelay() {
+                tracing::debug!(%error, "cannot switch off Nagle's algorithm");
+            }
+        });
+        let told = stop.clone();
+        let serving =
+            axum::serve(listener, router(state)).with_graceful_shutdown(async move { told.cancelled().await });
+        tokio::select! {
+            ended = async { serving.await } => ended,
+            () = async {
+                stop.cancelled().await;
+                tokio::time::sleep(SHUTDOWN_TIME_MAX).await;
+            } => {
+                tracing::info!("no longer waiting for HTTP connections that have not ended");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Returns all routes: those of this module, and those a source brings.
+pub fn router(state: ServiceState) -> Router {
+    let extra = state.extra.clone();
+    let quick = Router::new()
+        .route("/healthz", get(status::healthz))
+        .route("/readyz", get(status::readyz))
+        .route("/version", get(status::version))
+        .route("/metrics", get(metrics::metrics))
+        .route("/api/v1/status", get(status::status))
+        .layer(middleware::from_fn(time_limit));
+    Router::new()
+        .route("/api/v1/query", post(query::query))
+        .merge(quick)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(state)
+        .merge(extra)
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(method_not_allowed)
+}
+
+async fn time_limit(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_TIME_MAX, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => problem_response(&Problem::new(
+            ProblemKind::TimedOut,
+            format!("no answer within {} s", REQUEST_TIME_MAX.as_secs()),
+        )),
+    }
+}
+
+async fn unknown_path(request: Request) -> Response {
+    problem_response(
+        &Problem::new(ProblemKind::UnknownPath, format!("there is no path {}", request.uri().path()))
+            .with_hint(format!("the paths are {}", PATHS.join(", "))),
+    )
+}
+
+async fn method_not_allowed(request: Request) -> Response {
+    problem_response(
+        &Problem::new(
+            ProblemKind::MethodNotAllowed,
+            format!("{} does not take {}", request.uri().path(), request.method()),
+        )
+        .with_hint(format!("the paths are {}", PATHS.join(", "))),
+    )
+}
+
+/// Turns a problem into a response.
+fn problem_response(problem: &Problem) -> Response {
+    let status = StatusCode::from_u16(problem.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, Body::from(problem.to_json())).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if matches!(problem.kind, ProblemKind::Busy | ProblemKind::NotReady) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests;

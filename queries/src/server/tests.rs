@@ -1,0 +1,231 @@
+//! The service over a real socket.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde_json::{Value, json};
+use tidemill_engine::clock::ManualClock;
+use tidemill_engine::runtime::SourceStatus;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+use crate::answer::AnswerFormat;
+use crate::history::History;
+use crate::session::Limits;
+
+struct Running {
+    url: String,
+    address: SocketAddr,
+    status: Arc<parking_lot::Mutex<Option<JobStatus>>>,
+    stop: Stop,
+    ended: tokio::task::JoinHandle<io::Result<()>>,
+}
+
+async fn start(limits: Limits, extra: Router) -> Running {
+    let bound = Server::bind(loopback(0), Exposure::LoopbackOnly).await.expect("a free port");
+    let address = bound.local_addr();
+    let status = Arc::new(parking_lot::Mutex::new(None));
+    let told = Arc::clone(&status);
+    let state = ServiceState {
+        status: Arc::new(move || told.lock().clone()),
+        session: Arc::new(Session::new(Arc::new(History::default()), limits)),
+        extra,
+        clock: Arc::new(ManualClock::at(5_000_000)),
+        version: "0.0.1",
+    };
+    let stop = Stop::new();
+    let ended = tokio::spawn(bound.serve(state, stop.clone()));
+    Running { url: format!("http://{address}"), address, status, stop, ended }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().expect("client")
+}
+
+async fn ask(running: &Running, body: Value) -> reqwest::Response {
+    client().post(format!("{}/api/v1/query", running.url)).json(&body).send().await.expect("an answer")
+}
+
+async fn problem(response: reqwest::Response) -> (u16, Value) {
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    let status = response.status().as_u16();
+    let document: Value = response.json().await.expect("JSON");
+    assert_eq!(document["status"], status);
+    (status, document)
+}
+
+#[tokio::test]
+async fn a_question_is_answered_in_each_format() {
+    let running = start(Limits::default(), Router::new()).await;
+    let response = ask(&running, json!({"sql": "SELECT 1 AS a, 'x' AS b"})).await;
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["content-type"]),
+        (200, &"application/json".parse().unwrap())
+    );
+    let document: Value = response.json().await.expect("JSON");
+    assert_eq!(
+        document,
+        json!({"columns": [{"name": "a", "type": "BIGINT"}, {"name": "b", "type": "TEXT"}],
+               "rows": [{"a": 1, "b": "x"}], "row_count": 1})
+    );
+    for (accept, expected) in [
+        ("application/x-ndjson", "{\"a\":1,\"b\":\"x\"}\n"),
+        ("text/csv", "a,b\n1,x\n"),
+        ("text/plain", "+---+---+\n| a | b |\n+---+---+\n| 1 | x |\n+---+---+\n(1 row)\n"),
+    ] {
+        let response = client()
+            .post(format!("{}/api/v1/query", running.url))
+            .header("accept", accept)
+            .json(&json!({"sql": "SELECT $1 AS a, $2 AS b", "params": [1, "x"]}))
+            .send()
+            .await
+            .expect("an answer");
+        assert!(response.headers()["content-type"].to_str().unwrap().starts_with(accept));
+        assert_eq!(response.text().await.expect("text"), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_bad_request_is_a_problem_document_with_its_own_status() {
+    let running = start(Limits::default(), Router::new()).await;
+    let (status, document) = problem(ask(&running, json!({"sql": "SELECT x"})).await).await;
+    assert_eq!((status, &document["code"]), (422, &json!("TM1107")));
+    assert_eq!(document["span"], json!({"line": 1, "column": 8, "length": 1}));
+    let (status, document) = problem(ask(&running, json!({"sql": "DROP TABLE t"})).await).await;
+    assert_eq!((status, &document["title"]), (422, &json!("Questions only read")));
+    assert_eq!(problem(ask(&running, json!({"query": "SELECT 1"})).await).await.0, 400);
+    assert_eq!(problem(ask(&running, json!({"sql": "SELECT 1", "params": [{}]})).await).await.0, 400);
+    assert_eq!(
+        problem(ask(&running, json!({"sql": "SELECT 1 -- ".to_owned() + &"x".repeat(3 << 20)})).await).await.0,
+        413
+    );
+
+    let post = |content_type: &'static str, accept: &'static str| {
+        client()
+            .post(format!("{}/api/v1/query", running.url))
+            .header("content-type", content_type)
+            .header("accept", accept)
+            .body(r#"{"sql": "SELECT 1"}"#)
+            .send()
+    };
+    assert_eq!(problem(post("text/plain", "*/*").await.unwrap()).await.0, 415);
+    assert_eq!(problem(post("application/json", "image/png").await.unwrap()).await.0, 406);
+}
+
+#[tokio::test]
+async fn an_unknown_path_tells_the_known_ones() {
+    let running = start(Limits::default(), Router::new()).await;
+    let (status, document) = problem(client().get(format!("{}/nowhere", running.url)).send().await.unwrap()).await;
+    assert_eq!(status, 404);
+    assert!(document["hint"].as_str().unwrap().contains("/api/v1/query"), "{document}");
+    let (status, _) = problem(client().get(format!("{}/api/v1/query", running.url)).send().await.unwrap()).await;
+    assert_eq!(status, 405);
+}
+
+#[tokio::test]
+async fn health_readiness_status_and_metrics_follow_the_job() {
+    let running = start(Limits::default(), Router::new()).await;
+    let get = |path: &str| client().get(format!("{}{path}", running.url)).send();
+    assert_eq!(get("/healthz").await.unwrap().status(), 200);
+    assert_eq!(get("/readyz").await.unwrap().status(), 503);
+    assert_eq!(get("/api/v1/status").await.unwrap().status(), 503);
+    assert_eq!(get("/version").await.unwrap().json::<Value>().await.unwrap()["version"], "0.0.1");
+
+    let source = SourceStatus { name: "readings".into(), messages: 7, ..SourceStatus::default() };
+    *running.status.lock() = Some(JobStatus { sources: vec![source], ..JobStatus::default() });
+    let response = get("/readyz").await.unwrap();
+    assert_eq!(response.status(), 503);
+    let document: Value = response.json().await.unwrap();
+    assert_eq!(document["sources"], json!([{"name": "readings", "state": "not connected"}]));
+
+    running.status.lock().as_mut().unwrap().ready = true;
+    assert_eq!(get("/readyz").await.unwrap().status(), 200);
+    let status: Value = get("/api/v1/status").await.unwrap().json().await.unwrap();
+    assert_eq!(status["sources"][0]["messages"], 7);
+    let metrics = get("/metrics").await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("tidemill_source_records_total{source=\"readings\"} 7\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn routes_of_sources_stand_beside_ours() {
+    let extra = Router::new().route("/api/v1/ingest/readings", post(|body: String| async move { body }));
+    let running = start(Limits::default(), extra).await;
+    // Their bodies have their own limit.
+    let body = "x".repeat(1 << 20);
+    let response =
+        client().post(format!("{}/api/v1/ingest/readings", running.url)).body(body.clone()).send().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.text().await.unwrap() == body), (200, true));
+    let (status, _) =
+        problem(client().post(format!("{}/api/v1/ingest/other", running.url)).send().await.unwrap()).await;
+    assert_eq!(status, 404);
+}
+
+#[tokio::test]
+async fn a_big_answer_streams_and_a_late_error_cuts_it() {
+    let running = start(Limits::default(), Router::new()).await;
+    let response = client()
+        .post(format!("{}/api/v1/query", running.url))
+        .header("accept", "text/csv")
+        .json(&json!({"sql": "SELECT value FROM generate_series(1, 500000)"}))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(response.text().await.unwrap().lines().count(), 500_001);
+
+    let failing =
+        json!({"sql": "SELECT 1 / (3000000 - value) AS x, repeat('y', 20) AS y FROM generate_series(1, 4000000)"});
+    let response = ask(&running, failing).await;
+    assert_eq!(response.status(), 200, "its first rows are right");
+    assert!(response.bytes().await.is_err(), "the body must not look whole");
+}
+
+#[tokio::test]
+async fn the_client_prints_answers_and_explains_refusals() {
+    let running = start(Limits::default(), Router::new()).await;
+    let mut out = Vec::new();
+    // With or without the scheme.
+    query_server(&running.address.to_string(), "SELECT 1 AS a", AnswerFormat::Csv, &mut out).await.expect("an answer");
+    assert_eq!(out, b"a\n1\n");
+    let error = query_server(&running.url, "SELECT b", AnswerFormat::Csv, &mut out).await.expect_err("refused");
+    let ClientError::Refused(problem) = error else { panic!("{error}") };
+    assert_eq!(problem.kind, ProblemKind::UnknownColumn);
+
+    let free = Server::bind(loopback(0), Exposure::LoopbackOnly).await.unwrap().local_addr();
+    let error =
+        query_server(&format!("http://{free}"), "SELECT 1", AnswerFormat::Csv, &mut out).await.expect_err("nobody");
+    assert!(error.to_string().contains("--data DIR"), "{error}");
+    let error = query_server("http://", "SELECT 1", AnswerFormat::Csv, &mut out).await.expect_err("no address");
+    assert!(matches!(error, ClientError::BadUrl { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_address_for_others_or_a_port_in_use_is_refused_with_a_reason() {
+    let error = Server::bind("0.0.0.0:0".parse().unwrap(), Exposure::LoopbackOnly).await.expect_err("exposed");
+    assert!(error.to_string().contains("no authentication"), "{error}");
+    assert!(Server::bind("0.0.0.0:0".parse().unwrap(), Exposure::Insecure).await.is_ok());
+    let taken = Server::bind(loopback(0), Exposure::LoopbackOnly).await.unwrap();
+    let error = Server::bind(taken.local_addr(), Exposure::LoopbackOnly).await.expect_err("in use");
+    assert!(matches!(error, BindError::InUse { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn stopping_takes_at_most_five_seconds_with_a_client_that_never_reads() {
+    let running = start(Limits::default(), Router::new()).await;
+    let mut slow = TcpStream::connect(running.address).await.unwrap();
+    let body = r#"{"sql": "SELECT value FROM generate_series(1, 1000000000000)"}"#;
+    let request = format!(
+        "POST /api/v1/query HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    slow.write_all(request.as_bytes()).await.unwrap();
+    let mut first = [0_u8; 15];
+    slow.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200 OK");
+    running.stop.cancel();
+    let waited = tokio::time::timeout(SHUTDOWN_TIME_MAX + Duration::from_secs(3), running.ended).await;
+    assert!(waited.expect("ends in time").expect("no panic").is_ok());
+}

@@ -1,0 +1,221 @@
+//! The command line: what can be typed, and what its help says.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::parse_workers;
+
+const EXAMPLES: &str = "\
+Start here:
+  tidemill demo                                  simulated freezers over MQTT and HTTP; nothing to install
+  tidemill check pipeline.sql                    is this pipeline right?
+  tidemill serve --data ./data pipeline.sql      run it
+  tidemill sql \"SELECT * FROM room_5s LIMIT 5\"   ask it
+
+Exit codes: 0 ok, 1 your input, 2 the environment (a port, a disk), 3 our fault: please report it.";
+
+/// Stream processing for sensors: MQTT and HTTP in, windows in SQL, Parquet tables out, SQL over history.
+#[derive(Debug, Parser)]
+#[command(name = "tidemill", version, after_help = EXAMPLES, after_long_help = long_help())]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Read this configuration file instead of ./tidemill.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// How answers on stdout look
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t = OutputFormat::Table)]
+    pub(crate) format: OutputFormat,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How answers look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+    /// For spreadsheets
+    Csv,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run pipeline files as a daemon, until Ctrl-C or SIGTERM
+    #[command(after_help = "\
+Examples:
+  tidemill serve --data /var/lib/tidemill cold_chain.sql
+  TIDEMILL__SERVER__HTTP=127.0.0.1:9433 tidemill serve cold_chain.sql
+
+Tables are written to DIR/tables/<view>, unless the view says `location`. GET /readyz answers 200 once all sources run.
+What was acknowledged is in DIR/log: after a stop, a kill -9 or a power loss, start it again and nothing is lost.")]
+    Serve(ServeArgs),
+
+    /// Run one pipeline file over bounded sources (files, `generate`) to its end
+    #[command(after_help = "\
+Example:
+  tidemill run --data ./backfill backfill.sql
+
+Doing it again continues where it stopped; a run that is complete changes nothing.")]
+    Run(RunArgs),
+
+    /// Check pipeline files without running them: no network, nothing is written
+    #[command(after_help = "\
+Examples:
+  tidemill check cold_chain.sql
+  tidemill check --format json pipelines/*.sql
+
+Mistakes are shown with file, line, column and the nearest known name; the exit code is then 1.")]
+    Check(CheckArgs),
+
+    /// Ask a question in SQL: of a running server, or with --data of the tables alone
+    #[command(after_help = "\
+Examples:
+  tidemill sql \"SELECT device, max(avg_c) FROM room_5s GROUP BY device ORDER BY 2 DESC LIMIT 5\"
+  tidemill sql --data ./data --format csv \"SELECT * FROM room_5s\" > room.csv
+  tidemill sql - < question.sql")]
+    Sql(SqlArgs),
+
+    /// Show what it does: 50 simulated freezers over MQTT and HTTP, one of them failing
+    #[command(after_help = "\
+Needs no broker, no database and no configuration; everything stays on this machine. It ends with Ctrl-C.
+A port in use is replaced by the next free one.")]
+    Demo(DemoArgs),
+}
+
+/// `--help` shows the configuration too; `-h` is for those in a hurry.
+fn long_help() -> String {
+    format!("{EXAMPLES}\n\n{}", crate::config::reference().trim_end())
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ServeArgs {
+    /// Pipeline files; their statements may stand in any order and see each other
+    #[arg(required = true, value_name = "FILE.sql")]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) folder: FolderArgs,
+    /// Where HTTP listens [default: server.http of the configuration, 127.0.0.1:8433]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) http: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// The pipeline file; all its sources must have an end
+    #[arg(value_name = "FILE.sql")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) folder: FolderArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// Pipeline files, checked together
+    #[arg(required = true, value_name = "FILE.sql")]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SqlArgs {
+    /// The question; `-` or nothing reads it from stdin
+    pub(crate) question: Option<String>,
+    /// The server to ask [default: http://<server.http of the configuration>]
+    #[arg(long, value_name = "URL", conflicts_with = "data")]
+    pub(crate) server: Option<String>,
+    /// Read the tables in this data folder; no server is needed
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    /// Where log and tables go; begun afresh each time [default: ./demo-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Threads that compute: a number or auto
+    #[arg(long, value_name = "N", value_parser = parse_workers_flag)]
+    pub(crate) workers: Option<Workers>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct FolderArgs {
+    /// The data folder: ingest log and tables [default: data of the configuration, ./data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Threads that compute: a number or auto [default: limits.workers of the configuration, auto]
+    #[arg(long, value_name = "N", value_parser = parse_workers_flag)]
+    pub(crate) workers: Option<Workers>,
+}
+
+/// A number of worker threads as a flag; `None` inside: one for each core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Workers(pub(crate) Option<usize>);
+
+fn parse_workers_flag(text: &str) -> Result<Workers, String> {
+    parse_workers(text).map(Workers).map_err(|expected| format!("not {expected}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_after_the_command() {
+        for line in ["tidemill --format json check a.sql b.sql", "tidemill check a.sql --format json b.sql"] {
+            let cli = parse(line).expect(line);
+            assert_eq!(cli.format, OutputFormat::Json);
+            let Command::Check(check) = cli.command else { panic!("{line}") };
+            assert_eq!(check.files, [PathBuf::from("a.sql"), PathBuf::from("b.sql")]);
+        }
+    }
+
+    #[test]
+    fn workers_are_a_number_or_auto() {
+        for (text, expected) in [("4", Some(4)), ("auto", None)] {
+            let cli = parse(&format!("tidemill serve --workers {text} a.sql")).expect(text);
+            let Command::Serve(serve) = cli.command else { panic!("{text}") };
+            assert_eq!(serve.folder.workers, Some(Workers(expected)));
+        }
+        for text in ["0", "x", "100000"] {
+            assert!(parse(&format!("tidemill serve --workers {text} a.sql")).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sql_asks_a_server_or_reads_a_folder_not_both() {
+        assert!(parse("tidemill sql --data d --server http://h:1 q").is_err());
+        let cli = parse("tidemill sql --data d -").expect("stdin");
+        let Command::Sql(sql) = cli.command else { panic!("sql") };
+        assert_eq!(sql.question.as_deref(), Some("-"));
+    }
+
+    #[test]
+    fn a_pipeline_file_is_required() {
+        for line in ["tidemill serve", "tidemill run", "tidemill check"] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn every_command_explains_itself() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            assert!(command.get_after_help().is_some(), "{}", command.get_name());
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! `tidemill check`: is this pipeline right? No network, nothing is written.
+
+use std::fmt::Write as _;
+
+use arrow::datatypes::{DataType, Schema};
+use serde_json::{Value, json};
+use tidemill::assemble::{self, SqlFile};
+use tidemill::{Error, Result};
+use tidemill_queries::Pipeline;
+
+use crate::cli::{CheckArgs, OutputFormat};
+use crate::commands::{answer, explain};
+
+/// Parses and plans pipeline files; shows what they define, or their mistakes.
+pub(crate) fn check(args: CheckArgs, format: OutputFormat) -> Result<()> {
+    let files = args.files.iter().map(|path| SqlFile::read(path)).collect::<Result<Vec<_>>>()?;
+    let compiled = assemble::compile(&files, &assemble::checking_context()?);
+    if let Ok(pipeline) = &compiled {
+        assemble::check_locations(pipeline)?;
+    }
+    match (compiled, format) {
+        (Ok(pipeline), OutputFormat::Table) => answer(describe(&pipeline).as_bytes()),
+        (Ok(pipeline), OutputFormat::Json) => answer(format!("{:#}\n", to_json(&pipeline)).as_bytes()),
+        (Ok(pipeline), OutputFormat::Csv) => answer(to_csv(&pipeline).as_bytes()),
+        (Err(mistakes), OutputFormat::Json) => {
+            let errors: Vec<&tidemill_queries::Diagnostic> = mistakes.iter().map(|m| &m.diagnostic).collect();
+            answer(format!("{:#}\n", json!({"ok": false, "errors": errors})).as_bytes())?;
+            Err(Error::Input(count(errors.len(), "mistake")))
+        }
+        (Err(mistakes), OutputFormat::Table | OutputFormat::Csv) => Err(explain(mistakes)),
+    }
+}
+
+fn describe(pipeline: &Pipeline) -> String {
+    let mut text = String::new();
+    let mut section = |kind: &str, name: &str, of: &str, schema: &Schema| {
+        let _ = writeln!(text, "{kind} {name}{of}");
+        let width = schema.fields().iter().map(|field| field.name().chars().count()).max().unwrap_or(0);
+        for field in schema.fields() {
+            let null = if field.is_nullable() { "" } else { " NOT NULL" };
+            let _ = writeln!(text, "  {:width$}  {}{null}", field.name(), sql_type(field.data_type()));
+        }
+    };
+    for source in &pipeline.sources {
+        section("source", &source.name, &format!(" ({})", source.connector), &source.schema);
+    }
+    for view in &pipeline.views {
+        section("view", &view.name, "", &view.schema);
+    }
+    let tables: Vec<&str> = pipeline.tables.iter().map(|table| table.name.as_str()).collect();
+    let _ = writeln!(text, "tables {}", if tables.is_empty() { "none".to_owned() } else { tables.join(", ") });
+    let (sources, views) = (count(pipeline.sources.len(), "source"), count(pipeline.views.len(), "view"));
+    let _ = writeln!(text, "ok: {sources}, {views}, {}", count(tables.len(), "table"));
+    text
+}
+
+fn to_json(pipeline: &Pipeline) -> Value {
+    let columns = |schema: &Schema| -> Vec<Value> {
+        let fields = schema.fields().iter();
+        fields
+            .map(|field| {
+                json!({
+                    "name": field.name(),
+                    "type": sql_type(field.data_type()),
+                    "nullable": field.is_nullable(),
+                })
+            })
+            .collect()
+    };
+    json!({
+        "ok": true,
+        "sources": pipeline.sources.iter().map(|source| json!({
+            "name": source.name, "connector": source.connector, "columns": columns(&source.schema),
+        })).collect::<Vec<_>>(),
+        "views": pipeline.views.iter().map(|view| json!({
+            "name": view.name, "columns": columns(&view.schema),
+        })).collect::<Vec<_>>(),
+        "tables": pipeline.tables.iter().map(|table| json!({
+            "name": table.name, "of": table.of, "location": table.location, "columns": columns(&table.schema),
+        })).collect::<Vec<_>>(),
+    })
+}
+
+/// A line for each column. Names are identifiers, so nothing needs quotes.
+fn to_csv(pipeline: &Pipeline) -> String {
+    let mut text = String::from("kind,name,column,type,nullable\n");
+    let mut lines = |kind: &str, name: &str, schema: &Schema| {
+        for field in schema.fields() {
+            let (column, data_type) = (field.name(), sql_type(field.data_type()));
+            let _ = writeln!(text, "{kind},{name},{column},{data_type},{}", field.is_nullable());
+        }
+    };
+    for source in &pipeline.sources {
+        lines("source", &source.name, &source.schema);
+    }
+    for view in &pipeline.views {
+        lines("view", &view.name, &view.schema);
+    }
+    text
+}
+
+/// Returns a type as it would be declared.
+fn sql_type(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8 => "TEXT".into(),
+        DataType::Float64 => "DOUBLE".into(),
+        DataType::Float32 => "REAL".into(),
+        DataType::Int8 => "TINYINT".into(),
+        DataType::Int16 => "SMALLINT".into(),
+        DataType::Int32 => "INT".into(),
+        DataType::Int64 => "BIGINT".into(),
+        DataType::Boolean => "BOOLEAN".into(),
+        DataType::Date32 => "DATE".into(),
+        DataType::Timestamp(..) => "TIMESTAMP".into(),
+        DataType::Binary => "BYTEA".into(),
+        other => other.to_string(),
+    }
+}
+
+fn count(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}

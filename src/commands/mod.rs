@@ -1,0 +1,81 @@
+//! What the commands do.
+
+mod check;
+mod run;
+mod serve;
+mod signals;
+mod sql;
+
+pub(crate) use check::check;
+pub(crate) use run::run;
+pub(crate) use serve::serve;
+pub(crate) use signals::stop_requested;
+pub(crate) use sql::sql;
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tidemill::assemble::{self, Mistake, Settings, SqlFile};
+use tidemill::{Error, Result};
+use tidemill_queries::Pipeline;
+
+use crate::cli::FolderArgs;
+use crate::config::Config;
+
+/// A job has so long to stop; with [`SHUTDOWN_MAX`] the program ends within ten seconds of Ctrl-C.
+pub(crate) const STOP_MAX: Duration = Duration::from_secs(8);
+/// Threads that still wait for a disk have so long after that.
+pub(crate) const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
+
+/// Returns how a job runs, by configuration and flags.
+pub(crate) fn settings(config: &Config) -> Settings {
+    Settings {
+        workers: config.worker_count(),
+        commit_interval: config.commit_interval,
+        epoch_interval: config.epoch_interval,
+        ..Settings::default()
+    }
+}
+
+/// Puts flags over the configuration.
+fn with_flags(mut config: Config, flags: FolderArgs) -> Config {
+    if let Some(data) = flags.data {
+        config.data = data;
+    }
+    if let Some(workers) = flags.workers {
+        config.workers = workers.0;
+    }
+    config
+}
+
+/// Reads pipeline files and checks them without touching anything: a mistake must not leave a data folder behind.
+fn read_and_check(paths: &[PathBuf]) -> Result<(Vec<SqlFile>, Pipeline)> {
+    let files = paths.iter().map(|path| SqlFile::read(path)).collect::<Result<Vec<_>>>()?;
+    let pipeline = assemble::compile(&files, &assemble::checking_context()?).map_err(explain)?;
+    assemble::check_locations(&pipeline)?;
+    Ok((files, pipeline))
+}
+
+/// Shows mistakes with carets on stderr, and returns the error that ends the command.
+pub(crate) fn explain(mistakes: Vec<Mistake>) -> Error {
+    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    for mistake in &mistakes {
+        eprintln!("{}\n", mistake.render(color).trim_end());
+    }
+    Error::Input(match mistakes.len() {
+        1 => "the pipeline has a mistake".to_owned(),
+        count => format!("the pipeline has {count} mistakes"),
+    })
+}
+
+/// Writes an answer to stdout. A reader that has gone (`| head`) is no mistake.
+pub(crate) fn answer(bytes: &[u8]) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::Environment(format!("cannot write the answer: {error}")))
+        }
+        _ => Ok(()),
+    }
+}

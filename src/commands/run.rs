@@ -1,0 +1,158 @@
+//! `tidemill run`: one pipeline over bounded sources, to its end.
+
+use std::fmt::Write as _;
+
+use serde_json::json;
+use tidemill::assemble::{self, Folder, stop_job};
+use tidemill::{Error, Result};
+use tidemill_engine::runtime::JobStatus;
+use tidemill_queries::{Pipeline, TableInfo};
+
+use crate::cli::{OutputFormat, RunArgs};
+use crate::commands::{STOP_MAX, answer, explain, read_and_check, settings, stop_requested, with_flags};
+use crate::config::Config;
+
+/// Runs a pipeline file to the end of its sources, and says what came of it.
+pub(crate) async fn run(args: RunArgs, config: Config, format: OutputFormat) -> Result<()> {
+    let config = with_flags(config, args.folder);
+    let (files, checked) = read_and_check(std::slice::from_ref(&args.file))?;
+    refuse_endless(&checked, &files[0].name)?;
+
+    let settings = settings(&config);
+    let folder = Folder::open(&config.data)?;
+    let context = assemble::context(folder.storage(), &settings)?;
+    let pipeline = assemble::compile(&files, &context).map_err(explain)?;
+    let tables = pipeline.tables.clone();
+    assemble::write_catalog(&folder, &tables)?;
+    let sinks = assemble::open_sinks(&folder, &tables, &settings)?;
+    let job = assemble::start_job(&folder, pipeline.plan, sinks, &settings).await?;
+
+    let complete = tokio::select! {
+        finished = job.finished() => finished.map(|()| true).map_err(Error::from),
+        requested = stop_requested() => requested.map(|()| false),
+    };
+    let status = job.status();
+    let stopped = stop_job(&job, STOP_MAX).await;
+    if !complete? {
+        stopped?;
+        return Err(Error::Environment("stopped before the end; run it again to continue where it stopped".into()));
+    }
+    stopped?;
+
+    eprint!("{}", summary(&files[0].name, &status, &tables, &folder)?);
+    if format == OutputFormat::Json {
+        answer(format!("{:#}\n", summary_json(&status, &tables, &folder)?).as_bytes())?;
+    }
+    Ok(())
+}
+
+fn refuse_endless(pipeline: &Pipeline, file: &str) -> Result<()> {
+    let endless = assemble::unbounded_sources(&pipeline.plan);
+    let named: Vec<String> = endless
+        .iter()
+        .map(|name| {
+            let connector = pipeline.sources.iter().find(|source| source.name == *name).map(|s| s.connector.as_str());
+            format!("{name} ({})", connector.unwrap_or("?"))
+        })
+        .collect();
+    match named.as_slice() {
+        [] => Ok(()),
+        [one] => Err(Error::Input(format!(
+            "source {one} has no end, and `run` waits for the end; use: tidemill serve {file}"
+        ))),
+        many => Err(Error::Input(format!(
+            "sources {} have no end, and `run` waits for the end; use: tidemill serve {file}",
+            many.join(", ")
+        ))),
+    }
+}
+
+/// Whether every table held all its rows already.
+fn nothing_new(status: &JobStatus) -> bool {
+    status.tables.iter().all(|table| table.rows == 0)
+}
+
+fn summary(file: &str, status: &JobStatus, tables: &[TableInfo], folder: &Folder) -> Result<String> {
+    let mut text = if nothing_new(status) {
+        format!("{file}: nothing new; this run was complete already, and no row was written twice\n")
+    } else {
+        format!("{file}: complete\n")
+    };
+    for source in &status.sources {
+        let _ =
+            write!(text, "  source {}  {} rows in, {} dead", source.name, grouped(source.rows), grouped(source.dead));
+        if source.quarantined > 0 {
+            let _ = write!(text, ", {} from the future", grouped(source.quarantined));
+        }
+        text.push('\n');
+    }
+    for window in &status.windows {
+        let _ = writeln!(
+            text,
+            "  window {}  {} rows, {} late, {} results",
+            window.name,
+            grouped(window.rows),
+            grouped(window.late),
+            grouped(window.results)
+        );
+    }
+    for table in tables {
+        let rows = assemble::table_rows(folder, table)?;
+        // The hidden parts are of interest when there is something in them.
+        if rows == 0 && table.name.contains('$') {
+            continue;
+        }
+        let path = assemble::table_path(folder.path(), table)?;
+        let _ = writeln!(text, "  table {}  {} rows  {}", table.name, grouped(rows), path.display());
+    }
+    Ok(text)
+}
+
+fn summary_json(status: &JobStatus, tables: &[TableInfo], folder: &Folder) -> Result<serde_json::Value> {
+    let mut shown = Vec::new();
+    for table in tables {
+        let new_rows = status.tables.iter().find(|t| t.name == table.name).map_or(0, |t| t.rows);
+        shown.push(json!({
+            "name": table.name,
+            "rows": assemble::table_rows(folder, table)?,
+            "new_rows": new_rows,
+            "path": assemble::table_path(folder.path(), table)?,
+        }));
+    }
+    Ok(json!({
+        "complete": true,
+        "new": !nothing_new(status),
+        "sources": status.sources.iter().map(|s| json!({
+            "name": s.name, "rows": s.rows, "dead": s.dead, "quarantined": s.quarantined,
+        })).collect::<Vec<_>>(),
+        "windows": status.windows.iter().map(|w| json!({
+            "name": w.name, "rows": w.rows, "late": w.late, "results": w.results,
+        })).collect::<Vec<_>>(),
+        "tables": shown,
+    }))
+}
+
+/// Writes a number with a comma at each thousand.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (idx, digit) in digits.chars().enumerate() {
+        if idx > 0 && (digits.len() - idx) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_a_comma_at_each_thousand() {
+        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (12_345_678, "12,345,678")] {
+            assert_eq!(grouped(number), text);
+        }
+    }
+}
