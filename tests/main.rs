@@ -12,7 +12,9 @@ mod harness;
 mod tidy;
 
 mod cases;
+mod oracle;
 
+mod backpressure;
 mod exit_codes;
 mod idle;
 mod ingest;
@@ -21,3 +23,4 @@ mod listener;
 mod mosquitto;
 mod readers_while_running;
 mod readme;
+mod table_readers;

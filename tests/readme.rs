@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::folder::Folder;
 use crate::harness::http::Client;
-use crate::harness::program::{TIDEMILL, free_port, signal};
+use crate::harness::program::{free_port, program, signal};
 use crate::harness::python::interpreter;
 use crate::harness::wait::eventually;
 
@@ -62,7 +62,7 @@ fn shell(folder: &Path, script: &str) -> Command {
     let tools = folder.join("tools");
     if !tools.exists() {
         std::fs::create_dir(&tools).expect("a writable folder");
-        std::os::unix::fs::symlink(TIDEMILL, tools.join("tidemill")).expect("a link");
+        std::os::unix::fs::symlink(program(), tools.join("tidemill")).expect("a link");
         // A virtual environment is known by the path its interpreter is called by, so a link would not do.
         let python = format!("#!/bin/sh\nexec '{}' \"$@\"\n", interpreter().display());
         std::fs::write(tools.join("python3"), python).expect("a writable file");
@@ -111,7 +111,7 @@ async fn the_demo_shows_windows_and_every_command_it_suggests_works_while_it_run
     let said = folder.join("demo.out");
     let begin = Instant::now();
     let (http, out) = (free_port(), std::fs::File::create(&said).expect("a writable file"));
-    let mut demo = Command::new(TIDEMILL);
+    let mut demo = Command::new(program());
     demo.arg("demo").current_dir(folder.path()).env("TIDEMILL__SERVER__HTTP", format!("127.0.0.1:{http}"));
     let demo = Background(demo.stdin(Stdio::null()).stdout(out).spawn().expect("the program starts"));
     let read = || std::fs::read_to_string(&said).expect("a readable file");

@@ -1,6 +1,7 @@
 //! The real program as a process: started, awaited, killed, stopped, and its last words when a test fails.
 
 use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,11 @@ use super::folder::Folder;
 use super::http::Client;
 use super::wait::eventually;
 
-/// The binary under test.
-pub(crate) const TIDEMILL: &str = env!("CARGO_BIN_EXE_tidemill");
+/// Returns the program under test: the one cargo has built, or another one that `TIDEMILL_PROGRAM` names (a release build,
+/// an installed one).
+pub(crate) fn program() -> PathBuf {
+    std::env::var_os("TIDEMILL_PROGRAM").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_tidemill")), PathBuf::from)
+}
 
 /// A debug build on a busy machine, replaying a log: what is normal is a second.
 const READY_MAX: Duration = Duration::from_secs(60);
@@ -54,8 +58,8 @@ impl Serve {
 
     /// Starts the process; does not wait.
     pub(crate) fn start(&self) -> Program {
-        let mut words = self.under.clone();
-        words.push(TIDEMILL.to_owned());
+        let mut words: Vec<OsString> = self.under.iter().map(OsString::from).collect();
+        words.push(program().into());
         let log = self.data.with_extension("stderr");
         let stderr = File::options().create(true).append(true).open(&log).expect("a writable log");
         let child = Command::new(&words[0])
@@ -72,7 +76,7 @@ impl Serve {
             .stdout(Stdio::null())
             .stderr(stderr)
             .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {}: {error}", words[0]));
+            .unwrap_or_else(|error| panic!("cannot start {:?}: {error}", words[0]));
         Program { child, log, http: Client::new(self.http), under: !self.under.is_empty() }
     }
 
@@ -156,13 +160,13 @@ impl Drop for Program {
 }
 
 /// Runs the program with arguments to its end.
-pub(crate) fn tidemill<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
+pub(crate) fn tidemill<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
     command(arguments, Path::new(".")).output().expect("the program starts")
 }
 
 /// Makes a command of the program in a folder, with nothing on stdin and no configuration from outside.
-pub(crate) fn command<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>, dir: &Path) -> Command {
-    let mut command = Command::new(TIDEMILL);
+pub(crate) fn command<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>, dir: &Path) -> Command {
+    let mut command = Command::new(program());
     command.args(arguments).current_dir(dir).stdin(Stdio::null()).env_remove("RUST_LOG");
     command
 }

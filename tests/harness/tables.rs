@@ -27,9 +27,13 @@ impl Judge {
 
     /// Returns the rows of a query as objects. Times are text such as `2026-01-01T00:00:05Z`.
     pub(crate) fn rows(&mut self, sql: &str) -> Vec<Map<String, Value>> {
-        let answer = self.expect(&json!({ "sql": sql }));
-        let Value::Array(rows) = answer else { panic!("{sql}: {answer}") };
-        rows.into_iter().map(|row| row.as_object().expect("a row").clone()).collect()
+        self.try_rows(sql).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Like [`Judge::rows`], for a query that may be wrong.
+    pub(crate) fn try_rows(&mut self, sql: &str) -> Result<Vec<Map<String, Value>>, String> {
+        let Value::Array(rows) = self.ask(&json!({ "sql": sql }))? else { return Err(format!("{sql}: no rows")) };
+        Ok(rows.into_iter().map(|row| row.as_object().expect("a row").clone()).collect())
     }
 
     /// Returns the one number that a query gives.
@@ -46,9 +50,15 @@ impl Judge {
         (!rows.is_empty()).then(|| format!("{claim}: {}", Value::Array(rows)))
     }
 
-    fn expect(&mut self, question: &Value) -> Value {
+    fn expect(&mut self, question: &Value) {
+        self.ask(question).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    fn ask(&mut self, question: &Value) -> Result<Value, String> {
         let mut answer = self.0.ask(question);
-        assert!(answer["error"].is_null(), "{question}: {}", answer["error"]);
-        answer["ok"].take()
+        match answer["error"].as_str() {
+            None => Ok(answer["ok"].take()),
+            Some(error) => Err(format!("{question}: {error}")),
+        }
     }
 }

@@ -56,7 +56,7 @@ impl Model {
             table: table.collect(),
             late: events("late"),
             quarantined: events("quarantined"),
-            watermark: answer["watermark"].as_i64(),
+            watermark: if case.flush { None } else { answer["watermark"].as_i64() },
         }
     }
 }
