@@ -1,8 +1,6 @@
 //! Tables on disk, read by strangers: deltalake, pyarrow, Polars and DuckDB each see exactly the rows that were written.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it should do")]
-
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -18,27 +16,20 @@ use tidemill_engine::epoch::Epoch;
 use tidemill_engine::sink::Sink;
 use tidemill_engine::storage::{LocalStorage, Storage};
 
+use crate::harness::python::{interpreter, script};
+
 const READERS: [&str; 4] = ["deltalake", "pyarrow", "polars", "duckdb"];
 /// 2026-11-20T23:59:59.999999Z, the last microsecond of a day.
 const LAST_OF_DAY_US: i64 = 20_778 * 86_400_000_000 - 1;
 const NAMES: [&str; 6] =
     ["", "a b/c%", "..", "Größe=1", "x'y\"z", "a long name that is cut in the statistics, past 32"];
 
-/// Returns the interpreter that `./check tools` has prepared, or the one named by `TIDEMILL_PYTHON`.
-fn interpreter() -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .filter(|cache| !cache.is_empty())
-        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("a home folder")).join(".cache"), PathBuf::from);
-    std::env::var_os("TIDEMILL_PYTHON").map_or_else(|| cache.join("tidemill/venv/bin/python"), PathBuf::from)
-}
-
-fn python(script: &str, arguments: &[&str]) -> Vec<Value> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/readers").join(script);
+fn python(name: &str, arguments: &[&str]) -> Vec<Value> {
     let output = Command::new(interpreter())
-        .arg(script)
+        .arg(script(&format!("readers/{name}")))
         .args(arguments)
         .output()
-        .expect("Python with the readers: run `./check tools`, or set TIDEMILL_PYTHON");
+        .expect("Python starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }

@@ -156,7 +156,8 @@ pub async fn replay(
     }
     let options = JobOptions {
         storage,
-        clock: Arc::new(ManualClock::default()),
+        // The job may seal an idle epoch of its own: it must not be later than the log's last.
+        clock: Arc::new(ManualClock::at(sealed_last_us(records))),
         dice,
         workers,
         commit_interval: Duration::from_secs(3600),
@@ -166,6 +167,12 @@ pub async fn replay(
     job.stop().await?;
     let status = job.status();
     Ok((rows.into_iter().map(|(name, rows)| (name, std::mem::take(&mut *rows.lock()))).collect(), status))
+}
+
+/// Returns the time in the last Seal.
+fn sealed_last_us(records: &[Record]) -> i64 {
+    let sealed = |record: &Record| if let Record::Seal { now_us, .. } = record { Some(*now_us) } else { None };
+    records.iter().rev().find_map(sealed).unwrap_or(0)
 }
 
 /// A source whose input is all in the log already.

@@ -1,0 +1,120 @@
+//! A real broker, and real command line clients.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::folder::Folder;
+use super::program::{free_port, signal};
+use super::wait::eventually;
+
+/// A `mosquitto` on a free port, with persistence. Dropping it kills it.
+pub(crate) struct Broker {
+    child: Option<Child>,
+    config: PathBuf,
+    log: PathBuf,
+    /// Where it listens.
+    pub(crate) port: u16,
+}
+
+impl Broker {
+    /// Starts a broker that keeps its state in the folder.
+    pub(crate) async fn start(folder: &Folder) -> Broker {
+        let port = free_port();
+        let state = folder.join("broker");
+        std::fs::create_dir_all(&state).expect("a writable folder");
+        // Started as root, mosquitto becomes another user; it stays root here so that it may write its state.
+        let config = format!(
+            "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\n\
+             persistence_location {}/\nautosave_on_changes true\nautosave_interval 1\nmax_queued_messages 100000\n",
+            state.display()
+        );
+        let config = folder.write("mosquitto.conf", &config);
+        let mut broker = Broker { child: None, config, log: folder.join("mosquitto.log"), port };
+        broker.resume().await;
+        broker
+    }
+
+    /// Starts it again after [`Broker::stop`].
+    pub(crate) async fn resume(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(&self.log).expect("a writable log");
+        let child = Command::new(installed("mosquitto"))
+            .arg("-c")
+            .arg(&self.config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("mosquitto starts");
+        self.child = Some(child);
+        let address = ("127.0.0.1", self.port);
+        eventually("mosquitto listens", Duration::from_secs(10), async || {
+            tokio::net::TcpStream::connect(address).await.ok()
+        })
+        .await;
+    }
+
+    /// Stops it; it writes its state first.
+    pub(crate) async fn stop(&mut self) {
+        let mut child = self.child.take().expect("a running broker");
+        signal("TERM", child.id());
+        eventually("mosquitto ends", Duration::from_secs(10), async || child.try_wait().expect("a child to ask")).await;
+    }
+
+    /// Returns its URL.
+    pub(crate) fn url(&self) -> String {
+        format!("mqtt://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- mosquitto said:\n{}---", std::fs::read_to_string(&self.log).unwrap_or_default());
+        }
+    }
+}
+
+/// Versions of the protocol, as `mosquitto_pub -V` names them.
+pub(crate) const VERSIONS: [&str; 2] = ["311", "5"];
+
+/// Publishes one message with the real `mosquitto_pub`, and waits for its end: at QoS 1 that is the acknowledgement.
+pub(crate) fn mosquitto_pub(port: u16, version: &str, qos: u8, topic: &str, message: &str) {
+    let output = Command::new(installed("mosquitto_pub"))
+        .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-V", version, "-q", &qos.to_string()])
+        .args(["-t", topic, "-m", message])
+        .output()
+        .expect("mosquitto_pub starts");
+    assert!(
+        output.status.success(),
+        "mosquitto_pub -V {version} -q {qos}: {} {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Publishes each line as a message over one connection (`mosquitto_pub -l`).
+pub(crate) fn mosquitto_pub_lines(port: u16, version: &str, qos: u8, topic: &str, lines: &str) {
+    use std::io::Write;
+    let mut child = Command::new(installed("mosquitto_pub"))
+        .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-V", version, "-q", &qos.to_string()])
+        .args(["-t", topic, "-l"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("mosquitto_pub starts");
+    child.stdin.take().expect("a piped stdin").write_all(lines.as_bytes()).expect("mosquitto_pub listens");
+    let status = child.wait().expect("a child to wait for");
+    assert!(status.success(), "mosquitto_pub -l -V {version} -q {qos}: {status}");
+}
+
+/// Returns where a program is installed; daemons stand beside the usual path.
+pub(crate) fn installed(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")]);
+    let found = folders.map(|folder| folder.join(name)).find(|path| Path::is_file(path));
+    found.unwrap_or_else(|| panic!("{name} is not installed: run `./check tools`"))
+}

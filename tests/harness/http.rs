@@ -1,0 +1,112 @@
+//! The program's HTTP side, as a client sees it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::wait::eventually;
+
+/// Longer than anything the program should need for one answer.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// A client of one server.
+#[derive(Clone)]
+pub(crate) struct Client {
+    client: reqwest::Client,
+    base: String,
+}
+
+impl Client {
+    /// Makes a client for a port of this machine.
+    pub(crate) fn new(port: u16) -> Client {
+        let client = reqwest::Client::builder().timeout(ANSWER_MAX).no_proxy().build().expect("a client");
+        Client { client, base: format!("http://127.0.0.1:{port}") }
+    }
+
+    /// Gets a path: status and body.
+    pub(crate) async fn get(&self, path: &str) -> reqwest::Result<(u16, String)> {
+        let answer = self.client.get(format!("{}{path}", self.base)).send().await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
+    /// Posts a body: status and body of the answer.
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        kind: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> reqwest::Result<(u16, String)> {
+        let request = self.client.post(format!("{}{path}", self.base)).header("content-type", kind);
+        let answer = request.body(body).send().await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
+    /// Posts gzipped NDJSON: status and body of the answer.
+    pub(crate) async fn post_gzip(&self, path: &str, body: Vec<u8>) -> reqwest::Result<(u16, String)> {
+        let request = self.client.post(format!("{}{path}", self.base)).header("content-type", "application/x-ndjson");
+        let answer = request.header("content-encoding", "gzip").body(body).send().await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
+    /// Posts NDJSON rows to a source.
+    pub(crate) async fn ingest(&self, source: &str, lines: String) -> reqwest::Result<(u16, String)> {
+        self.post(&format!("/api/v1/ingest/{source}"), "application/x-ndjson", lines).await
+    }
+
+    /// Posts NDJSON rows that must be acknowledged; what does not decode becomes a dead letter.
+    pub(crate) async fn ingest_durably(&self, source: &str, lines: &str) {
+        let path = format!("/api/v1/ingest/{source}?on_error=dead_letter");
+        let (status, body) = self.post(&path, "application/x-ndjson", lines.to_owned()).await.expect("an answer");
+        assert_eq!(status, 200, "{body}");
+    }
+
+    /// Asks a question in SQL; an object for each row.
+    pub(crate) async fn query(&self, sql: &str) -> Result<Vec<Value>, String> {
+        let body = json!({ "sql": sql }).to_string();
+        let answer = self.post("/api/v1/query", "application/json", body).await.map_err(|error| error.to_string())?;
+        match answer {
+            (200, text) => rows_of(&text),
+            (status, text) => Err(format!("{status}: {text}")),
+        }
+    }
+
+    /// Asks again and again until the first column of the first row equals a number.
+    pub(crate) async fn query_until(&self, sql: &str, expected: i64) {
+        let mut last = String::new();
+        let limit = Duration::from_secs(30);
+        let asked = async || {
+            last = format!("{:?}", self.query(sql).await);
+            let rows = self.query(sql).await.ok()?;
+            let first = rows.first()?.as_object()?.values().next()?.as_i64()?;
+            (first == expected).then_some(())
+        };
+        eventually(&format!("{sql} gives {expected}"), limit, asked).await;
+    }
+
+    /// Waits until a source has dealt with this many rows since the log's beginning, and nothing is in flight: what
+    /// is sent after it falls into a later epoch.
+    pub(crate) async fn settled(&self, source: &str, rows: u64) {
+        eventually(&format!("{source} has dealt with {rows} rows"), Duration::from_secs(60), async || {
+            let (_, text) = self.get("/api/v1/status").await.ok()?;
+            let status: Value = serde_json::from_str(&text).ok()?;
+            let sources = status["sources"].as_array()?;
+            let found = sources.iter().find(|entry| entry["name"] == source)?;
+            let dealt = ["rows", "dead", "quarantined"].iter().filter_map(|key| found[*key].as_u64()).sum::<u64>();
+            (dealt >= rows && status["rows_in_flight"] == 0 && status["sealed_epoch"] == status["completed_epoch"])
+                .then_some(())
+        })
+        .await;
+    }
+}
+
+/// Reads rows from an answer: a JSON array of objects, or an object that holds one as `rows`.
+pub(crate) fn rows_of(text: &str) -> Result<Vec<Value>, String> {
+    match serde_json::from_str(text).map_err(|error| format!("{error} in {text}"))? {
+        Value::Array(rows) => Ok(rows),
+        Value::Object(mut answer) => match answer.remove("rows") {
+            Some(Value::Array(rows)) => Ok(rows),
+            _ => Err(format!("no rows in {text}")),
+        },
+        _ => Err(format!("no rows in {text}")),
+    }
+}

@@ -1,0 +1,26 @@
+//! What the tests need around the program: processes, brokers, clients, foreign readers, ledgers.
+//!
+//! - [`folder`]: a temporary folder that is kept when its test fails
+//! - [`program`]: the real `tidemill`, started, killed and stopped
+//! - [`http`]: a client that posts rows and asks questions
+//! - [`mqtt`]: a publisher that knows what was acknowledged
+//! - [`broker`]: a real `mosquitto` and its command line clients
+//! - [`python`]: scripts in the environment with the foreign readers
+//! - [`tables`]: what DuckDB and the `deltalake` package find on disk
+//! - [`ledger`]: what was sent and acknowledged, written before it is sent
+//! - [`wait`]: patience with a limit
+
+pub(crate) mod folder;
+pub(crate) mod wait;
+
+pub(crate) mod program;
+
+pub(crate) mod http;
+pub(crate) mod mqtt;
+
+pub(crate) mod broker;
+
+pub(crate) mod python;
+pub(crate) mod tables;
+
+pub(crate) mod ledger;

@@ -1,0 +1,191 @@
+//! The real program as a process: started, awaited, killed, stopped, and its last words when a test fails.
+
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use super::folder::Folder;
+use super::http::Client;
+use super::wait::eventually;
+
+/// Returns the program under test: the one cargo has built, or another one that `TIDEMILL_PROGRAM` names (a release build,
+/// an installed one).
+pub(crate) fn program() -> PathBuf {
+    std::env::var_os("TIDEMILL_PROGRAM").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_tidemill")), PathBuf::from)
+}
+
+/// A debug build on a busy machine, replaying a log: what is normal is a second.
+const READY_MAX: Duration = Duration::from_secs(60);
+/// What the program promises for SIGTERM.
+pub(crate) const STOP_MAX: Duration = Duration::from_secs(10);
+/// Lines of stderr that a failed test shows.
+const LAST_WORDS: usize = 60;
+
+/// How to start `tidemill serve`.
+#[derive(Clone)]
+pub(crate) struct Serve {
+    /// The pipeline file.
+    pub(crate) pipeline: PathBuf,
+    /// The data folder.
+    pub(crate) data: PathBuf,
+    /// The port of HTTP: the same after a restart, as a client expects it.
+    pub(crate) http: u16,
+    /// Worker threads.
+    pub(crate) workers: usize,
+    /// Time between two commits; short, so that tests see tables soon and kills hit commits often.
+    pub(crate) commit: Duration,
+    /// A program to run it under, with its arguments (`strace …`).
+    pub(crate) under: Vec<String>,
+}
+
+impl Serve {
+    /// Writes the pipeline into the folder and chooses a free port; two workers, a commit every 200 ms.
+    pub(crate) fn new(folder: &Folder, sql: &str) -> Serve {
+        Serve {
+            pipeline: folder.write("pipeline.sql", sql),
+            data: folder.join("data"),
+            http: free_port(),
+            workers: 2,
+            commit: Duration::from_millis(200),
+            under: Vec::new(),
+        }
+    }
+
+    /// Starts the process; does not wait.
+    pub(crate) fn start(&self) -> Program {
+        let mut words: Vec<OsString> = self.under.iter().map(OsString::from).collect();
+        words.push(program().into());
+        let log = self.data.with_extension("stderr");
+        let stderr = File::options().create(true).append(true).open(&log).expect("a writable log");
+        let child = Command::new(&words[0])
+            .args(&words[1..])
+            .arg("serve")
+            .arg("--data")
+            .arg(&self.data)
+            .args(["--workers", &self.workers.to_string()])
+            .arg(&self.pipeline)
+            .env("TIDEMILL__SERVER__HTTP", format!("127.0.0.1:{}", self.http))
+            .env("TIDEMILL__TABLES__COMMIT", format!("{}ms", self.commit.as_millis()))
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {:?}: {error}", words[0]));
+        Program { child, log, http: Client::new(self.http), under: !self.under.is_empty() }
+    }
+
+    /// Starts the process and waits until its sources run.
+    pub(crate) async fn start_ready(&self) -> Program {
+        let mut program = self.start();
+        program.ready().await;
+        program
+    }
+}
+
+/// A running `tidemill serve`. Dropping it kills it.
+pub(crate) struct Program {
+    child: Child,
+    log: PathBuf,
+    under: bool,
+    /// Its HTTP side.
+    pub(crate) http: Client,
+}
+
+impl Program {
+    /// Waits until `/readyz` answers 200; fails at once if the process ends before.
+    pub(crate) async fn ready(&mut self) {
+        let (child, http) = (&mut self.child, &self.http);
+        eventually("/readyz answers 200", READY_MAX, async || {
+            if let Some(status) = child.try_wait().expect("a child to ask") {
+                panic!("the program ended before it was ready: {status}");
+            }
+            (http.get("/readyz").await.ok()?.0 == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// Kills it as `kill -9` does.
+    pub(crate) fn kill9(mut self) {
+        let pid = self.pid();
+        signal("KILL", pid);
+        self.child.wait().expect("a child to wait for");
+    }
+
+    /// Asks it to end with SIGTERM, and expects exit code 0 within [`STOP_MAX`].
+    pub(crate) async fn stop(mut self) {
+        let begin = Instant::now();
+        let pid = self.pid();
+        signal("TERM", pid);
+        let child = &mut self.child;
+        let status: ExitStatus =
+            eventually("the program ends after SIGTERM", STOP_MAX, async || child.try_wait().expect("a child to ask"))
+                .await;
+        assert!(status.success(), "SIGTERM gives {status} after {:?}", begin.elapsed());
+    }
+
+    /// Returns the process id of the program itself, also below a tracer.
+    pub(crate) fn pid(&self) -> u32 {
+        let pid = self.child.id();
+        if !self.under {
+            return pid;
+        }
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("Linux's /proc");
+        children.split_whitespace().next().expect("the tracer has started its program").parse().expect("a number")
+    }
+
+    /// Returns the log so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).expect("a readable log")
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- the program's last words ({}):", self.log.display());
+            eprintln!("{}\n---", lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n"));
+        }
+        // Ended processes make both calls fail, which is fine.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs the program with arguments to its end.
+pub(crate) fn tidemill<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
+    command(arguments, Path::new(".")).output().expect("the program starts")
+}
+
+/// Makes a command of the program in a folder, with nothing on stdin and no configuration from outside.
+pub(crate) fn command<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>, dir: &Path) -> Command {
+    let mut command = Command::new(program());
+    command.args(arguments).current_dir(dir).stdin(Stdio::null()).env_remove("RUST_LOG");
+    command
+}
+
+/// Sends a signal by name to one process.
+pub(crate) fn signal(name: &str, pid: u32) {
+    // The shell's own `kill`: a bare machine has no other.
+    let status = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().expect("a shell");
+    assert!(status.success(), "kill -{name} {pid}: {status}");
+}
+
+/// Returns a port that nothing listens on, never the same one twice in this process.
+pub(crate) fn free_port() -> u16 {
+    static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        if GIVEN.lock().expect("no holder panics").get_or_insert_default().insert(port) {
+            return port;
+        }
+    }
+}

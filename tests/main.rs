@@ -1,0 +1,26 @@
+//! The tests of the whole, in one binary: rules of the house, the reference model, and the real program against real
+//! clients, brokers and readers.
+//!
+//! They need `mosquitto`, `strace` and a Python environment with foreign readers; `./check tools` installs them. A test
+//! whose tool is missing fails and says so: a check that skips itself proves nothing.
+
+#![allow(clippy::disallowed_methods, reason = "tests own real time and write their own files")]
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it should do")]
+
+mod harness;
+
+mod tidy;
+
+mod cases;
+mod oracle;
+
+mod backpressure;
+mod exit_codes;
+mod idle;
+mod ingest;
+mod kill9;
+mod listener;
+mod mosquitto;
+mod readers_while_running;
+mod readme;
+mod table_readers;

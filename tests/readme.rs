@@ -1,0 +1,195 @@
+//! The README does what it says: every command of it runs.
+//!
+//! Blocks are marked for this test by a comment above them: `<!-- test: file NAME -->` writes the block to a file, `demo`
+//! runs its lines while the demo runs, `background` runs its lines and leaves the last one running, `foreground` runs the
+//! block as one script beside it. The first two commands are proven elsewhere: `./check` by running this very test, the
+//! demo by the marked block. A block without a mark fails the test, unless it is one of those.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::harness::folder::Folder;
+use crate::harness::http::Client;
+use crate::harness::program::{free_port, program, signal};
+use crate::harness::python::interpreter;
+use crate::harness::wait::eventually;
+
+const README: &str = include_str!("../README.md");
+
+/// A fenced block: its mark, its language and its text.
+struct Block {
+    mark: Option<String>,
+    language: String,
+    text: String,
+}
+
+fn blocks() -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut mark = None;
+    let mut lines = README.lines();
+    while let Some(line) = lines.next() {
+        if let Some(language) = line.strip_prefix("```") {
+            let text = lines.by_ref().take_while(|line| *line != "```").map(|line| format!("{line}\n")).collect();
+            blocks.push(Block { mark: mark.take(), language: language.to_owned(), text });
+        } else if let Some(rest) = line.strip_prefix("<!-- test: ") {
+            mark = Some(rest.trim_end_matches(" -->").to_owned());
+        }
+    }
+    blocks
+}
+
+fn block(mark: &str) -> Block {
+    blocks().into_iter().find(|block| block.mark.as_deref() == Some(mark)).unwrap_or_else(|| panic!("no {mark} block"))
+}
+
+#[test]
+fn every_block_of_the_readme_is_tested() {
+    let unmarked: Vec<String> = blocks()
+        .into_iter()
+        .filter(|block| block.mark.is_none())
+        .map(|block| block.language + ": " + &block.text)
+        .collect();
+    assert_eq!(unmarked.len(), 1, "mark these for tests/readme.rs: {unmarked:#?}");
+    for line in unmarked[0].lines() {
+        let command = line.trim_start_matches("sh: ").split('#').next().expect("a first part").trim();
+        assert!(["cargo run --release -- demo", "./check"].contains(&command), "{command}");
+    }
+}
+
+/// Runs lines of shell in a folder, with our program and the Python of the tests first on the path.
+fn shell(folder: &Path, script: &str) -> Command {
+    let tools = folder.join("tools");
+    if !tools.exists() {
+        std::fs::create_dir(&tools).expect("a writable folder");
+        std::os::unix::fs::symlink(program(), tools.join("tidemill")).expect("a link");
+        // A virtual environment is known by the path its interpreter is called by, so a link would not do.
+        let python = format!("#!/bin/sh\nexec '{}' \"$@\"\n", interpreter().display());
+        std::fs::write(tools.join("python3"), python).expect("a writable file");
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(tools.join("python3"), executable).expect("our own file");
+    }
+    let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap_or_default());
+    let mut command = Command::new("bash");
+    command.args(["-euo", "pipefail", "-c", script]).current_dir(folder).env("PATH", path).stdin(Stdio::null());
+    command
+}
+
+/// Runs a script to its end and returns what it printed.
+fn succeed(mut command: Command, script: &str) -> String {
+    let output = command.output().expect("a shell");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}\ngives {}\n{printed}{complained}", output.status);
+    printed
+}
+
+/// Kills what runs in the background when the test fails.
+struct Background(Child);
+
+impl Background {
+    /// Ends it as Ctrl-C does.
+    async fn interrupt(mut self) {
+        signal("INT", self.0.id());
+        let child = &mut self.0;
+        let status =
+            eventually("Ctrl-C ends it", Duration::from_secs(10), async || child.try_wait().expect("a child")).await;
+        assert!(status.success(), "{status}");
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_shows_windows_and_every_command_it_suggests_works_while_it_runs() {
+    let folder = Folder::new();
+    let said = folder.join("demo.out");
+    let begin = Instant::now();
+    let (http, out) = (free_port(), std::fs::File::create(&said).expect("a writable file"));
+    let mut demo = Command::new(program());
+    demo.arg("demo").current_dir(folder.path()).env("TIDEMILL__SERVER__HTTP", format!("127.0.0.1:{http}"));
+    let demo = Background(demo.stdin(Stdio::null()).stdout(out).spawn().expect("the program starts"));
+    let read = || std::fs::read_to_string(&said).expect("a readable file");
+    let words = eventually("the demo suggests commands", Duration::from_secs(30), async || {
+        let words = read();
+        words.contains("polars").then_some(words)
+    })
+    .await;
+    let first_windows = begin.elapsed();
+    eprintln!("demo: first windows after {first_windows:?}");
+    assert!(first_windows < Duration::from_secs(10), "first windows only after {first_windows:?}:\n{words}");
+    assert!(words.contains("freezer-17") && words.contains("room_5s"), "{words}");
+
+    // The README shows the usual ports; this demo has others, and says which.
+    let after = |mark: &str| {
+        let rest = words.split(mark).nth(1).unwrap_or_else(|| panic!("{mark:?} is not in\n{words}"));
+        rest.chars().take_while(char::is_ascii_digit).collect::<String>()
+    };
+    let mqtt = after("mosquitto_pub -h 127.0.0.1 -p ");
+    assert_eq!(after("http://127.0.0.1:"), http.to_string());
+    eventually("the table can be read", Duration::from_secs(20), async || {
+        folder.join("demo-data/tables/room_5s/_delta_log/00000000000000000001.json").exists().then_some(())
+    })
+    .await;
+    let commands = block("demo").text.replace("1883", &mqtt).replace("8433", &http.to_string());
+    for line in commands.lines() {
+        let line = line.replace("tidemill sql", &format!("tidemill sql --server http://127.0.0.1:{http}"));
+        let printed = succeed(shell(folder.path(), &line), &line);
+        eprintln!("$ {line}\n{printed}");
+        assert_eq!(printed.is_empty(), line.starts_with("mosquitto_pub"), "{line}");
+        if line.starts_with("tidemill sql") {
+            assert!(printed.contains("freezer-"), "{printed}");
+        }
+    }
+    // What the two commands sent is there: one by MQTT, one by HTTP.
+    let client = Client::new(http);
+    client.query_until("SELECT count(*) AS n FROM raw WHERE device = 'mine'", 1).await;
+    demo.interrupt().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pipeline_of_the_readme_checks_serves_and_answers_as_it_says() {
+    let folder = Folder::new();
+    let file = block("file cold_chain.sql");
+    assert_eq!(file.language, "sql");
+    folder.write("cold_chain.sql", &file.text);
+    let http = free_port();
+    let commands = |mark: &str| block(mark).text.replace("8433", &http.to_string());
+    let environment = ("TIDEMILL__SERVER__HTTP", format!("127.0.0.1:{http}"));
+
+    let background = commands("background");
+    let lines: Vec<&str> = background.lines().collect();
+    let (last, first) = lines.split_last().expect("a command");
+    for line in first {
+        succeed(shell(folder.path(), line), line);
+    }
+    let mut server = shell(folder.path(), &format!("exec {last}"));
+    let log = std::fs::File::create(folder.join("serve.err")).expect("a writable file");
+    let server = Background(server.env(environment.0, &environment.1).stderr(log).spawn().expect("a shell"));
+    let client = Client::new(http);
+    eventually("the server is ready", Duration::from_secs(30), async || {
+        (client.get("/readyz").await.ok()?.0 == 200).then_some(())
+    })
+    .await;
+
+    let script = commands("foreground").replace("curl ", "curl --silent --show-error --fail-with-body ");
+    let mut shell = shell(folder.path(), &script);
+    shell.env(environment.0, &environment.1);
+    let printed = succeed(shell, &script);
+    for expected in [
+        "\"position\":\"readings@3\"",
+        "\"rows\":3",
+        "-18",
+        "2026-01-01T09:00:00Z",
+        "\"readings\":3",
+        "\"warmest\":-16",
+    ] {
+        assert!(printed.contains(expected), "{expected} is not in\n{printed}");
+    }
+    server.interrupt().await;
+}
