@@ -1,3 +1,5 @@
+//! The builder: what a small program sees.
+
 use std::sync::Arc;
 
 use arrow::array::AsArray;

@@ -1,3 +1,5 @@
+//! Files: chunks, positions, dead letters, reading again.
+
 use std::fs::File;
 
 use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};

@@ -132,8 +132,10 @@ pub struct HttpSource {
 }
 
 impl HttpSource {
-    /// Makes the source that answers for `name`; `encoding` is JSON or CSV and `format` decodes it.
+    /// Makes the source that answers for `name`; `encoding` is JSON or CSV and `format` decodes it. From now on requests
+    /// for it are told to come again, not that it does not exist: the server may be up before the log is replayed.
     pub fn new(name: &str, encoding: Encoding, format: Arc<dyn Format>, ingest: HttpIngest) -> Self {
+        ingest.set(name, Slot::Starting);
         HttpSource { name: name.to_owned(), encoding, format, ingest }
     }
 }
@@ -142,11 +144,6 @@ impl HttpSource {
 impl Source for HttpSource {
     fn bounded(&self) -> bool {
         false
-    }
-
-    async fn prepare(&self) -> Result<(), SourceError> {
-        self.ingest.set(&self.name, Slot::Starting);
-        Ok(())
     }
 
     async fn run(&self, intake: Arc<dyn Intake>, _resume: Vec<Resume>, stop: Stop) -> Result<(), SourceError> {

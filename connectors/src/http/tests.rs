@@ -1,3 +1,5 @@
+//! HTTP: every status, and what is appended with it.
+
 use std::io::Write;
 use std::sync::atomic::Ordering;
 

@@ -40,7 +40,7 @@ const ROWS: usize = 0;
 const NONE: u64 = u64::MAX;
 
 /// Rows that are accumulated together: their values and slots stay in the first-level cache.
-const BLOCK_ROWS: usize = 1024;
+const BLOCK_ROWS: usize = 256;
 
 /// How the accumulators of one group lie in memory, and how each result is read from them.
 #[derive(Clone, Debug)]
@@ -468,8 +468,8 @@ impl Rows<'_> {
             DataType::Timestamp(TimeUnit::Second, _) => load!(TimestampSecondType),
             DataType::Boolean => {
                 let values = column.as_boolean().values();
-                for at in 0..self.count {
-                    out[at] = i64::from(values.value(self.row(at)));
+                for (at, out) in out.iter_mut().enumerate().take(self.count) {
+                    *out = i64::from(values.value(self.row(at)));
                 }
             }
             other => unreachable!("no order over {other}"),

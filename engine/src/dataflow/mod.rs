@@ -30,8 +30,7 @@ use crate::epoch::Epoch;
 use crate::plan::{NodeId, Operator, Plan};
 use crate::time::Watermark;
 use operator::RowStream;
-use operator::watermark::WatermarkStream;
-use operator::window::WatermarkMap;
+use operator::window::{Time, WatermarkMap};
 
 /// What every operator of a job shares.
 #[derive(Clone)]
@@ -49,13 +48,6 @@ pub(crate) struct Ports {
     pub(crate) sources: BTreeMap<NodeId, Receiver<Feed>>,
     /// For each table, where its rows go.
     pub(crate) tables: BTreeMap<String, TableFeed>,
-}
-
-/// The time of a source, as it stands at some node: what folds to watermarks there, and which columns carry it.
-#[derive(Clone)]
-struct Time<'scope> {
-    watermarks: WatermarkStream<'scope>,
-    map: WatermarkMap,
 }
 
 /// Builds the graph of a plan. Returns what wakes each source, and the probe of everything that leaves.
@@ -106,10 +98,7 @@ pub(crate) fn build<'scope>(
             Operator::Window(window) => {
                 let (rows, time) = built[window.input.0].clone();
                 let time = time.ok_or("a window needs a source with an event time")?;
-                let input_schema = &plan.node(window.input).schema;
-                let (watermarks, map) = (time.watermarks.clone(), Arc::clone(&time.map));
-                let (results, late) =
-                    operator::window::window(rows, watermarks, map, context, id, window, input_schema, schema)?;
+                let (results, late) = operator::window::window(rows, time.clone(), context, id, window, plan)?;
                 if let Some(name) = &window.late_table {
                     to_table(late, name)?;
                 }

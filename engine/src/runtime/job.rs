@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use crossbeam_channel::{Receiver, bounded};
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::task::JoinSet;
@@ -30,11 +31,18 @@ pub const LOG_FOLDER: &str = "log";
 /// How long a source may take to stop before it is dropped.
 const SOURCE_STOP_MAX: Duration = Duration::from_secs(4);
 
+/// What a job keeps of a table beside its thread.
+struct JobTable {
+    name: String,
+    state: Arc<TableState>,
+    live: broadcast::Sender<(Epoch, RecordBatch)>,
+}
+
 /// A running job. Dropping it stops it without waiting; [`Job::stop`] waits.
 pub struct Job {
     plan: Arc<Plan>,
     sources: BTreeMap<NodeId, Arc<SourceState>>,
-    tables: Vec<(String, Arc<TableState>, broadcast::Sender<(Epoch, arrow::array::RecordBatch)>)>,
+    tables: Vec<JobTable>,
     progress: Arc<Progress>,
     counters: Arc<Counters>,
     failure: Failure,
@@ -82,10 +90,10 @@ impl Job {
             }
             _ => None,
         };
-        let table = |(name, state, _): &(String, Arc<TableState>, _)| TableStatus {
-            name: name.clone(),
-            rows: state.rows.load(Ordering::Relaxed),
-            committed: Epoch(state.committed.load(Ordering::Relaxed)),
+        let table = |table: &JobTable| TableStatus {
+            name: table.name.clone(),
+            rows: table.state.rows.load(Ordering::Relaxed),
+            committed: Epoch(table.state.committed.load(Ordering::Relaxed)),
         };
         let failure = self.failure.reason().map(|(_, reason)| reason);
         JobStatus {
@@ -121,8 +129,8 @@ impl Job {
 
     /// Returns live rows of a table from now on; `None` if there is no such table.
     pub fn subscribe(&self, table: &str) -> Option<Subscription> {
-        let (_, _, live) = self.tables.iter().find(|(name, _, _)| name == table)?;
-        Some(Subscription { receiver: live.subscribe() })
+        let table = self.tables.iter().find(|known| known.name == table)?;
+        Some(Subscription { receiver: table.live.subscribe() })
     }
 
     /// Waits until all sources have ended and everything is committed, or until the job fails. For a job with an
@@ -237,7 +245,7 @@ impl Starting {
                 clock: Arc::clone(&options.clock),
                 commit_interval: options.commit_interval,
             });
-            tables.push((name, state, live));
+            tables.push(JobTable { name, state, live });
         }
         let context = Context {
             peers: options.workers,

@@ -98,6 +98,7 @@ impl History {
     /// that has a log. Blocking.
     pub fn discover(data_dir: &Path) -> Result<Self, HistoryError> {
         let unreadable = |source| HistoryError::Folder { dir: data_dir.to_owned(), source };
+        // Storage takes a folder that is not there for an empty one; here it is a mistake in the command.
         std::fs::read_dir(data_dir).map_err(unreadable)?;
         let storage = LocalStorage::existing(data_dir)?;
         let mut found: BTreeMap<String, TableLocation> = BTreeMap::new();

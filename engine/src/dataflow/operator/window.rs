@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
-use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::TimestampMicrosecondType;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
@@ -22,30 +22,36 @@ use crate::dataflow::exchange::ByKeyGroup;
 use crate::dataflow::gate::{EpochGate, Gated};
 use crate::dataflow::{Context, frontier_of};
 use crate::epoch::Epoch;
-use crate::plan::{NodeId, WindowNode};
+use crate::plan::{NodeId, Plan, WindowNode};
 use crate::time::Watermark;
 use crate::window::{KeyColumn, WindowState};
 
 /// How a source's watermark becomes that of a window's input: one step for each window in between.
 pub(crate) type WatermarkMap = Arc<dyn Fn(Watermark) -> Watermark + Send + Sync>;
 
+/// The time that a window's input goes by.
+#[derive(Clone)]
+pub(crate) struct Time<'scope> {
+    pub(crate) watermarks: WatermarkStream<'scope>,
+    pub(crate) map: WatermarkMap,
+}
+
 /// Builds a windowed aggregate; returns results and late rows.
 pub(crate) fn window<'scope>(
     rows: RowStream<'scope>,
-    watermarks: WatermarkStream<'scope>,
-    watermark_map: WatermarkMap,
+    time: Time<'scope>,
     context: &Context,
     id: NodeId,
     node: &WindowNode,
-    input_schema: &SchemaRef,
-    schema: &SchemaRef,
+    plan: &Plan,
 ) -> Result<(RowStream<'scope>, RowStream<'scope>), String> {
+    let (input_schema, schema) = (&plan.node(node.input).schema, &plan.node(id).schema);
     let layout = Layout::new(&node.aggregates, |argument| argument.nullable(input_schema));
     let fields = || node.keys.iter().map(|key| (key.data_type(input_schema), key.nullable(input_schema))).collect();
     let key_column = || KeyColumn::new(fields()).map_err(|error| format!("cannot group by these columns: {error}"));
     let state = WindowState::new(node.assigner, layout.clone(), key_column()?, Arc::clone(schema));
     let keyed = key(rows, context, node, key_column()?, layout);
-    Ok(panes(keyed, watermarks, watermark_map, context, id, state))
+    Ok(panes(keyed, time, context, id, state))
 }
 
 /// Evaluates keys and arguments, and hashes the keys: all that the exchange and the panes need.
@@ -156,8 +162,7 @@ impl Gated<Arrival> for Panes {
 
 fn panes<'scope>(
     keyed: Stream<'scope, Epoch, Keyed>,
-    watermarks: WatermarkStream<'scope>,
-    watermark_map: WatermarkMap,
+    time: Time<'scope>,
     context: &Context,
     id: NodeId,
     state: WindowState,
@@ -165,6 +170,7 @@ fn panes<'scope>(
     let name = "window";
     let mut builder = OperatorBuilder::new(name.to_owned(), keyed.scope());
     let mut keyed = builder.new_input(keyed, DistributorPact(|_| ByKeyGroup));
+    let Time { watermarks, map } = time;
     let mut watermarks = builder.new_input(watermarks, Pipeline);
     let (results, results_stream) = builder.new_output::<Rows>();
     let (late, late_stream) = builder.new_output::<Rows>();
@@ -183,7 +189,7 @@ fn panes<'scope>(
                 let mut result = Ok(());
                 watermarks.for_each(|time, data| {
                     for watermark in data.drain(..) {
-                        let arrival = Arrival::Watermark(watermark_map(watermark));
+                        let arrival = Arrival::Watermark(map(watermark));
                         result = std::mem::replace(&mut result, Ok(()))
                             .and_then(|()| gate.push(*time.time(), arrival, &mut panes));
                     }
