@@ -31,7 +31,6 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("parquet", &["connectors/", "tests/", "benches/"]),
     ("axum", &["connectors/src/http", "queries/", "tests/"]),
     ("clap", &["src/"]),
-    ("anyhow", &["src/", "examples/", "tests/", "benches/"]),
 ];
 
 /// Where files may be opened without going through `Storage`.

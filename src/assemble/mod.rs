@@ -18,6 +18,7 @@ use std::time::Duration;
 use tidemill_connectors::http::HttpIngest;
 use tidemill_connectors::table::{self, TableSink, TableSpec};
 use tidemill_engine::clock::{Clock, Dice, SystemClock, SystemDice};
+use tidemill_engine::error::with_causes;
 use tidemill_engine::ingest::{Log, LogOptions};
 use tidemill_engine::plan::{Operator, Plan};
 use tidemill_engine::runtime::{Job, JobOptions, LOG_FOLDER};
@@ -26,7 +27,6 @@ use tidemill_engine::storage::{FolderLock, LocalStorage, MemoryStorage, Storage}
 use tidemill_queries::history::{History, TableLocation};
 use tidemill_queries::{Diagnostic, Partitioning, TableInfo};
 
-use crate::error::with_causes;
 use crate::{Error, Result};
 
 /// The folder of the tables inside the data folder.
@@ -275,7 +275,7 @@ pub fn write_catalog(folder: &Folder, tables: &[TableInfo]) -> Result<History> {
 fn log_id(folder: &Folder, settings: &Settings) -> Result<u128> {
     let replay = Log::open(folder.storage(), LOG_FOLDER, settings.dice.as_ref(), LogOptions::default())
         .map_err(|error| Error::Environment(with_causes(&error)))?;
-    Ok(replay.job())
+    Ok(replay.log_id())
 }
 
 /// Starts a job: opens nothing but the log; the sinks are open already.

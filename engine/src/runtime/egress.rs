@@ -15,6 +15,7 @@ use super::progress::Progress;
 use crate::clock::Clock;
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
+use crate::error::with_causes;
 use crate::sink::{Sink, SinkError};
 
 /// Batches that wait for a table's thread.
@@ -52,7 +53,7 @@ impl Egress {
     /// Runs until the dataflow has ended, then commits what is complete.
     pub(super) fn run(mut self) {
         if let Err(error) = self.take_all().and_then(|()| self.commit_rest()) {
-            self.failure.set_environment(with_sources(&error));
+            self.failure.set_environment(with_causes(&error));
         }
     }
 
@@ -119,15 +120,4 @@ impl Egress {
         self.progress.wait_ended();
         self.commit().map(|_| ())
     }
-}
-
-fn with_sources(error: &SinkError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
