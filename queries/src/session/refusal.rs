@@ -64,7 +64,7 @@ pub(crate) fn problem_of(error: &DataFusionError, known: &KnownNames) -> Problem
     }
 }
 
-/// Says what a panic means: the statement is refused, the engine goes on.
+/// Says what a panic means: the statement is refused, the program goes on.
 pub(crate) fn panic_problem(payload: &(dyn std::any::Any + Send)) -> Problem {
     let message = first_line(panic_text(payload));
     Problem::new(ProblemKind::Internal, format!("the question made the query engine panic: {message}"))
