@@ -7,6 +7,7 @@ pub mod connect;
 pub mod options;
 
 pub mod format;
+mod receipts;
 
 pub mod channel;
 pub mod file;

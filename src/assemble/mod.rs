@@ -24,13 +24,10 @@ use tidemill_engine::plan::{Operator, Plan};
 use tidemill_engine::runtime::{Job, JobOptions, LOG_FOLDER};
 use tidemill_engine::sink::Sink;
 use tidemill_engine::storage::{FolderLock, LocalStorage, MemoryStorage, Storage};
-use tidemill_queries::history::{History, TableLocation};
+use tidemill_queries::history::{History, TABLES_FOLDER, TableLocation};
 use tidemill_queries::{Diagnostic, Partitioning, TableInfo};
 
 use crate::{Error, Result};
-
-/// The folder of the tables inside the data folder.
-pub const TABLES_DIR: &str = "tables";
 
 /// How a job runs. Nothing here changes a result.
 #[derive(Clone)]
@@ -197,7 +194,7 @@ pub fn unbounded_sources(plan: &Plan) -> Vec<&str> {
 /// Returns where a table lies: an absolute path if the view says `location`, so that the list of tables means the same
 /// wherever it is read.
 pub fn table_path(folder: &Path, table: &TableInfo) -> Result<PathBuf> {
-    let Some(location) = &table.location else { return Ok(folder.join(TABLES_DIR).join(&table.name)) };
+    let Some(location) = &table.location else { return Ok(folder.join(TABLES_FOLDER).join(&table.name)) };
     let unusable = |why: String| Error::Input(format!("table {}: location {location:?} {why}", table.name));
     let path = match location.split_once("://") {
         None => location.as_str(),
@@ -241,7 +238,7 @@ fn open_sink(folder: &Folder, job: u128, table: &TableInfo, settings: &Settings)
 /// Returns the storage that holds a table, and the table's folder in it.
 fn table_storage(folder: &Folder, table: &TableInfo) -> Result<(Arc<dyn Storage>, String)> {
     let Some(location) = &table.location else {
-        return Ok((folder.storage(), format!("{TABLES_DIR}/{}", table.name)));
+        return Ok((folder.storage(), format!("{TABLES_FOLDER}/{}", table.name)));
     };
     let path = table_path(folder.path(), table)?;
     let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
