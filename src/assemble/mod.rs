@@ -25,7 +25,7 @@ use tidemill_engine::runtime::{Job, JobOptions, LOG_FOLDER};
 use tidemill_engine::sink::Sink;
 use tidemill_engine::storage::{FolderLock, LocalStorage, MemoryStorage, Storage};
 use tidemill_queries::history::{History, TABLES_FOLDER, TableLocation};
-use tidemill_queries::{Diagnostic, Partitioning, TableInfo};
+use tidemill_queries::{Diagnostic, TableInfo};
 
 use crate::{Error, Result};
 
@@ -221,11 +221,7 @@ fn open_sink(folder: &Folder, job: u128, table: &TableInfo, settings: &Settings)
     let spec = TableSpec {
         name: table.name.clone(),
         schema: Arc::clone(&table.schema),
-        partition_by: match &table.partition_by {
-            Partitioning::None => table::Partitioning::None,
-            Partitioning::Day(column) => table::Partitioning::Day(column.clone()),
-            Partitioning::Column(column) => table::Partitioning::Column(column.clone()),
-        },
+        partition_by: table.partition_by.clone(),
         sort: table.sort.clone(),
         time_column: table.time_column.clone(),
         app_id: format!("tidemill/{job:032x}/{}", table.name),
