@@ -31,6 +31,19 @@ impl Selection<'_> {
         }
     }
 
+    /// Copies the values of the selected rows from `start` on.
+    #[inline]
+    pub fn gather<V: Copy>(&self, values: &[V], start: usize, out: &mut [V]) {
+        match self {
+            Selection::All(_) => out.copy_from_slice(&values[start..start + out.len()]),
+            Selection::Rows(rows) => {
+                for (out, row) in out.iter_mut().zip(&rows[start..]) {
+                    *out = values[*row as usize];
+                }
+            }
+        }
+    }
+
     /// Returns the batch's row of the selected row `at`.
     #[inline]
     pub fn row(&self, at: usize) -> usize {
