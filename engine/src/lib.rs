@@ -1,6 +1,6 @@
 //! The engine of tidemill: time, windows, the ingest log, the dataflow and the runtime that drives it.
 //!
-//! Modules in reading order, in the layers that `tests/tidy.rs` holds: a layer imports from itself and from those above
+//! Modules in reading order, in the layers that `tests/tidy/` holds: a layer imports from itself and from those above
 //! it in this list.
 //!
 //! - words: [`epoch`], [`time`], [`key`], [`error`]
