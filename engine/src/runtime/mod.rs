@@ -18,6 +18,8 @@ mod job;
 mod progress;
 mod recorder;
 mod status;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use job::{Job, LOG_FOLDER};

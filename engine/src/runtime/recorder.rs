@@ -130,11 +130,17 @@ impl Recorder {
         while let Some(record) = replay.next()? {
             if let Record::Seal { epoch, .. } = &record {
                 sealed = *epoch;
+            } else {
+                // What a crash left without a Seal waits for one: it was acknowledged, and perhaps nothing else comes.
+                self.opened_us.get_or_insert_with(|| self.clock.monotonic_us());
             }
+            self.bridge.durable(replay.settled_epoch());
             self.replay_one(record)?;
         }
         self.bridge.push()?;
         let writer = replay.finish()?;
+        // From here on every epoch is durable before it is closed.
+        self.bridge.durable(Epoch(u64::MAX));
         self.log_bytes.store(writer.bytes(), Ordering::Relaxed);
         let mut resume: BTreeMap<NodeId, Vec<Resume>> = self.sources.keys().map(|id| (*id, Vec::new())).collect();
         for partition in &self.partitions {
