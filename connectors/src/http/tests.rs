@@ -225,7 +225,7 @@ async fn more_requests_than_the_limit_are_sent_away() {
 }
 
 #[tokio::test]
-async fn a_source_waits_for_its_requests_and_then_leaves() {
+async fn a_source_waits_for_its_requests_and_then_tells_clients_to_come_again() {
     let server = serve(Encoding::Json).await;
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(1);
     let stream = futures::stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) });
@@ -242,7 +242,7 @@ async fn a_source_waits_for_its_requests_and_then_leaves() {
     drop(sender);
     assert_eq!(under_way.await.unwrap().status(), StatusCode::OK);
     server.running.await.unwrap().unwrap();
-    assert!(matches!(server.ingest.find("readings"), Found::Unknown(_)));
+    assert_eq!(server.post(TWO).await.0, StatusCode::SERVICE_UNAVAILABLE, "a client gives up on a 404");
     let chunks = server.intake.chunks.lock();
     assert!(matches!(&chunks[0], (partition, Chunk::Messages(rows)) if partition == "http" && rows.len() == 1));
 }

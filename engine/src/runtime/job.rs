@@ -337,14 +337,15 @@ impl Starting {
             Recorder::new(bridge, recorded, clock, options.epoch_interval, job.failure.clone(), log_bytes);
         let (replayed_sender, replayed) = oneshot::channel();
         let (go_sender, go) = oneshot::channel::<()>();
-        let requests = recorder_parts.requests;
+        let (requests, closer) = (recorder_parts.requests, job.queue.closer());
         spawn("recorder".to_owned(), move || match recorder.replay(log) {
             Err(error) => {
                 let _ = replayed_sender.send(Err(error)); // The start was given up.
             }
             Ok((writer, found)) => {
                 if replayed_sender.send(Ok(found)).is_ok() && go.blocking_recv().is_ok() {
-                    recorder.record(writer, requests);
+                    recorder.record(writer, &requests);
+                    closer.close(requests);
                 }
             }
         })?;

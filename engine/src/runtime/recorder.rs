@@ -228,8 +228,8 @@ impl Recorder {
     }
 
     /// Records what sources bring until all of them are done or the queue is closed; then seals the last epoch.
-    pub(super) fn record(mut self, mut log: LogWriter, requests: Receiver<Request>) {
-        match self.record_all(&mut log, &requests) {
+    pub(super) fn record(mut self, mut log: LogWriter, requests: &Receiver<Request>) {
+        match self.record_all(&mut log, requests) {
             Ok(()) | Err(RecorderError::Closed) => {}
             Err(RecorderError::Log(error)) => {
                 self.failure.set_environment(format!("{error}: stopped, because nothing more can be acknowledged"));
@@ -238,7 +238,6 @@ impl Recorder {
                 self.failure.set_environment(format!("source {source}: {problem}"));
             }
         }
-        // Whoever still waits for a receipt gets none: dropping the requests says so.
     }
 
     fn record_all(&mut self, log: &mut LogWriter, requests: &Receiver<Request>) -> Result<(), RecorderError> {
