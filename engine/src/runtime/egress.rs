@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::broadcast;
 
 use super::progress::Progress;
+use super::with_sources;
 use crate::clock::Clock;
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
@@ -126,15 +127,4 @@ impl Egress {
         self.progress.wait_ended();
         self.commit().map(|_| ())
     }
-}
-
-fn with_sources(error: &SinkError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

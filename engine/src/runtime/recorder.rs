@@ -19,6 +19,8 @@ use tokio::sync::oneshot;
 
 use super::bridge::{Bridge, Closed, Origin};
 use super::intake::{Ask, Request, SourceState};
+use super::recorded_time::RecordedTime;
+use super::with_sources;
 use crate::clock::Clock;
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
@@ -87,6 +89,7 @@ pub(super) struct Recorder {
     epoch_bytes: usize,
     next: Offset,
     sealed_us: i64,
+    time: RecordedTime,
     log_bytes: Arc<std::sync::atomic::AtomicU64>,
 }
 
@@ -120,6 +123,7 @@ impl Recorder {
             epoch_bytes: 0,
             next: Offset(0),
             sealed_us: i64::MIN,
+            time: RecordedTime::default(),
             log_bytes,
         }
     }
@@ -224,6 +228,7 @@ impl Recorder {
         self.opened_us = None;
         self.epoch_bytes = 0;
         self.sealed_us = self.sealed_us.max(now_us);
+        self.time.replayed(now_us, &*self.clock);
         Ok(())
     }
 
@@ -232,6 +237,7 @@ impl Recorder {
         match self.record_all(&mut log, requests) {
             Ok(()) | Err(RecorderError::Closed) => {}
             Err(RecorderError::Log(error)) => {
+                let error = with_sources(&error);
                 self.failure.set_environment(format!("{error}: stopped, because nothing more can be acknowledged"));
             }
             Err(RecorderError::Changed { source, problem }) => {
@@ -269,13 +275,16 @@ impl Recorder {
     }
 
     /// Waits for a request, for the end of the open epoch, or for the next partition to become idle.
-    fn wait(&self, requests: &Receiver<Request>) -> Result<Request, RecvTimeoutError> {
+    fn wait(&mut self, requests: &Receiver<Request>) -> Result<Request, RecvTimeoutError> {
         let left_us = match self.opened_us {
             Some(opened_us) => {
                 let end_us = opened_us.saturating_add(crate::time::micros(self.epoch_interval));
                 Some(end_us.saturating_sub(self.clock.monotonic_us()))
             }
-            None => self.idle_from_us().map(|idle_us| idle_us.saturating_sub(self.clock.now_us())),
+            None => match self.idle_from_us() {
+                Some(idle_us) => Some(idle_us.saturating_sub(self.time.now_us(&*self.clock))),
+                None => None,
+            },
         };
         match left_us {
             None => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -300,7 +309,7 @@ impl Recorder {
         stopping: bool,
         nothing_came: bool,
     ) -> Result<(), RecorderError> {
-        let arrival_us = self.clock.now_us();
+        let arrival_us = self.time.now_us(&*self.clock);
         let mut appended: Vec<Group> = Vec::with_capacity(group.len());
         let mut rooms = Vec::with_capacity(group.len());
         let mut records = 0;
@@ -322,7 +331,7 @@ impl Recorder {
         }
         if records > 0 || seal {
             if let Err(error) = log.sync() {
-                let refused = IntakeError::LogFailed(error.to_string());
+                let refused = IntakeError::LogFailed(with_sources(&error));
                 for group in appended {
                     let _ = group.receipt.send(Err(refused.clone())); // A source that has gone waits for nothing.
                 }
