@@ -92,6 +92,19 @@ impl Selection<'_> {
         }
     }
 
+    /// Copies the values of the selected rows from `start` on.
+    #[inline]
+    pub fn gather<V: Copy>(&self, values: &[V], start: usize, out: &mut [V]) {
+        match self {
+            Selection::All(_) => out.copy_from_slice(&values[start..start + out.len()]),
+            Selection::Rows(rows) => {
+                for (out, row) in out.iter_mut().zip(&rows[start..]) {
+                    *out = values[*row as usize];
+                }
+            }
+        }
+    }
+
     /// Returns the batch's row of the selected row `at`.
     #[inline]
     pub fn row(&self, at: usize) -> usize {
@@ -206,24 +219,27 @@ impl Layout {
         assert_eq!(groups.len(), selection.count(), "a group for each row");
         let mut integers = [0i64; BLOCK_ROWS];
         let mut floats = [0f64; BLOCK_ROWS];
+        let mut places = [0usize; BLOCK_ROWS];
         for start in (0..groups.len()).step_by(BLOCK_ROWS) {
-            let block = &groups[start..(start + BLOCK_ROWS).min(groups.len())];
-            for &group in block {
-                slots[group as usize * width + ROWS] += 1;
+            let block = &mut places[..BLOCK_ROWS.min(groups.len() - start)];
+            for (place, group) in block.iter_mut().zip(&groups[start..]) {
+                *place = *group as usize * width;
+                slots[*place + ROWS] += 1;
             }
+            let block = &*block;
             for (argument, column) in self.arguments.iter().zip(columns) {
                 let rows = Rows { selection, start, count: block.len(), nulls: column.nulls() };
                 if argument.count != ROWS {
-                    rows.each_valid(|at| slots[block[at] as usize * width + argument.count] += 1);
+                    rows.each_valid(|at| slots[block[at] + argument.count] += 1);
                 }
                 if is_text(&argument.kind) {
-                    argument.update_text(slots, texts, width, block, &rows, column);
+                    argument.update_text(slots, texts, block, &rows, column);
                     continue;
                 }
                 if let Some(word) = argument.float_sum {
                     rows.load_floats(column, &mut floats);
                     rows.each_valid(|at| {
-                        let slot = block[at] as usize * width + word;
+                        let slot = block[at] + word;
                         let (sum, error) =
                             add(f64::from_bits(slots[slot]), f64::from_bits(slots[slot + 1]), floats[at]);
                         slots[slot] = sum.to_bits();
@@ -237,20 +253,20 @@ impl Layout {
                 if let Some(word) = argument.integer_sum {
                     let unsigned = argument.kind.is_unsigned_integer();
                     rows.each_valid(|at| {
-                        let slot = &mut slots[block[at] as usize * width + word];
+                        let slot = &mut slots[block[at] + word];
                         *slot =
                             slot.wrapping_add(if unsigned { unordered_u64(integers[at]) } else { integers[at] as u64 });
                     });
                 }
                 if let Some(word) = argument.least {
                     rows.each_valid(|at| {
-                        let slot = &mut slots[block[at] as usize * width + word];
+                        let slot = &mut slots[block[at] + word];
                         *slot = (*slot as i64).min(integers[at]) as u64;
                     });
                 }
                 if let Some(word) = argument.greatest {
                     rows.each_valid(|at| {
-                        let slot = &mut slots[block[at] as usize * width + word];
+                        let slot = &mut slots[block[at] + word];
                         *slot = (*slot as i64).max(integers[at]) as u64;
                     });
                 }
@@ -344,20 +360,12 @@ impl Layout {
 }
 
 impl Argument {
-    fn update_text(
-        &self,
-        slots: &mut [u64],
-        texts: &mut Texts,
-        width: usize,
-        block: &[u32],
-        rows: &Rows<'_>,
-        column: &ArrayRef,
-    ) {
+    fn update_text(&self, slots: &mut [u64], texts: &mut Texts, block: &[usize], rows: &Rows<'_>, column: &ArrayRef) {
         let values = column.as_string_view();
         for (word, wins) in [(self.least, std::cmp::Ordering::Less), (self.greatest, std::cmp::Ordering::Greater)] {
             let Some(word) = word else { continue };
             rows.each_valid(|at| {
-                texts.offer(&mut slots[block[at] as usize * width + word], values.value(rows.row(at)), wins);
+                texts.offer(&mut slots[block[at] + word], values.value(rows.row(at)), wins);
             });
         }
     }
