@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tidemill_connectors::http::HttpIngest;
+use tidemill_engine::error::with_causes;
 use tidemill_engine::runtime::Job;
 use tidemill_engine::source::Stop;
 use tidemill_queries::Pipeline;
@@ -13,7 +14,6 @@ use tidemill_queries::session::{Limits, Session};
 use tokio::task::JoinHandle;
 
 use super::{Folder, Settings, open_sinks, start_job, write_catalog};
-use crate::error::with_causes;
 use crate::{Error, Result};
 
 /// How long clients have to take their last answers, or to end a request that nobody waits for any more.

@@ -58,7 +58,7 @@ impl Replay {
     }
 
     /// Returns the log's own id: made once, with the log, and never changed.
-    pub fn job(&self) -> u128 {
+    pub fn log_id(&self) -> u128 {
         self.segments[0].header.log_id
     }
 

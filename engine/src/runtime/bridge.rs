@@ -1,6 +1,6 @@
 //! The bridge: from the log into the dataflow, in whole epochs, and never more than the dataflow can hold.
 //!
-//! timely has no back pressure. The bridge lets at most [`EPOCHS_IN_FLIGHT_MAX`] epochs in that are not complete; the
+//! timely has no backpressure. The bridge lets at most [`EPOCHS_IN_FLIGHT_MAX`] epochs in that are not complete; the
 //! recorder waits here for more, and with it, through its bounded queue, every source.
 
 use std::collections::BTreeMap;

@@ -13,10 +13,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::broadcast;
 
 use super::progress::Progress;
-use super::with_sources;
 use crate::clock::Clock;
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
+use crate::error::with_causes;
 use crate::sink::{Sink, SinkError};
 
 /// Batches that wait for a table's thread.
@@ -56,7 +56,7 @@ impl Egress {
         let ended = catch_unwind(AssertUnwindSafe(|| self.take_all().and_then(|()| self.commit_rest())));
         match ended {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => self.failure.set_environment(with_sources(&error)),
+            Ok(Err(error)) => self.failure.set_environment(with_causes(&error)),
             // At once: the dataflow would notice only with the table's next rows.
             Err(_) => self.failure.set(format!("table {}: its thread ended by an internal error", self.sink.name())),
         }

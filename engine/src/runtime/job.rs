@@ -19,9 +19,10 @@ use super::intake::{Queue, REQUESTS_QUEUED_MAX, SourceIntake, SourceState};
 use super::progress::Progress;
 use super::recorder::{Recorded, Recorder, RecorderError, Replayed};
 use super::worker::{self, Threads};
-use super::{JobError, JobOptions, JobStatus, SourceStatus, Subscription, TableStatus, WindowStatus, with_sources};
+use super::{JobError, JobOptions, JobStatus, SourceStatus, Subscription, TableStatus, WindowStatus};
 use crate::dataflow::{Blame, Context, Counters, Failure, Feed, Ports, TableFeed};
 use crate::epoch::Epoch;
+use crate::error::with_causes;
 use crate::ingest::{Log, LogOptions};
 use crate::plan::{NodeId, Operator, Plan, SourceNode};
 use crate::sink::Sink;
@@ -285,7 +286,7 @@ impl Starting {
         let Starting { job, recorder_parts, end, egress, context, ports, threads } = self;
         let (storage, dice) = (Arc::clone(&options.storage), Arc::clone(&options.dice));
         let opening = move || Log::open(storage, LOG_FOLDER, &*dice, LogOptions::default());
-        let log = wait_for(opening).await?.map_err(|error| JobError::Log(with_sources(&error)))?;
+        let log = wait_for(opening).await?.map_err(|error| JobError::Log(with_causes(&error)))?;
 
         // Workers.
         let (built_sender, built) = bounded(options.workers);
@@ -371,7 +372,7 @@ impl Job {
 
     fn replay_error(&self, error: RecorderError) -> JobError {
         match error {
-            RecorderError::Log(error) => JobError::Log(with_sources(&error)),
+            RecorderError::Log(error) => JobError::Log(with_causes(&error)),
             RecorderError::Changed { source, problem } => {
                 JobError::Environment(format!("source {source}: the log cannot be replayed: {problem}"))
             }

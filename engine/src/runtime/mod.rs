@@ -81,15 +81,3 @@ pub enum JobError {
     #[error("{0}")]
     Operator(String),
 }
-
-/// Returns an error as one sentence, with what caused it: the system's own word is what tells a full disk from a broken one.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}

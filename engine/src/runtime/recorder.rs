@@ -20,10 +20,10 @@ use tokio::sync::oneshot;
 use super::bridge::{Bridge, Closed, Origin};
 use super::intake::{Ask, Request, SourceState};
 use super::recorded_time::RecordedTime;
-use super::with_sources;
 use crate::clock::Clock;
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
+use crate::error::with_causes;
 use crate::ingest::{LogError, LogWriter, PartitionId, Record, Replay};
 use crate::plan::{EventTimeNode, NodeId};
 use crate::source::{Appended, Chunk, Data, IntakeError, Message, Offset, Resume, Source};
@@ -237,7 +237,7 @@ impl Recorder {
         match self.record_all(&mut log, requests) {
             Ok(()) | Err(RecorderError::Closed) => {}
             Err(RecorderError::Log(error)) => {
-                let error = with_sources(&error);
+                let error = with_causes(&error);
                 self.failure.set_environment(format!("{error}: stopped, because nothing more can be acknowledged"));
             }
             Err(RecorderError::Changed { source, problem }) => {
@@ -331,7 +331,7 @@ impl Recorder {
         }
         if records > 0 || seal {
             if let Err(error) = log.sync() {
-                let refused = IntakeError::LogFailed(with_sources(&error));
+                let refused = IntakeError::LogFailed(with_causes(&error));
                 for group in appended {
                     let _ = group.receipt.send(Err(refused.clone())); // A source that has gone waits for nothing.
                 }
