@@ -16,6 +16,9 @@ use tokio::task::JoinHandle;
 use super::{Folder, Settings, open_sinks, start_job, write_catalog};
 use crate::{Error, Result};
 
+/// How long clients have to take their last answers, or to end a request that nobody waits for any more.
+const ANSWERS_MAX: Duration = Duration::from_secs(1);
+
 /// A running job that answers HTTP.
 pub struct Service {
     job: Arc<Job>,
@@ -133,7 +136,7 @@ impl Service {
             self.shown.write().unwrap_or_else(PoisonError::into_inner).take();
             self.stop_serving.cancel();
             // A service that failed has no answers left to give; the job's end is what counts.
-            let _ = self.serving.await;
+            let _ = tokio::time::timeout(ANSWERS_MAX, self.serving).await;
             stopped
         };
         match tokio::time::timeout(longest, stopping).await {

@@ -80,6 +80,11 @@ impl Bridge {
         Bridge { lanes, progress, failure, open: first, next_worker: 0, piece: None, marks: BTreeMap::new() }
     }
 
+    /// Notes that the log is durable up to this epoch.
+    pub(super) fn durable(&self, epoch: Epoch) {
+        self.progress.durable(epoch);
+    }
+
     /// Notes what the open epoch says about a partition beside its rows.
     pub(super) fn mark(&mut self, source: NodeId, mark: Mark) {
         self.marks.entry(source).or_default().push(mark);
@@ -179,6 +184,10 @@ impl Bridge {
 
 impl Drop for Bridge {
     fn drop(&mut self) {
+        // Otherwise a bug in the recorder would look like the end of the input.
+        if std::thread::panicking() {
+            self.failure.set("the recorder ended by an internal error".to_owned());
+        }
         // The channels close first; then the sources are woken to see it, and to let their epochs end.
         for lane in std::mem::take(&mut self.lanes).into_values() {
             drop(lane.senders);
