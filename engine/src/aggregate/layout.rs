@@ -83,7 +83,9 @@ impl Layout {
     }
 
     fn argument(&mut self, expr: &ExprRef, kind: &DataType, nullable: bool) -> usize {
-        let same = |argument: &Argument| argument.kind == *kind && argument.expr.to_string() == expr.to_string();
+        // Texts for people do not tell `f('a, b')` from `f('a', 'b')`; those for debugging do.
+        let text = format!("{expr:?}");
+        let same = |argument: &Argument| argument.kind == *kind && format!("{:?}", argument.expr) == text;
         if let Some(at) = self.arguments.iter().position(same) {
             return at;
         }

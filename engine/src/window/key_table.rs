@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, StringViewArray, StringViewBuilder};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
 
@@ -32,7 +32,10 @@ impl KeyColumn {
     /// Makes the key column of a batch with these key columns.
     pub fn keys(&self, columns: &[ArrayRef], row_count: usize) -> Result<ArrayRef, ArrowError> {
         match &self.converter {
-            Some(converter) => Ok(Arc::new(converter.convert_columns(columns)?.try_into_binary()?)),
+            Some(converter) => {
+                let columns: Vec<ArrayRef> = columns.iter().map(one_zero).collect();
+                Ok(Arc::new(converter.convert_columns(&columns)?.try_into_binary()?))
+            }
             None if columns.is_empty() => {
                 let mut keys = StringViewBuilder::with_capacity(row_count);
                 (0..row_count).for_each(|_| keys.append_value(""));
@@ -68,6 +71,22 @@ impl KeyColumn {
             }
             column => (0..keys.len()).map(|row| hash_key(column.view(row), || hash_long(column.bytes(row)))).collect(),
         }
+    }
+}
+
+/// Makes equal numbers equal bytes: 0.0 and -0.0 are one key, and all NaNs are one.
+fn one_zero(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        // Adding 0.0 changes no number but -0.0.
+        DataType::Float64 => {
+            let numbers = column.as_primitive::<Float64Type>();
+            Arc::new(numbers.unary::<_, Float64Type>(|number| if number.is_nan() { f64::NAN } else { number + 0.0 }))
+        }
+        DataType::Float32 => {
+            let numbers = column.as_primitive::<Float32Type>();
+            Arc::new(numbers.unary::<_, Float32Type>(|number| if number.is_nan() { f32::NAN } else { number + 0.0 }))
+        }
+        _ => Arc::clone(column),
     }
 }
 

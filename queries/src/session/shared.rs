@@ -91,6 +91,8 @@ fn session_config(threads: usize) -> SessionConfig {
     options.execution.parquet.reorder_filters = true;
     options.sql_parser.collect_spans = true;
     options.sql_parser.dialect = Dialect::Generic;
+    // Its plans for `x IS NOT TRUE` differ from its logic in whether a column can be null; the rows are right.
+    options.execution.skip_physical_aggregate_schema_check = true;
     options.execution.time_zone = Some("UTC".to_owned());
     config
 }
