@@ -171,6 +171,12 @@ impl Drop for Program {
             eprintln!("--- the program's last words ({}):", self.log.display());
             eprintln!("{}\n---", lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n"));
         }
+        // A tracer that is killed lets its program go on: the program goes first.
+        if self.under && matches!(self.child.try_wait(), Ok(None)) {
+            let pid = self.child.id();
+            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            children.split_whitespace().filter_map(|pid| pid.parse().ok()).for_each(|pid| signal("KILL", pid));
+        }
         // Ended processes make both calls fail, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
