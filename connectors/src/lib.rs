@@ -5,6 +5,7 @@
 
 pub mod channel;
 pub mod connect;
+pub mod descriptors;
 pub mod file;
 pub mod format;
 pub mod generate;
