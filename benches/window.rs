@@ -30,39 +30,49 @@ fn main() {
     for (what, key_count, rows_per_second) in
         [("10 k text keys", 10_000, 100_000), ("1 M text keys", 1_000_000, 1_000_000)]
     {
-        let batches = workload::readings(20_000_000, key_count, rows_per_second);
+        let batches = Arc::new(workload::readings(20_000_000, key_count, rows_per_second));
         let rows = batches.iter().map(RecordBatch::num_rows).sum::<usize>() as f64 / 1e6;
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
-        let single = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
-        let (mut ours, mut theirs) = (0, 0);
-        let times = workload::interleaved(
-            Count::Thread,
-            5,
-            &mut [&mut || ours = window_operator(&batches), &mut || theirs = single.block_on(batch_query(&batches))],
-        );
-        assert_eq!(ours, theirs, "both give the same number of groups");
-        workload::report(
-            &format!("{what}, 20 M rows, 10 s windows, one thread: count, avg, min, max"),
-            "M rows/s",
-            rows,
-            &["tidemill window operator", "DataFusion GROUP BY date_bin"],
-            &times,
-        );
-        let shared = Arc::new(batches);
-        let times = workload::interleaved(
-            Count::Wall,
-            3,
-            &mut [&mut || runtime.block_on(dataflow(&shared, 2)), &mut || runtime.block_on(dataflow(&shared, 1))],
-        );
-        workload::report(
-            &format!("{what}, the same through log, dataflow and exchange"),
-            "M rows/s",
-            rows,
-            &["2 workers", "1 worker"],
-            &times,
-        );
+        if workload::wanted("operator") {
+            operator(what, rows, &batches);
+        }
+        if workload::wanted("dataflow") {
+            workers(what, rows, &batches);
+        }
     }
+}
+
+fn operator(what: &str, rows: f64, batches: &[RecordBatch]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+    let (mut ours, mut theirs) = (0, 0);
+    let times = workload::interleaved(
+        Count::Thread,
+        5,
+        &mut [&mut || ours = window_operator(batches), &mut || theirs = runtime.block_on(batch_query(batches))],
+    );
+    assert_eq!(ours, theirs, "both give the same number of groups");
+    workload::report(
+        &format!("{what}, 20 M rows, 10 s windows, one thread: count, avg, min, max"),
+        "M rows/s",
+        rows,
+        &["tidemill window operator", "DataFusion GROUP BY date_bin"],
+        &times,
+    );
+}
+
+fn workers(what: &str, rows: f64, batches: &Arc<Vec<RecordBatch>>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
+    let times = workload::interleaved(
+        Count::Wall,
+        5,
+        &mut [&mut || runtime.block_on(dataflow(batches, 2)), &mut || runtime.block_on(dataflow(batches, 1))],
+    );
+    workload::report(
+        &format!("{what}, the same through log, dataflow and exchange"),
+        "M rows/s",
+        rows,
+        &["2 workers", "1 worker"],
+        &times,
+    );
 }
 
 fn calls() -> Vec<AggregateCall> {

@@ -50,6 +50,12 @@ pub(crate) fn readings(row_count: usize, key_count: usize, rows_per_second: i64)
     batches
 }
 
+/// Whether a part of a benchmark is asked for: by a word on the command line, or by none.
+pub(crate) fn wanted(part: &str) -> bool {
+    let mut words = std::env::args().skip(1).filter(|word| !word.starts_with("--")).peekable();
+    words.peek().is_none() || words.any(|word| part.contains(&word))
+}
+
 /// What a measurement counts.
 #[derive(Clone, Copy)]
 pub(crate) enum Count {

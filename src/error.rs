@@ -1,5 +1,6 @@
 //! What can go wrong, sorted by who can do something about it.
 
+use tidemill_engine::error::with_causes;
 use tidemill_engine::runtime::JobError;
 use tidemill_engine::sink::SinkError;
 use tidemill_engine::storage::StorageError;
@@ -66,21 +67,6 @@ impl From<JobError> for Error {
             JobError::Operator(_) => Error::Internal(text),
         }
     }
-}
-
-/// Writes an error with its causes behind it, each once.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        // A transparent error repeats its cause's words.
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -28,9 +28,14 @@ pub(crate) fn start(config: &Config, verbosity: Verbosity) {
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let colour = terminal && std::env::var_os("NO_COLOR").is_none();
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    let color = takes_color(&std::io::stderr());
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color);
     if json { subscriber.json().flatten_event(true).init() } else { subscriber.init() }
+}
+
+/// Whether a stream shows colors: a terminal does, unless its user does not want them.
+pub(crate) fn takes_color(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 /// Replaces a panic's backtrace by a sentence. Whoever catches the panic decides what ends: a query, or the program

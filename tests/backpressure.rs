@@ -3,10 +3,12 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::harness::broker::{installed, mosquitto_pub_lines};
+use crate::harness::broker::mosquitto_pub_lines;
 use crate::harness::folder::Folder;
 use crate::harness::program::{Serve, free_port};
 
+/// The delay that is put into every sync.
+const SYNC_DELAY: Duration = Duration::from_millis(150);
 const PAD_BYTES: usize = 4_000;
 /// The first flood fills every buffer there is: 120 MB.
 const FIRST: usize = 30_000;
@@ -26,29 +28,15 @@ async fn a_slow_disk_slows_the_socket_and_memory_stays_flat() {
     );
     let mut serve = Serve::new(&folder, &sql);
     serve.commit = Duration::from_secs(2);
-    let trace = folder.join("trace").to_str().expect("a plain name").to_owned();
-    serve.under = [
-        installed("strace").to_str().expect("a plain name"),
-        "-f",
-        "-qq",
-        "--seccomp-bpf",
-        "-o",
-        &trace,
-        "-e",
-        "trace=fdatasync,fsync",
-        "-e",
-        "inject=fdatasync,fsync:delay_exit=150000",
-    ]
-    .map(str::to_owned)
-    .to_vec();
+    serve.delay_syncs(SYNC_DELAY);
     let program = serve.start_ready().await;
-    let idle_kib = resident_kib(program.pid(), "VmRSS:");
+    let idle_kib = program.memory_kib("VmRSS");
     flood(port, 0..FIRST).await;
     program.http.settled("readings", FIRST as u64).await;
-    let first_kib = resident_kib(program.pid(), "VmHWM:");
+    let first_kib = program.memory_kib("VmHWM");
     flood(port, FIRST..FIRST + SECOND).await;
     program.http.settled("readings", (FIRST + SECOND) as u64).await;
-    let second_kib = resident_kib(program.pid(), "VmHWM:");
+    let second_kib = program.memory_kib("VmHWM");
     let account = format!("{idle_kib} KiB idle, at most {first_kib} in the first flood, {second_kib} in the second");
     eprintln!("backpressure: {account}");
     assert!(second_kib < first_kib + GROWTH_MAX_KIB, "{account}");
@@ -63,11 +51,4 @@ async fn flood(port: u16, numbers: Range<usize>) {
         mosquitto_pub_lines(port, "5", 1, "flood/one", &lines);
     };
     tokio::task::spawn_blocking(publish).await.expect("mosquitto_pub ends well");
-}
-
-/// Returns a line of the kernel's account of a process.
-fn resident_kib(pid: u32, line: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux's /proc");
-    let value = status.lines().find_map(|text| text.strip_prefix(line)).expect("a line of the account");
-    value.split_whitespace().next().expect("a number").parse().expect("a number")
 }

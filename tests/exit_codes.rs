@@ -1,10 +1,11 @@
 //! Exit codes: 0 ok, 1 the user's input, 2 the environment; each with a sentence that says what and where.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::process::Output;
 
 use crate::harness::folder::Folder;
-use crate::harness::program::{command, free_port, tidemill};
+use crate::harness::program::{Serve, command, free_port, tidemill};
 
 const PIPELINE: &str = "CREATE SOURCE readings (v BIGINT) WITH (connector = 'http');\n\
                         CREATE MATERIALIZED VIEW history AS SELECT v FROM readings;\n";
@@ -43,6 +44,18 @@ fn a_folder_that_cannot_be_written_is_exit_code_2_and_names_the_folder() {
     let (code, said) = serve(&folder, PIPELINE, "file/data", free_port());
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("file/data"), "{said}");
+}
+
+#[tokio::test]
+async fn a_client_that_never_ends_its_request_does_not_change_how_the_program_stops() {
+    let folder = Folder::new();
+    let serve = Serve::new(&folder, PIPELINE);
+    let program = serve.start_ready().await;
+    let mut client = std::net::TcpStream::connect(("127.0.0.1", serve.http)).expect("a connection");
+    let head = "POST /api/v1/ingest/readings HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{\"v\"";
+    client.write_all(head.as_bytes()).expect("sent");
+    program.http.ingest_durably("readings", "{\"v\": 1}").await;
+    program.stop().await;
 }
 
 #[test]

@@ -38,7 +38,7 @@ async fn an_idle_program_uses_no_processor() {
     assert!(before > Duration::ZERO, "a program that has started has used the processor: the account is blind");
     tokio::time::sleep(WATCHED).await;
     let busy = busy(program.pid()) - before;
-    eprintln!("idle: {busy:?} of {WATCHED:?} busy, {} of memory", memory(program.pid()));
+    eprintln!("idle: {busy:?} of {WATCHED:?} busy, {} KiB of memory", program.memory_kib("VmRSS"));
     assert!(busy < BUSY_MAX, "{busy:?} busy in {WATCHED:?}");
     program.stop().await;
 }
@@ -50,11 +50,4 @@ fn busy(pid: u32) -> Duration {
     let fields: Vec<&str> = stat.rsplit(')').next().expect("a last part").split_whitespace().collect();
     let ticks: u64 = [fields[11], fields[12]].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
     TICK * u32::try_from(ticks).expect("not that long")
-}
-
-/// Returns resident memory, as the kernel says it.
-fn memory(pid: u32) -> String {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux's /proc");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-    line.trim().to_owned()
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::broker::{VERSIONS, installed, mosquitto_pub, mosquitto_pub_lines};
+use crate::harness::broker::{VERSIONS, mosquitto_pub, mosquitto_pub_lines};
 use crate::harness::folder::Folder;
 use crate::harness::mqtt::Device;
 use crate::harness::program::{Serve, free_port};
@@ -34,7 +34,7 @@ async fn mosquitto_pub_talks_straight_to_the_listener_in_every_version_and_qos()
     program.stop().await;
 }
 
-/// The delay that `strace` puts into every sync.
+/// The delay that is put into every sync.
 const SYNC_DELAY: Duration = Duration::from_millis(400);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,22 +44,7 @@ async fn puback_and_http_200_leave_only_after_the_disk_has_synced() {
     let mut serve = Serve::new(&folder, &pipeline(port));
     // No commit in between: its own syncs would delay as well, and prove nothing.
     serve.commit = Duration::from_secs(600);
-    let trace = folder.join("trace").to_str().expect("a plain name").to_owned();
-    let delay = format!("inject=fdatasync,fsync:delay_exit={}", SYNC_DELAY.as_micros());
-    serve.under = [
-        installed("strace").to_str().expect("a plain name"),
-        "-f",
-        "-qq",
-        "--seccomp-bpf",
-        "-o",
-        &trace,
-        "-e",
-        "trace=fdatasync,fsync",
-        "-e",
-        &delay,
-    ]
-    .map(str::to_owned)
-    .to_vec();
+    serve.delay_syncs(SYNC_DELAY);
     let program = serve.start_ready().await;
 
     let device = Device::connect(port, "slow-disk");

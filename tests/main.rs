@@ -12,6 +12,7 @@ mod harness;
 mod tidy;
 
 mod cases;
+mod differential;
 mod oracle;
 
 mod backpressure;

@@ -3,19 +3,18 @@
 //! A value is written as JSON and kept in the log, so a restart replays it; what is still in the channel when the
 //! program dies is lost, as the program itself is. When all senders are dropped, the input has ended.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
-use tidemill_engine::source::{Chunk, Intake, IntakeError, Message, Receipt, Resume, Source, SourceError, Stop};
+use tidemill_engine::source::{Chunk, Intake, IntakeError, Message, Resume, Source, SourceError, Stop};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::Receiver;
 
+use crate::receipts::Receipts;
+
 /// Values of one chunk.
 const CHUNK_VALUES_MAX: usize = 8192;
-/// Chunks whose receipts may be outstanding.
-const RECEIPTS_MAX: usize = 64;
 
 /// A source of the values that come out of a channel. Decode it with [`JsonFormat`](crate::format::JsonFormat).
 ///
@@ -46,7 +45,7 @@ impl<T: Serialize + Send + 'static> Source for Channel<T> {
         };
         intake.open(&partition).await?;
         intake.set_connected(true);
-        let mut receipts: VecDeque<Receipt> = VecDeque::new();
+        let mut receipts = Receipts::default();
         let mut values = Vec::new();
         let has_ended = loop {
             tokio::select! {
@@ -58,17 +57,10 @@ impl<T: Serialize + Send + 'static> Source for Channel<T> {
             // Not given up on `stop`: these values are out of the channel already.
             match intake.append(&partition, Chunk::Messages(messages)).await {
                 Err(IntakeError::Stopping) => break false,
-                queued => receipts.push_back(queued?),
-            }
-            if receipts.len() > RECEIPTS_MAX
-                && let Some(oldest) = receipts.pop_front()
-            {
-                oldest.await?;
+                queued => receipts.push(queued?).await?,
             }
         };
-        for receipt in receipts {
-            receipt.await?;
-        }
+        receipts.all().await?;
         if has_ended {
             intake.end(&partition).await?;
         }

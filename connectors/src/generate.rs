@@ -11,7 +11,6 @@
 //! | whole number | the sequence number |
 //! | boolean | true for one row in eight |
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,18 +20,17 @@ use arrow::array::{
 };
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
-use tidemill_engine::source::{Chunk, Data, Intake, IntakeError, Receipt, Resume, Source, SourceError, Stop};
+use tidemill_engine::source::{Chunk, Data, Intake, IntakeError, Resume, Source, SourceError, Stop};
 use tidemill_engine::time::micros;
 
 use crate::format::parse_time;
 use crate::options::{OptionError, Options};
+use crate::receipts::Receipts;
 
 /// Rows of a chunk when nothing holds it back.
 const CHUNK_ROWS: u64 = 32_768;
 /// How often rows are made when a rate is set.
 const PACE: Duration = Duration::from_millis(20);
-/// Chunks whose receipts may be outstanding.
-const RECEIPTS_MAX: usize = 64;
 /// Keys that may be asked for: each has its own name in memory.
 const KEYS_MAX: u64 = 10_000_000;
 
@@ -237,7 +235,7 @@ impl Source for GenerateSource {
         let first = resume.map_or(0, |resume| resume.next);
         let last = self.maker.options.rows.unwrap_or(u64::MAX);
         let mut next = first;
-        let mut receipts: VecDeque<Receipt> = VecDeque::new();
+        let mut receipts = Receipts::default();
         let begin = tokio::time::Instant::now();
         while next < last && !stop.is_cancelled() {
             let count = self.maker.due(next - first, begin.elapsed()).min(last - next);
@@ -246,11 +244,6 @@ impl Source for GenerateSource {
                     () = tokio::time::sleep(PACE) => continue,
                     () = stop.cancelled() => break,
                 }
-            }
-            if receipts.len() == RECEIPTS_MAX
-                && let Some(oldest) = receipts.pop_front()
-            {
-                oldest.await?;
             }
             let maker = Arc::clone(&self.maker);
             // A chunk takes milliseconds to make: not on a thread that others wait for.
@@ -261,16 +254,13 @@ impl Source for GenerateSource {
                 queued = intake.append(PARTITION, chunk) => queued,
                 () = stop.cancelled() => break,
             };
-            let queued = match queued {
+            match queued {
                 Err(IntakeError::Stopping) => break,
-                queued => queued?,
-            };
-            receipts.push_back(queued);
+                queued => receipts.push(queued?).await?,
+            }
             next += count;
         }
-        for receipt in receipts {
-            receipt.await?;
-        }
+        receipts.all().await?;
         if next >= last && !resume.is_some_and(|resume| resume.ended) {
             intake.end(PARTITION).await?;
         }

@@ -1,18 +1,23 @@
 //! Where data enters and leaves tidemill: sources by kind, formats, and the tables.
 //!
-//! [`connect`] turns a `WITH (connector = …)` list into a [`Source`](tidemill_engine::source::Source) and its
-//! [`Format`](tidemill_engine::decode::Format).
+//! [`connect()`] turns a `WITH (connector = …)` list into a [`Source`] and its [`Format`]; [`table::TableSink`] is where
+//! results leave. Modules in reading order: what every connector needs, the sources, the tables.
 
-pub mod channel;
 pub mod connect;
 pub mod descriptors;
-pub mod file;
+pub mod options;
+
 pub mod format;
+mod receipts;
+
+pub mod channel;
+pub mod file;
 pub mod generate;
 pub mod http;
 pub mod mqtt;
-pub mod options;
+
 pub mod table;
+
 #[cfg(test)]
 mod testing;
 

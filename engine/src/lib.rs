@@ -1,8 +1,18 @@
 //! The engine of tidemill: time, windows, the ingest log, the dataflow and the runtime that drives it.
 //!
-//! Modules in reading order; each imports only from those above it in this list.
+//! Modules in reading order, in the layers that `tests/tidy/` holds: a layer imports from itself and from those above
+//! it in this list.
+//!
+//! - words: [`epoch`], [`time`], [`key`], [`error`]
+//! - traits, each a contract: [`clock`], [`storage`], [`source`], [`decode`], [`expr`], [`sink`]
+//! - pure, without I/O and without a clock: [`watermark`], [`window`], [`aggregate`], [`plan`]
+//! - the log on disk: [`ingest`]
+//! - operators on timely: [`dataflow`]
+//! - threads: [`runtime`]
+//! - for tests: [`testing`]
 
 pub mod epoch;
+pub mod error;
 pub mod key;
 pub mod time;
 
@@ -13,13 +23,12 @@ pub mod sink;
 pub mod source;
 pub mod storage;
 
-pub mod ingest;
-
 pub mod aggregate;
+pub mod plan;
 pub mod watermark;
 pub mod window;
 
-pub mod plan;
+pub mod ingest;
 
 pub mod dataflow;
 

@@ -11,7 +11,25 @@
 //!                          └─ Err: nothing was appended
 //! ```
 //!
-//! `append` waits while too much is in flight: that is the back pressure a source passes on by not reading its socket.
+//! `append` waits while too much is in flight: that is the backpressure a source passes on by not reading its socket.
+//!
+//! What a source promises:
+//! 1. It acknowledges nothing before its receipt has resolved to `Ok`.
+//! 2. The ranges of a partition follow each other: each starts where the one before ends, in every run; [`Resume::next`]
+//!    says where to go on. [`Source::reread`] gives the same data for a range as long as the log has it; a replay compares
+//!    the checksum, and stops if it is another.
+//! 3. After [`Intake::end`] nothing is appended to the partition, in this run and in all later ones; [`Resume::ended`]
+//!    tells. More input for a source that has ended is a new partition.
+//! 4. An unbounded source returns from [`Source::run`] only after `stop` or with an error; otherwise the job fails.
+//!
+//! What the runtime promises:
+//! 1. Chunks of a partition reach the log and the dataflow in the order of their calls. Between partitions there is none.
+//! 2. A chunk is part of one epoch, whole.
+//! 3. A partition is declared in the log before its first chunk. `open` is needed only to declare one earlier:
+//!    a bounded source declares all of its partitions first, so that none of them misses the watermark of another.
+//! 4. When a bounded source returns from `run` without `stop`, each of its partitions that has not ended ends.
+//! 5. `reread` is called while the log is replayed: after [`Source::prepare`], before `run`, from one thread, for each
+//!    partition in the order of its ranges.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -97,14 +115,15 @@ pub enum IntakeError {
 
 /// Where a source puts its chunks. One for each source; cheap to clone as an `Arc`.
 pub trait Intake: Send + Sync + 'static {
-    /// Declares a partition before its first chunk. A declared partition that has sent nothing holds the watermark
-    /// back only if the source is bounded. Declaring one twice does nothing.
+    /// Declares a partition. One that has sent nothing yet holds the watermark back only if the source is bounded.
+    /// Declaring one twice, or one that the log knows, does nothing.
     fn open(&self, partition: &str) -> BoxFuture<'_, Result<(), IntakeError>>;
     /// Queues a chunk for the log; waits while too much is in flight.
     fn append(&self, partition: &str, chunk: Chunk) -> BoxFuture<'_, Result<Receipt, IntakeError>>;
     /// Like [`Intake::append`], but returns `None` at once instead of waiting (HTTP answers 503 then).
     fn try_append(&self, partition: &str, chunk: Chunk) -> Option<Result<Receipt, IntakeError>>;
-    /// Says that a partition has ended for good: it holds no watermark back any more. When all have, windows flush.
+    /// Says that a partition has ended for good: it holds the watermark back no more. When all partitions of the source
+    /// have, its watermark is [`Watermark::END`](crate::time::Watermark::END), and every window closes.
     fn end(&self, partition: &str) -> BoxFuture<'_, Result<(), IntakeError>>;
     /// Says whether the source can receive now (subscribed, listening). `readyz` needs it once from every source.
     fn set_connected(&self, connected: bool);
@@ -143,7 +162,7 @@ pub trait Source: Send + Sync + 'static {
     /// Whether the input has an end.
     fn bounded(&self) -> bool;
 
-    /// Does what can fail before anything starts: binds ports, opens files. Called once, before `run`.
+    /// Does what can fail before anything starts: binds ports, finds files. Called once, before the log is replayed.
     async fn prepare(&self) -> Result<(), SourceError> {
         Ok(())
     }
@@ -152,7 +171,8 @@ pub trait Source: Send + Sync + 'static {
     /// it holds, acknowledges them, and returns. `resume` has one entry for each partition the log knows.
     async fn run(&self, intake: Arc<dyn Intake>, resume: Vec<Resume>, stop: Stop) -> Result<(), SourceError>;
 
-    /// Reads again what a [`Chunk::Range`] held. Blocking; only for sources that append ranges.
+    /// Reads again what a [`Chunk::Range`] held: the data and its checksum. Blocking; only for sources that append
+    /// ranges.
     fn reread(&self, partition: &str, start: u64, end: u64) -> Result<(Data, u32), SourceError> {
         Err(SourceError::Changed(format!("partition {partition} cannot be read again at {start}..{end}")))
     }

@@ -193,16 +193,16 @@ impl Source for LogOnly {
 }
 
 /// A sink that keeps what is committed in memory.
-struct CollectingSink {
-    name: String,
-    collected: Collected,
-    last: Epoch,
+pub(crate) struct CollectingSink {
+    pub(crate) name: String,
+    pub(crate) collected: Collected,
+    pub(crate) last: Epoch,
 }
 
 #[derive(Default)]
-struct Collected {
+pub(crate) struct Collected {
     written: Vec<(Epoch, RecordBatch)>,
-    committed: Arc<Mutex<Vec<RecordBatch>>>,
+    pub(crate) committed: Arc<Mutex<Vec<RecordBatch>>>,
 }
 
 impl Sink for CollectingSink {
@@ -237,9 +237,9 @@ impl Sink for CollectingSink {
 }
 
 /// Decodes `key,time,value`.
-struct EventFormat;
+pub(crate) struct EventFormat;
 
-fn event_schema() -> SchemaRef {
+pub(crate) fn event_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("key", DataType::Utf8View, false),
         Field::new("ts", timestamp_type(), false),

@@ -1,13 +1,9 @@
-//! Event time and watermarks: instants as `i64` microseconds since 1970, UTC.
+//! Time: instants are `i64` microseconds since 1970, UTC, wherever they stand.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-
-/// The time at which something happened, in microseconds since 1970, UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct EventTime(pub i64);
 
 /// The promise that no row with an earlier event time will count any more.
 ///

@@ -1,8 +1,9 @@
 //! What a pipeline file defines: its sources, its views, and the tables that they fill.
 
 use arrow::datatypes::SchemaRef;
-use serde::{Deserialize, Serialize};
 use tidemill_engine::plan::Plan;
+
+pub use tidemill_connectors::table::Partitioning;
 
 /// A pipeline file that was understood: what to run, and what it is called.
 #[derive(Clone)]
@@ -63,23 +64,10 @@ pub struct TableInfo {
 }
 
 /// How a table is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
     /// Parquet files under a Delta log that other programs may read.
     Delta,
     /// The same without the promise to outside readers.
     Parquet,
-}
-
-/// How the files of a table are split into folders.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Partitioning {
-    /// Not at all.
-    None,
-    /// By the UTC day of a column of instants.
-    Day(String),
-    /// By the values of a column.
-    Column(String),
 }

@@ -1,10 +1,18 @@
 //! SQL for tidemill: pipeline files become plans, the stored history answers questions, and HTTP serves both.
+//!
+//! ```text
+//!   pipeline file ─► statement ─► planner ─► Pipeline: plan, sources, views, tables       or Diagnostics
+//!   question ──────► session ───► history ─► Answer: rows, in a format                    or a Problem
+//! ```
 
 pub mod catalog;
 pub mod diagnostic;
-pub mod planner;
 
 mod statement;
+
+pub mod planner;
+
+mod type_name;
 
 pub mod problem;
 
@@ -17,4 +25,5 @@ pub mod server;
 
 pub use catalog::{Partitioning, Pipeline, SourceInfo, Storage, TableInfo, ViewInfo};
 pub use diagnostic::{Code, Diagnostic};
-pub use planner::{CompiledExpression, compile, compile_expression, explain, rewrite_windows_for_history};
+pub use planner::{CompiledExpression, compile, compile_expression, explain};
+pub use type_name::type_name;

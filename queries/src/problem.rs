@@ -201,29 +201,6 @@ impl Problem {
         let kind = ProblemKind::from_code(&document.code)?;
         Some(Problem { kind, detail: document.detail, hint: document.hint, span: document.span })
     }
-
-    /// Returns the problem for a terminal: the sentence, the line of the statement with a caret, the hint.
-    pub fn render(&self, statement: &str) -> String {
-        let mut text = format!("error[{}]: {}", self.kind.code(), self.detail);
-        if let Some(span) = self.span
-            && let Some(line) = statement.lines().nth(span.line.saturating_sub(1) as usize)
-        {
-            let number = span.line.to_string();
-            let margin = " ".repeat(number.len());
-            let before: String = line
-                .chars()
-                .take(span.column.saturating_sub(1) as usize)
-                .map(|c| if c == '\t' { '\t' } else { ' ' })
-                .collect();
-            let room = line.chars().count().saturating_sub(span.column.saturating_sub(1) as usize).max(1);
-            let caret = "^".repeat((span.length as usize).clamp(1, room));
-            text.push_str(&format!("\n{margin} |\n{number} | {line}\n{margin} | {before}{caret}"));
-        }
-        if let Some(hint) = &self.hint {
-            text.push_str(&format!("\nhint: {hint}"));
-        }
-        text
-    }
 }
 
 impl fmt::Display for Problem {
@@ -279,14 +256,5 @@ mod tests {
         assert!(json.contains("\"code\":\"TM1107\""), "{json}");
         assert!(json.contains("\"status\":422"), "{json}");
         assert_eq!(Problem::from_json(json.as_bytes()), Some(problem));
-    }
-
-    #[test]
-    fn the_terminal_shows_the_line_with_a_caret_under_the_name() {
-        let problem = Problem::new(ProblemKind::UnknownColumn, "there is no column \"temprature\"")
-            .with_hint("did you mean \"temperature\"?")
-            .with_span(Some(Span { line: 2, column: 5, length: 10 }));
-        let expected = "error[TM1107]: there is no column \"temprature\"\n  |\n2 | max(temprature)\n  |     ^^^^^^^^^^\nhint: did you mean \"temperature\"?";
-        assert_eq!(problem.render("SELECT\nmax(temprature)\nFROM t"), expected);
     }
 }

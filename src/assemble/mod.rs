@@ -18,19 +18,16 @@ use std::time::Duration;
 use tidemill_connectors::http::HttpIngest;
 use tidemill_connectors::table::{self, TableSink, TableSpec};
 use tidemill_engine::clock::{Clock, Dice, SystemClock, SystemDice};
+use tidemill_engine::error::with_causes;
 use tidemill_engine::ingest::{Log, LogOptions};
 use tidemill_engine::plan::{Operator, Plan};
 use tidemill_engine::runtime::{Job, JobOptions, LOG_FOLDER};
 use tidemill_engine::sink::Sink;
 use tidemill_engine::storage::{FolderLock, LocalStorage, MemoryStorage, Storage};
-use tidemill_queries::history::{History, TableLocation};
-use tidemill_queries::{Diagnostic, Partitioning, TableInfo};
+use tidemill_queries::history::{History, TABLES_FOLDER, TableLocation};
+use tidemill_queries::{Diagnostic, TableInfo};
 
-use crate::error::with_causes;
 use crate::{Error, Result};
-
-/// The folder of the tables inside the data folder.
-pub const TABLES_DIR: &str = "tables";
 
 /// How a job runs. Nothing here changes a result.
 #[derive(Clone)]
@@ -197,7 +194,7 @@ pub fn unbounded_sources(plan: &Plan) -> Vec<&str> {
 /// Returns where a table lies: an absolute path if the view says `location`, so that the list of tables means the same
 /// wherever it is read.
 pub fn table_path(folder: &Path, table: &TableInfo) -> Result<PathBuf> {
-    let Some(location) = &table.location else { return Ok(folder.join(TABLES_DIR).join(&table.name)) };
+    let Some(location) = &table.location else { return Ok(folder.join(TABLES_FOLDER).join(&table.name)) };
     let unusable = |why: String| Error::Input(format!("table {}: location {location:?} {why}", table.name));
     let path = match location.split_once("://") {
         None => location.as_str(),
@@ -224,11 +221,7 @@ fn open_sink(folder: &Folder, job: u128, table: &TableInfo, settings: &Settings)
     let spec = TableSpec {
         name: table.name.clone(),
         schema: Arc::clone(&table.schema),
-        partition_by: match &table.partition_by {
-            Partitioning::None => table::Partitioning::None,
-            Partitioning::Day(column) => table::Partitioning::Day(column.clone()),
-            Partitioning::Column(column) => table::Partitioning::Column(column.clone()),
-        },
+        partition_by: table.partition_by.clone(),
         sort: table.sort.clone(),
         time_column: table.time_column.clone(),
         app_id: format!("tidemill/{job:032x}/{}", table.name),
@@ -241,7 +234,7 @@ fn open_sink(folder: &Folder, job: u128, table: &TableInfo, settings: &Settings)
 /// Returns the storage that holds a table, and the table's folder in it.
 fn table_storage(folder: &Folder, table: &TableInfo) -> Result<(Arc<dyn Storage>, String)> {
     let Some(location) = &table.location else {
-        return Ok((folder.storage(), format!("{TABLES_DIR}/{}", table.name)));
+        return Ok((folder.storage(), format!("{TABLES_FOLDER}/{}", table.name)));
     };
     let path = table_path(folder.path(), table)?;
     let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
@@ -275,7 +268,7 @@ pub fn write_catalog(folder: &Folder, tables: &[TableInfo]) -> Result<History> {
 fn log_id(folder: &Folder, settings: &Settings) -> Result<u128> {
     let replay = Log::open(folder.storage(), LOG_FOLDER, settings.dice.as_ref(), LogOptions::default())
         .map_err(|error| Error::Environment(with_causes(&error)))?;
-    Ok(replay.job())
+    Ok(replay.log_id())
 }
 
 /// Starts a job: opens nothing but the log; the sinks are open already.

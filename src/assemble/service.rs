@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tidemill_connectors::http::HttpIngest;
+use tidemill_engine::error::with_causes;
 use tidemill_engine::runtime::Job;
 use tidemill_engine::source::Stop;
 use tidemill_queries::Pipeline;
@@ -13,8 +14,10 @@ use tidemill_queries::session::{Limits, Session};
 use tokio::task::JoinHandle;
 
 use super::{Folder, Settings, open_sinks, start_job, write_catalog};
-use crate::error::with_causes;
 use crate::{Error, Result};
+
+/// How long clients have to take their last answers, or to end a request that nobody waits for any more.
+const ANSWERS_MAX: Duration = Duration::from_secs(1);
 
 /// A running job that answers HTTP.
 pub struct Service {
@@ -133,7 +136,7 @@ impl Service {
             self.shown.write().unwrap_or_else(PoisonError::into_inner).take();
             self.stop_serving.cancel();
             // A service that failed has no answers left to give; the job's end is what counts.
-            let _ = self.serving.await;
+            let _ = tokio::time::timeout(ANSWERS_MAX, self.serving).await;
             stopped
         };
         match tokio::time::timeout(longest, stopping).await {

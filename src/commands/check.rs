@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::Schema;
 use serde_json::{Value, json};
 use tidemill::assemble::{self, SqlFile};
 use tidemill::{Error, Result};
-use tidemill_queries::Pipeline;
+use tidemill_queries::{Pipeline, type_name};
 
 use crate::cli::{CheckArgs, OutputFormat};
 use crate::commands::{answer, explain};
@@ -38,7 +38,7 @@ fn describe(pipeline: &Pipeline) -> String {
         let width = schema.fields().iter().map(|field| field.name().chars().count()).max().unwrap_or(0);
         for field in schema.fields() {
             let null = if field.is_nullable() { "" } else { " NOT NULL" };
-            let _ = writeln!(text, "  {:width$}  {}{null}", field.name(), sql_type(field.data_type()));
+            let _ = writeln!(text, "  {:width$}  {}{null}", field.name(), type_name(field.data_type()));
         }
     };
     for source in &pipeline.sources {
@@ -61,7 +61,7 @@ fn to_json(pipeline: &Pipeline) -> Value {
             .map(|field| {
                 json!({
                     "name": field.name(),
-                    "type": sql_type(field.data_type()),
+                    "type": type_name(field.data_type()),
                     "nullable": field.is_nullable(),
                 })
             })
@@ -86,7 +86,7 @@ fn to_csv(pipeline: &Pipeline) -> String {
     let mut text = String::from("kind,name,column,type,nullable\n");
     let mut lines = |kind: &str, name: &str, schema: &Schema| {
         for field in schema.fields() {
-            let (column, data_type) = (field.name(), sql_type(field.data_type()));
+            let (column, data_type) = (field.name(), type_name(field.data_type()));
             let _ = writeln!(text, "{kind},{name},{column},{data_type},{}", field.is_nullable());
         }
     };
@@ -97,24 +97,6 @@ fn to_csv(pipeline: &Pipeline) -> String {
         lines("view", &view.name, &view.schema);
     }
     text
-}
-
-/// Returns a type as it would be declared.
-fn sql_type(data_type: &DataType) -> String {
-    match data_type {
-        DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8 => "TEXT".into(),
-        DataType::Float64 => "DOUBLE".into(),
-        DataType::Float32 => "REAL".into(),
-        DataType::Int8 => "TINYINT".into(),
-        DataType::Int16 => "SMALLINT".into(),
-        DataType::Int32 => "INT".into(),
-        DataType::Int64 => "BIGINT".into(),
-        DataType::Boolean => "BOOLEAN".into(),
-        DataType::Date32 => "DATE".into(),
-        DataType::Timestamp(..) => "TIMESTAMP".into(),
-        DataType::Binary => "BYTEA".into(),
-        other => other.to_string(),
-    }
 }
 
 fn count(count: usize, noun: &str) -> String {

@@ -12,7 +12,7 @@ pub(crate) use serve::serve;
 pub(crate) use signals::stop_requested;
 pub(crate) use sql::sql;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use tidemill_queries::Pipeline;
 
 use crate::cli::FolderArgs;
 use crate::config::Config;
+use crate::logging::takes_color;
 
 /// A job has so long to stop; with [`SHUTDOWN_MAX`] the program ends within ten seconds of Ctrl-C.
 pub(crate) const STOP_MAX: Duration = Duration::from_secs(8);
@@ -59,7 +60,7 @@ fn read_and_check(paths: &[PathBuf]) -> Result<(Vec<SqlFile>, Pipeline)> {
 
 /// Shows mistakes with carets on stderr, and returns the error that ends the command.
 pub(crate) fn explain(mistakes: Vec<Mistake>) -> Error {
-    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let color = takes_color(&std::io::stderr());
     for mistake in &mistakes {
         eprintln!("{}\n", mistake.render(color).trim_end());
     }

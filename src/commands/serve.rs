@@ -1,5 +1,7 @@
 //! `tidemill serve`: pipeline files as a daemon.
 
+use std::pin::Pin;
+
 use tidemill::assemble::{self, Folder, Service};
 use tidemill::{Error, Result};
 use tidemill_queries::server::Exposure;
@@ -25,13 +27,24 @@ pub(crate) async fn serve(args: ServeArgs, config: Config) -> Result<()> {
     let pipeline = assemble::compile(&files, &context).map_err(explain)?;
     let (source_count, table_count) = (pipeline.sources.len(), pipeline.tables.len());
 
-    let service = Service::start(folder, pipeline, &context.http, bound, &settings).await?;
+    let mut stop_requested = std::pin::pin!(stop_requested());
+    let mut starting = std::pin::pin!(Service::start(folder, pipeline, &context.http, bound, &settings));
+    let service = tokio::select! {
+        started = &mut starting => started?,
+        requested = &mut stop_requested => {
+            requested?;
+            tracing::info!("stopped while starting");
+            // Nothing was acknowledged and nothing has to be finished. The folder stays locked until the threads that
+            // replay the log are gone, too.
+            std::process::exit(0);
+        }
+    };
     tracing::info!(
         http = %service.address(), data, sources = source_count, tables = table_count, workers = settings.workers,
         "running"
     );
 
-    let ended = until_stopped(&service).await;
+    let ended = until_stopped(&service, stop_requested).await;
     tracing::info!("stopping");
     let stopped = service.stop(STOP_MAX).await;
     // What went wrong first is what the user needs to know.
@@ -41,8 +54,10 @@ pub(crate) async fn serve(args: ServeArgs, config: Config) -> Result<()> {
 }
 
 /// Waits for a request to stop. A job whose sources have all ended goes on answering questions.
-async fn until_stopped(service: &Service) -> Result<()> {
-    let mut stop_requested = std::pin::pin!(stop_requested());
+async fn until_stopped(
+    service: &Service,
+    mut stop_requested: Pin<&mut impl Future<Output = Result<()>>>,
+) -> Result<()> {
     tokio::select! {
         requested = &mut stop_requested => return requested,
         finished = service.job().finished() => finished.map_err(Error::from)?,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tidemill::{Error, Result};
+use tidemill_engine::error::with_causes;
 use tidemill_queries::answer::AnswerFormat;
 use tidemill_queries::history::{History, HistoryError};
 use tidemill_queries::problem::Problem;
@@ -86,11 +87,6 @@ fn refused(problem: &Problem) -> Error {
         500 => Error::Internal(problem.to_string()),
         _ => Error::Environment(problem.to_string()),
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Standard output that takes a reader's leaving (`| head`) for the end of interest, not for an error.

@@ -1,7 +1,7 @@
 //! What the demo shows: a line for each closed window, and what to try next.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -9,15 +9,16 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
 
 use super::freezer::FAILING;
+use crate::logging::takes_color;
 
 /// Above this a freezer is too warm, °C.
 const TOO_WARM_C: f64 = -15.0;
 /// Above this the failing freezer is worth a look, °C.
 const WARMING_C: f64 = -18.5;
 
-/// Standard output; colours only on a terminal, and never a panic when the reader has gone.
+/// Standard output; colors only where they show, and never a panic when the reader has gone.
 pub(super) struct Screen {
-    colour: bool,
+    color: bool,
     header_due: bool,
 }
 
@@ -58,8 +59,8 @@ pub(super) fn collect(closed: &mut Closed, view: &'static str, rows: &RecordBatc
 
 impl Screen {
     pub(super) fn new() -> Self {
-        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Screen { colour, header_due: true }
+        let color = takes_color(&std::io::stdout());
+        Screen { color, header_due: true }
     }
 
     /// Prints a line. A reader that has gone (`demo | head`) is no reason to stop.
@@ -104,7 +105,7 @@ impl Screen {
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
@@ -184,7 +185,7 @@ mod tests {
         let mut closed = Closed::new();
         collect(&mut closed, "room_5s", &rows(&["freezer-01", "freezer-17"], &[-20.0, -10.0]));
         collect(&mut closed, "room_5s", &rows(&["freezer-02"], &[-21.0]));
-        let screen = Screen { colour: false, header_due: false };
+        let screen = Screen { color: false, header_due: false };
         let ((end, start, view), summary) = closed.pop_first().expect("a window");
         assert!(closed.is_empty());
         assert_eq!(

@@ -1,11 +1,11 @@
 //! A real broker, and real command line clients.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::folder::Folder;
-use super::program::{free_port, signal};
+use super::program::{free_port, installed, signal};
 use super::wait::eventually;
 
 /// A `mosquitto` on a free port, with persistence. Dropping it kills it.
@@ -109,12 +109,4 @@ pub(crate) fn mosquitto_pub_lines(port: u16, version: &str, qos: u8, topic: &str
     child.stdin.take().expect("a piped stdin").write_all(lines.as_bytes()).expect("mosquitto_pub listens");
     let status = child.wait().expect("a child to wait for");
     assert!(status.success(), "mosquitto_pub -l -V {version} -q {qos}: {status}");
-}
-
-/// Returns where a program is installed; daemons stand beside the usual path.
-pub(crate) fn installed(name: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")]);
-    let found = folders.map(|folder| folder.join(name)).find(|path| Path::is_file(path));
-    found.unwrap_or_else(|| panic!("{name} is not installed: run `./check tools`"))
 }

@@ -39,7 +39,7 @@ pub(crate) struct Serve {
     pub(crate) workers: usize,
     /// Time between two commits; short, so that tests see tables soon and kills hit commits often.
     pub(crate) commit: Duration,
-    /// A program to run it under, with its arguments (`strace …`).
+    /// A program to run it under, with its arguments: see [`Serve::delay_syncs`].
     pub(crate) under: Vec<String>,
 }
 
@@ -54,6 +54,17 @@ impl Serve {
             commit: Duration::from_millis(200),
             under: Vec::new(),
         }
+    }
+
+    /// Has every sync of the program take longer, by `strace`.
+    pub(crate) fn delay_syncs(&mut self, delay: Duration) {
+        let trace = self.data.with_extension("trace");
+        let inject = format!("inject=fdatasync,fsync:delay_exit={}", delay.as_micros());
+        let strace = installed("strace");
+        let (strace, trace) = (strace.to_str().expect("a plain name"), trace.to_str().expect("a plain name"));
+        let filter = ["-e", "trace=fdatasync,fsync", "-e", &inject];
+        let words = [strace, "-f", "-qq", "--seccomp-bpf", "-o", trace].into_iter().chain(filter);
+        self.under = words.map(str::to_owned).collect();
     }
 
     /// Starts the process; does not wait.
@@ -139,6 +150,13 @@ impl Program {
         children.split_whitespace().next().expect("the tracer has started its program").parse().expect("a number")
     }
 
+    /// Returns a line of the kernel's account of its memory, in KiB: `VmRSS` now, `VmHWM` at most so far.
+    pub(crate) fn memory_kib(&self, line: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("Linux's /proc");
+        let value = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':')).expect("a line of it");
+        value.split_whitespace().next().expect("a number").parse().expect("a number")
+    }
+
     /// Returns the log so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).expect("a readable log")
@@ -169,6 +187,14 @@ pub(crate) fn command<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>, d
     let mut command = Command::new(program());
     command.args(arguments).current_dir(dir).stdin(Stdio::null()).env_remove("RUST_LOG");
     command
+}
+
+/// Returns where a program is installed; daemons stand beside the usual path.
+pub(crate) fn installed(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")]);
+    let found = folders.map(|folder| folder.join(name)).find(|path| Path::is_file(path));
+    found.unwrap_or_else(|| panic!("{name} is not installed: run `./check tools`"))
 }
 
 /// Sends a signal by name to one process.

@@ -10,6 +10,7 @@
 //! | `web`   | a day           | the same, with hopping windows |
 //! | `hasty` | two seconds     | much is late: windows + late table = raw table, window by window |
 
+mod power_loss;
 mod verdict;
 
 use std::path::PathBuf;
@@ -47,18 +48,10 @@ async fn twenty_kills_under_load_lose_nothing_double_nothing_and_every_window_is
     eprintln!("kill9: TIDEMILL_SEED={seed}");
     let mut dice = StdRng::seed_from_u64(seed);
     let folder = Folder::new();
-    let mqtt = free_port();
-    let serve = Serve::new(&folder, &pipeline(mqtt));
-    let ledgers = folder.join("ledgers");
-    std::fs::create_dir_all(&ledgers).expect("a writable folder");
-
-    let stop = Arc::new(AtomicBool::new(false));
-    let senders =
-        Senders { mqtt, http: Client::new(serve.http), ledgers: ledgers.clone(), stop: Arc::clone(&stop), seed };
-    let load = tokio::spawn(senders.run());
+    let load = Load::begin(&folder, None, seed);
 
     for kill in 0..KILLS {
-        let mut program = serve.start();
+        let mut program = load.serve.start();
         // Two of three kills hit a program that serves; the others hit its start and its replay.
         if kill % 3 != 2 {
             program.ready().await;
@@ -67,16 +60,44 @@ async fn twenty_kills_under_load_lose_nothing_double_nothing_and_every_window_is
         program.kill9();
     }
 
-    let program = serve.start_ready().await;
-    stop.store(true, Ordering::SeqCst);
-    let sent = load.await.expect("the senders end well");
-    for (source, acknowledged) in ["mq", "web", "hasty"].into_iter().zip(sent.acknowledged) {
-        assert!(acknowledged > 200, "{source}: only {acknowledged} readings got through, which proves little");
-        program.http.settled(source, acknowledged).await;
-    }
-    program.stop().await;
-    let offences = verdict::on(&serve.data.join("tables"), &ledgers);
+    let offences = load.end().await;
     assert!(offences.is_empty(), "TIDEMILL_SEED={seed}:\n{}", offences.join("\n"));
+}
+
+/// A program to be killed, and its senders.
+struct Load {
+    serve: Serve,
+    ledgers: PathBuf,
+    stop: Arc<AtomicBool>,
+    running: tokio::task::JoinHandle<Sent>,
+}
+
+impl Load {
+    /// Lets the senders begin; `data` is the data folder, if it is not to lie in the test's own.
+    fn begin(folder: &Folder, data: Option<PathBuf>, seed: u64) -> Load {
+        let mqtt = free_port();
+        let mut serve = Serve::new(folder, &pipeline(mqtt));
+        serve.data = data.unwrap_or(serve.data);
+        let ledgers = folder.join("ledgers");
+        std::fs::create_dir_all(&ledgers).expect("a writable folder");
+        let stop = Arc::new(AtomicBool::new(false));
+        let senders =
+            Senders { mqtt, http: Client::new(serve.http), ledgers: ledgers.clone(), stop: Arc::clone(&stop), seed };
+        Load { serve, ledgers, stop, running: tokio::spawn(senders.run()) }
+    }
+
+    /// Starts the program a last time, lets the senders end, and returns what is wrong with the tables.
+    async fn end(self) -> Vec<String> {
+        let program = self.serve.start_ready().await;
+        self.stop.store(true, Ordering::SeqCst);
+        let sent = self.running.await.expect("the senders end well");
+        for (source, acknowledged) in ["mq", "web", "hasty"].into_iter().zip(sent.acknowledged) {
+            assert!(acknowledged > 200, "{source}: only {acknowledged} readings got through, which proves little");
+            program.http.settled(source, acknowledged).await;
+        }
+        program.stop().await;
+        verdict::on(&self.serve.data.join("tables"), &self.ledgers)
+    }
 }
 
 fn pipeline(mqtt: u16) -> String {

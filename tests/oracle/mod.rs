@@ -4,12 +4,11 @@
 //! log that still fails; `TIDEMILL_SEED=<seed> cargo test --workspace --test all oracle` starts with that log.
 
 mod case;
-mod engine;
 mod model;
 
-use case::Case;
-use engine::run_engine;
-use model::{Model, Outcome};
+use model::Model;
+use tidemill_engine::testing::{self, WindowCase, WindowOutcome};
+use tidemill_engine::window::WindowAssigner;
 
 /// Logs tried by one run of the test.
 const CASES: u64 = 2_000;
@@ -22,12 +21,12 @@ async fn windows_equal_the_reference_model_on_2000_random_logs_with_1_2_and_4_wo
     let mut model = Model::start();
     let mut seen = Seen::default();
     for seed in first..first + CASES {
-        let case = Case::random(seed);
+        let case = case::random(seed);
         seen.count(&case, &model.run(&case));
         if let Some(difference) = difference(&mut model, &case).await {
             let smallest = shrink(&mut model, case).await;
             let still = self::difference(&mut model, &smallest).await.unwrap_or_default();
-            panic!("seed {seed}: {difference}\nthe smallest log that differs:\n{}\n{still}", smallest.to_json());
+            panic!("seed {seed}: {difference}\nthe smallest log that differs:\n{}\n{still}", case::to_json(&smallest));
         }
     }
     // A generator that never makes a log late or empty proves less than it says.
@@ -48,18 +47,18 @@ struct Seen {
 }
 
 impl Seen {
-    fn count(&mut self, case: &Case, expected: &Outcome) {
-        self.windows += expected.table.len() as u64;
+    fn count(&mut self, case: &WindowCase, expected: &WindowOutcome) {
+        self.windows += expected.windows.len() as u64;
         self.late += expected.late.len() as u64;
         self.quarantined += expected.quarantined.len() as u64;
-        self.idle_cases += u64::from(case.idle_us.is_some());
-        self.hopping_cases += u64::from(case.slide_us.is_some());
+        self.idle_cases += u64::from(case.idle_after_us.is_some());
+        self.hopping_cases += u64::from(matches!(case.assigner, WindowAssigner::Hopping { .. }));
         self.unfinished += u64::from(!case.flush);
     }
 }
 
 /// Returns how the engine differs from the model, if it does.
-async fn difference(model: &mut Model, case: &Case) -> Option<String> {
+async fn difference(model: &mut Model, case: &WindowCase) -> Option<String> {
     let expected = Ok(model.run(case));
     for workers in WORKERS {
         let found = run_engine(case, workers).await;
@@ -70,10 +69,18 @@ async fn difference(model: &mut Model, case: &Case) -> Option<String> {
     None
 }
 
+/// Runs a case as a real ingest log in memory, replayed by a real job. A job that fails is an outcome like no other.
+async fn run_engine(case: &WindowCase, workers: usize) -> Result<WindowOutcome, String> {
+    let found = testing::run_windows(case, workers).await.map_err(|error| error.to_string())?;
+    // At the end of its input the engine's watermark stands at the end of time; the model's stays where it was.
+    let watermark = if case.flush { None } else { found.watermark };
+    Ok(WindowOutcome { watermark, ..found })
+}
+
 /// Leaves out epochs, then events, as long as the case still differs.
-async fn shrink(model: &mut Model, mut smallest: Case) -> Case {
+async fn shrink(model: &mut Model, mut smallest: WindowCase) -> WindowCase {
     'smaller: loop {
-        for case in smallest.smaller() {
+        for case in case::smaller(&smallest) {
             if difference(model, &case).await.is_some() {
                 smallest = case;
                 continue 'smaller;

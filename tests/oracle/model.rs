@@ -1,34 +1,10 @@
 //! The reference model, asked over a pipe.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
+use tidemill_engine::testing::{WindowCase, WindowOutcome, WindowResult};
 
-use super::case::Case;
+use super::case;
 use crate::harness::python::Conversation;
-
-/// What must come out of a log.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Outcome {
-    /// By key, start and end: the aggregates.
-    pub(super) table: BTreeMap<(String, i64, i64), Aggregates>,
-    /// Late rows as (key, event time, value), sorted.
-    pub(super) late: Vec<(String, i64, i64)>,
-    /// Rows from the future, likewise.
-    pub(super) quarantined: Vec<(String, i64, i64)>,
-    /// The last watermark, if anything is known.
-    pub(super) watermark: Option<i64>,
-}
-
-/// The five aggregates of a window over `value`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Aggregates {
-    pub(super) count: i64,
-    pub(super) sum: i64,
-    pub(super) min: i64,
-    pub(super) max: i64,
-    pub(super) avg: f64,
-}
 
 /// The running model.
 pub(super) struct Model(Conversation);
@@ -40,20 +16,20 @@ impl Model {
     }
 
     /// Asks for the outcome of a case.
-    pub(super) fn run(&mut self, case: &Case) -> Outcome {
-        let answer = self.0.ask(&case.to_json());
+    pub(super) fn run(&mut self, case: &WindowCase) -> WindowOutcome {
+        let answer = self.0.ask(&case::to_json(case));
         let rows = |name: &str| answer[name].as_array().expect("a list").iter();
-        let table = rows("table").map(|row| {
+        let windows = rows("table").map(|row| {
             let values: Vec<i64> = row[3].as_array().expect("values").iter().map(number).collect();
-            ((text(&row[0]), number(&row[1]), number(&row[2])), Aggregates::of(&values))
+            ((text(&row[0]), number(&row[1]), number(&row[2])), aggregates(&values))
         });
         let events = |name: &str| {
             let mut events: Vec<_> = rows(name).map(|e| (text(&e[1]), number(&e[2]), number(&e[4]))).collect();
             events.sort();
             events
         };
-        Outcome {
-            table: table.collect(),
+        WindowOutcome {
+            windows: windows.collect(),
             late: events("late"),
             quarantined: events("quarantined"),
             watermark: if case.flush { None } else { answer["watermark"].as_i64() },
@@ -61,16 +37,14 @@ impl Model {
     }
 }
 
-impl Aggregates {
-    fn of(values: &[i64]) -> Aggregates {
-        let (count, sum) = (values.len() as i64, values.iter().sum::<i64>());
-        Aggregates {
-            count,
-            sum,
-            min: *values.iter().min().expect("a window has values"),
-            max: *values.iter().max().expect("a window has values"),
-            avg: sum as f64 / count as f64,
-        }
+fn aggregates(values: &[i64]) -> WindowResult {
+    let (count, sum) = (values.len() as i64, values.iter().sum::<i64>());
+    WindowResult {
+        count,
+        sum,
+        min: *values.iter().min().expect("a window has values"),
+        max: *values.iter().max().expect("a window has values"),
+        avg: sum as f64 / count as f64,
     }
 }
 

@@ -21,17 +21,15 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tidemill_engine::decode::Format;
-use tidemill_engine::source::{Chunk, Data, Intake, IntakeError, Receipt, Resume, Source, SourceError, Stop};
+use tidemill_engine::source::{Chunk, Data, Intake, IntakeError, Resume, Source, SourceError, Stop};
 
 use self::parquet::ParquetReader;
 use self::text::{LineIndex, TextReader};
 use crate::format::{Encoding, Layout};
 use crate::options::{OptionError, Options};
+use crate::receipts::Receipts;
 
 pub use self::numbered::NumberedFormat;
-
-/// Chunks whose receipts may be outstanding.
-const RECEIPTS_MAX: usize = 64;
 
 /// Files as a bounded source.
 pub struct FileSource {
@@ -136,7 +134,7 @@ impl Source for FileSource {
             readers.push_back(blocking(move || shared.reader(&file, next)).await?);
         }
         intake.set_connected(true);
-        let mut receipts: VecDeque<Receipt> = VecDeque::new();
+        let mut receipts = Receipts::default();
         while let Some(mut reader) = readers.pop_front() {
             if stop.is_cancelled() {
                 break;
@@ -157,19 +155,11 @@ impl Source for FileSource {
             };
             match queued {
                 Err(IntakeError::Stopping) => break,
-                queued => receipts.push_back(queued?),
+                queued => receipts.push(queued?).await?,
             }
             readers.push_back(reader);
-            if receipts.len() > RECEIPTS_MAX
-                && let Some(oldest) = receipts.pop_front()
-            {
-                oldest.await?;
-            }
         }
-        for receipt in receipts {
-            receipt.await?;
-        }
-        Ok(())
+        Ok(receipts.all().await?)
     }
 
     fn reread(&self, partition: &str, start: u64, end: u64) -> Result<(Data, u32), SourceError> {

@@ -11,7 +11,7 @@ use tidemill_engine::source::{Chunk, Data, Message, SourceError};
 
 use super::numbered::place;
 use super::unreadable;
-use crate::format::csv_record_end;
+use crate::format::{BYTE_ORDER_MARK, csv_record_end};
 
 /// Bytes of a chunk, as long as its lines are shorter.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -20,8 +20,6 @@ const LINE_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes that are looked at when a file is opened: a header row must end within them.
 const HEAD_BYTES_MAX: usize = 64 << 10;
-
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// For each file the line that begins at a byte, at the place where it was last read: chunks are mostly read in order,
 /// so that lines need not be counted from the beginning.

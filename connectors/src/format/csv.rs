@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use tidemill_engine::decode::{Decoded, Decoder, Format};
 use tidemill_engine::source::{Data, Message};
 
+use super::BYTE_ORDER_MARK;
 use super::columns::decode_columns;
 use super::convert::{convert, missing};
 use super::dead::{DeadLetters, joined};
@@ -121,7 +122,7 @@ struct Header {
 
 impl Header {
     fn read(record: &[u8], decoder: &CsvDecoder) -> Result<Header, String> {
-        let record = record.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(record);
+        let record = record.strip_prefix(BYTE_ORDER_MARK).unwrap_or(record);
         let text = std::str::from_utf8(record).map_err(|_| "the header row is not UTF-8".to_owned())?;
         let names: Vec<String> =
             csv_fields(text, decoder.delimiter).iter().map(|name| name.trim().to_owned()).collect();

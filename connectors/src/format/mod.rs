@@ -39,6 +39,9 @@ use tidemill_engine::decode::Format;
 
 use crate::options::{OptionError, Options};
 
+/// What some programs write in front of UTF-8 text.
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
 /// Rows of one output batch, and of one step of the readers: enough to be vectorised, few enough to stay in cache.
 pub(crate) const BATCH_ROWS: usize = 8192;
 

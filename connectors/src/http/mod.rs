@@ -43,7 +43,7 @@ pub const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 /// The name of the one partition of an HTTP source.
 const PARTITION: &str = "http";
 
-/// The running HTTP sources by name: the server asks it, the sources enter and leave. Cheap to clone.
+/// The HTTP sources by name, and what they do: the server asks it, the sources enter. Cheap to clone.
 #[derive(Clone)]
 pub struct HttpIngest {
     shared: Arc<Shared>,
@@ -147,7 +147,7 @@ impl Source for HttpSource {
     }
 
     async fn run(&self, intake: Arc<dyn Intake>, _resume: Vec<Resume>, stop: Stop) -> Result<(), SourceError> {
-        // Leaves the registry however this ends, also when the job drops it.
+        // However this ends, also when the job drops it.
         let _registration = Registration { ingest: &self.ingest, name: &self.name };
         intake.open(PARTITION).await?;
         let requests = TaskTracker::new();
@@ -178,7 +178,8 @@ struct Registration<'s> {
 
 impl Drop for Registration<'_> {
     fn drop(&mut self) {
-        self.ingest.shared.sources.write().remove(self.name);
+        // Its name stays: until the server has ended too, a client is told to come again. On a 404 it would give up.
+        self.ingest.set(self.name, Slot::Stopping);
     }
 }
 

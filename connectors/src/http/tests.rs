@@ -225,8 +225,8 @@ async fn more_requests_than_the_limit_are_sent_away() {
 }
 
 #[tokio::test]
-async fn a_source_waits_for_its_requests_and_then_leaves() {
-    let server = serve(Encoding::Json).await;
+async fn a_source_waits_for_its_requests_and_then_tells_clients_to_come_again() {
+    let mut server = serve(Encoding::Json).await;
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(1);
     let stream = futures::stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) });
     let request = Request::post("/api/v1/ingest/readings").body(Body::from_stream(stream)).unwrap();
@@ -241,8 +241,8 @@ async fn a_source_waits_for_its_requests_and_then_leaves() {
     assert_eq!(server.post(TWO).await.0, StatusCode::SERVICE_UNAVAILABLE);
     drop(sender);
     assert_eq!(under_way.await.unwrap().status(), StatusCode::OK);
-    server.running.await.unwrap().unwrap();
-    assert!(matches!(server.ingest.find("readings"), Found::Unknown(_)));
+    (&mut server.running).await.unwrap().unwrap();
+    assert_eq!(server.post(TWO).await.0, StatusCode::SERVICE_UNAVAILABLE, "a client gives up on a 404");
     let chunks = server.intake.chunks.lock();
     assert!(matches!(&chunks[0], (partition, Chunk::Messages(rows)) if partition == "http" && rows.len() == 1));
 }

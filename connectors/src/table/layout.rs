@@ -15,6 +15,7 @@ use arrow::compute::{cast, nullif};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
 
 use super::actions::MetaData;
+use super::checkpoint::INTERVAL_VERSIONS;
 use super::types::{parse_schema, schema_string, stored_field};
 use super::value::day_of;
 
@@ -254,10 +255,11 @@ impl Layout {
 
     /// Returns the metadata of a new table.
     pub(super) fn metadata(&self, spec: &TableSpec, id: String, now_ms: i64) -> MetaData {
+        let interval = INTERVAL_VERSIONS.to_string();
         let settings = [
             // Checkpoints are made, and old versions will be removed, by this program alone: no other writer should
             // list the whole log at each of its commits.
-            ("delta.checkpointInterval", "100"),
+            ("delta.checkpointInterval", interval.as_str()),
             ("delta.enableExpiredLogCleanup", "false"),
             ("delta.logRetentionDuration", "interval 1 days"),
             ("delta.deletedFileRetentionDuration", "interval 1 days"),

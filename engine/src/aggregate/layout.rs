@@ -17,19 +17,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, Float64Array, Int64Array, PrimitiveArray,
-    StringViewBuilder, UInt64Array,
-};
-use arrow::buffer::NullBuffer;
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, StringViewBuilder, UInt64Array};
 use arrow::compute::cast;
-use arrow::datatypes::{
-    DataType, Date32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
-    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type,
-    UInt64Type,
-};
+use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 
+use super::ordered::{from_ordered, unordered_u64};
+use super::rows::{BLOCK_ROWS, Rows, Selection};
+use super::sum::{add, settle};
 use super::{AggregateCall, AggregateKind};
 use crate::expr::ExprRef;
 
@@ -38,9 +33,6 @@ const ROWS: usize = 0;
 
 /// No text yet.
 const NONE: u64 = u64::MAX;
-
-/// Rows that are accumulated together: their values and slots stay in the first-level cache.
-const BLOCK_ROWS: usize = 256;
 
 /// How the accumulators of one group lie in memory, and how each result is read from them.
 #[derive(Clone, Debug)]
@@ -74,34 +66,6 @@ struct ResultOf {
 #[derive(Clone, Debug, Default)]
 pub struct Texts(Vec<Box<str>>);
 
-/// Which rows of a batch to take.
-#[derive(Clone, Copy, Debug)]
-pub enum Selection<'a> {
-    /// All of them: their number.
-    All(usize),
-    /// These, by index.
-    Rows(&'a [u32]),
-}
-
-impl Selection<'_> {
-    /// Returns how many rows are taken.
-    pub fn count(&self) -> usize {
-        match self {
-            Selection::All(count) => *count,
-            Selection::Rows(rows) => rows.len(),
-        }
-    }
-
-    /// Returns the batch's row of the selected row `at`.
-    #[inline]
-    pub fn row(&self, at: usize) -> usize {
-        match self {
-            Selection::All(_) => at,
-            Selection::Rows(rows) => rows[at] as usize,
-        }
-    }
-}
-
 impl Layout {
     /// Lays out the accumulators of some aggregates. `nullable` says of an argument whether it can be null.
     pub fn new(calls: &[AggregateCall], nullable: impl Fn(&ExprRef) -> bool) -> Layout {
@@ -119,7 +83,9 @@ impl Layout {
     }
 
     fn argument(&mut self, expr: &ExprRef, kind: &DataType, nullable: bool) -> usize {
-        let same = |argument: &Argument| argument.kind == *kind && argument.expr.to_string() == expr.to_string();
+        // Texts for people do not tell `f('a, b')` from `f('a', 'b')`; those for debugging do.
+        let text = format!("{expr:?}");
+        let same = |argument: &Argument| argument.kind == *kind && format!("{:?}", argument.expr) == text;
         if let Some(at) = self.arguments.iter().position(same) {
             return at;
         }
@@ -206,24 +172,27 @@ impl Layout {
         assert_eq!(groups.len(), selection.count(), "a group for each row");
         let mut integers = [0i64; BLOCK_ROWS];
         let mut floats = [0f64; BLOCK_ROWS];
+        let mut places = [0usize; BLOCK_ROWS];
         for start in (0..groups.len()).step_by(BLOCK_ROWS) {
-            let block = &groups[start..(start + BLOCK_ROWS).min(groups.len())];
-            for &group in block {
-                slots[group as usize * width + ROWS] += 1;
+            let block = &mut places[..BLOCK_ROWS.min(groups.len() - start)];
+            for (place, group) in block.iter_mut().zip(&groups[start..]) {
+                *place = *group as usize * width;
+                slots[*place + ROWS] += 1;
             }
+            let block = &*block;
             for (argument, column) in self.arguments.iter().zip(columns) {
                 let rows = Rows { selection, start, count: block.len(), nulls: column.nulls() };
                 if argument.count != ROWS {
-                    rows.each_valid(|at| slots[block[at] as usize * width + argument.count] += 1);
+                    rows.each_valid(|at| slots[block[at] + argument.count] += 1);
                 }
                 if is_text(&argument.kind) {
-                    argument.update_text(slots, texts, width, block, &rows, column);
+                    argument.update_text(slots, texts, block, &rows, column);
                     continue;
                 }
                 if let Some(word) = argument.float_sum {
                     rows.load_floats(column, &mut floats);
                     rows.each_valid(|at| {
-                        let slot = block[at] as usize * width + word;
+                        let slot = block[at] + word;
                         let (sum, error) =
                             add(f64::from_bits(slots[slot]), f64::from_bits(slots[slot + 1]), floats[at]);
                         slots[slot] = sum.to_bits();
@@ -237,20 +206,20 @@ impl Layout {
                 if let Some(word) = argument.integer_sum {
                     let unsigned = argument.kind.is_unsigned_integer();
                     rows.each_valid(|at| {
-                        let slot = &mut slots[block[at] as usize * width + word];
+                        let slot = &mut slots[block[at] + word];
                         *slot =
                             slot.wrapping_add(if unsigned { unordered_u64(integers[at]) } else { integers[at] as u64 });
                     });
                 }
                 if let Some(word) = argument.least {
                     rows.each_valid(|at| {
-                        let slot = &mut slots[block[at] as usize * width + word];
+                        let slot = &mut slots[block[at] + word];
                         *slot = (*slot as i64).min(integers[at]) as u64;
                     });
                 }
                 if let Some(word) = argument.greatest {
                     rows.each_valid(|at| {
-                        let slot = &mut slots[block[at] as usize * width + word];
+                        let slot = &mut slots[block[at] + word];
                         *slot = (*slot as i64).max(integers[at]) as u64;
                     });
                 }
@@ -344,20 +313,12 @@ impl Layout {
 }
 
 impl Argument {
-    fn update_text(
-        &self,
-        slots: &mut [u64],
-        texts: &mut Texts,
-        width: usize,
-        block: &[u32],
-        rows: &Rows<'_>,
-        column: &ArrayRef,
-    ) {
+    fn update_text(&self, slots: &mut [u64], texts: &mut Texts, block: &[usize], rows: &Rows<'_>, column: &ArrayRef) {
         let values = column.as_string_view();
         for (word, wins) in [(self.least, std::cmp::Ordering::Less), (self.greatest, std::cmp::Ordering::Greater)] {
             let Some(word) = word else { continue };
             rows.each_valid(|at| {
-                texts.offer(&mut slots[block[at] as usize * width + word], values.value(rows.row(at)), wins);
+                texts.offer(&mut slots[block[at] + word], values.value(rows.row(at)), wins);
             });
         }
     }
@@ -379,144 +340,6 @@ impl Texts {
     }
 }
 
-/// A block of selected rows of one column.
-struct Rows<'a> {
-    selection: Selection<'a>,
-    start: usize,
-    count: usize,
-    nulls: Option<&'a NullBuffer>,
-}
-
-impl Rows<'_> {
-    #[inline]
-    fn row(&self, at: usize) -> usize {
-        self.selection.row(self.start + at)
-    }
-
-    /// Calls with the place in the block of each row that is not null.
-    #[inline]
-    fn each_valid(&self, mut call: impl FnMut(usize)) {
-        match self.nulls {
-            None => (0..self.count).for_each(call),
-            Some(nulls) => {
-                for at in 0..self.count {
-                    if nulls.is_valid(self.row(at)) {
-                        call(at);
-                    }
-                }
-            }
-        }
-    }
-
-    #[inline]
-    fn load<V: Copy, O>(&self, values: &[V], out: &mut [O; BLOCK_ROWS], convert: impl Fn(V) -> O) {
-        match self.selection {
-            Selection::All(_) => {
-                for (out, value) in out.iter_mut().zip(&values[self.start..self.start + self.count]) {
-                    *out = convert(*value);
-                }
-            }
-            Selection::Rows(rows) => {
-                for (out, row) in out.iter_mut().zip(&rows[self.start..self.start + self.count]) {
-                    *out = convert(values[*row as usize]);
-                }
-            }
-        }
-    }
-
-    fn load_floats(&self, column: &ArrayRef, out: &mut [f64; BLOCK_ROWS]) {
-        macro_rules! load {
-            ($kind:ty) => {
-                self.load(column.as_primitive::<$kind>().values(), out, |value| value as f64)
-            };
-        }
-        match column.data_type() {
-            DataType::Float64 => load!(Float64Type),
-            DataType::Int64 => load!(Int64Type),
-            DataType::Int32 => load!(Int32Type),
-            DataType::Int16 => load!(Int16Type),
-            DataType::Int8 => load!(Int8Type),
-            DataType::UInt64 => load!(UInt64Type),
-            DataType::UInt32 => load!(UInt32Type),
-            DataType::UInt16 => load!(UInt16Type),
-            DataType::UInt8 => load!(UInt8Type),
-            other => unreachable!("no sum over {other}"),
-        }
-    }
-
-    /// Loads values as integers in the same order.
-    fn load_ordered(&self, column: &ArrayRef, out: &mut [i64; BLOCK_ROWS]) {
-        macro_rules! load {
-            ($kind:ty) => {
-                self.load(column.as_primitive::<$kind>().values(), out, i64::from)
-            };
-        }
-        match column.data_type() {
-            DataType::Float64 => self.load(column.as_primitive::<Float64Type>().values(), out, ordered_f64),
-            DataType::Int64 => load!(Int64Type),
-            DataType::Int32 => load!(Int32Type),
-            DataType::Int16 => load!(Int16Type),
-            DataType::Int8 => load!(Int8Type),
-            DataType::UInt64 => self.load(column.as_primitive::<UInt64Type>().values(), out, ordered_u64),
-            DataType::UInt32 => self.load(column.as_primitive::<UInt32Type>().values(), out, |v| ordered_u64(v.into())),
-            DataType::UInt16 => self.load(column.as_primitive::<UInt16Type>().values(), out, |v| ordered_u64(v.into())),
-            DataType::UInt8 => self.load(column.as_primitive::<UInt8Type>().values(), out, |v| ordered_u64(v.into())),
-            DataType::Date32 => load!(Date32Type),
-            DataType::Timestamp(TimeUnit::Microsecond, _) => load!(TimestampMicrosecondType),
-            DataType::Timestamp(TimeUnit::Millisecond, _) => load!(TimestampMillisecondType),
-            DataType::Timestamp(TimeUnit::Nanosecond, _) => load!(TimestampNanosecondType),
-            DataType::Timestamp(TimeUnit::Second, _) => load!(TimestampSecondType),
-            DataType::Boolean => {
-                let values = column.as_boolean().values();
-                for (at, out) in out.iter_mut().enumerate().take(self.count) {
-                    *out = i64::from(values.value(self.row(at)));
-                }
-            }
-            other => unreachable!("no order over {other}"),
-        }
-    }
-}
-
-/// Turns ordered integers back into a column.
-fn from_ordered(values: impl Iterator<Item = Option<i64>>, kind: &DataType) -> ArrayRef {
-    fn narrow<T: ArrowPrimitiveType>(
-        values: impl Iterator<Item = Option<i64>>,
-        convert: impl Fn(i64) -> T::Native,
-    ) -> PrimitiveArray<T> {
-        values.map(|value| value.map(&convert)).collect()
-    }
-    match kind {
-        DataType::Float64 => Arc::new(narrow::<Float64Type>(values, unordered_f64)),
-        DataType::Float32 => Arc::new(narrow::<arrow::datatypes::Float32Type>(values, |v| unordered_f64(v) as f32)),
-        DataType::Int64 => Arc::new(narrow::<Int64Type>(values, |v| v)),
-        DataType::Int32 => Arc::new(narrow::<Int32Type>(values, |v| v as i32)),
-        DataType::Int16 => Arc::new(narrow::<Int16Type>(values, |v| v as i16)),
-        DataType::Int8 => Arc::new(narrow::<Int8Type>(values, |v| v as i8)),
-        DataType::UInt64 => Arc::new(narrow::<UInt64Type>(values, unordered_u64)),
-        DataType::UInt32 => Arc::new(narrow::<UInt32Type>(values, |v| unordered_u64(v) as u32)),
-        DataType::UInt16 => Arc::new(narrow::<UInt16Type>(values, |v| unordered_u64(v) as u16)),
-        DataType::UInt8 => Arc::new(narrow::<UInt8Type>(values, |v| unordered_u64(v) as u8)),
-        DataType::Date32 => Arc::new(narrow::<Date32Type>(values, |v| v as i32)),
-        DataType::Boolean => Arc::new(values.map(|value| value.map(|v| v != 0)).collect::<BooleanArray>()),
-        DataType::Timestamp(unit, zone) => {
-            let zone = zone.clone();
-            match unit {
-                TimeUnit::Microsecond => {
-                    Arc::new(narrow::<TimestampMicrosecondType>(values, |v| v).with_timezone_opt(zone))
-                }
-                TimeUnit::Millisecond => {
-                    Arc::new(narrow::<TimestampMillisecondType>(values, |v| v).with_timezone_opt(zone))
-                }
-                TimeUnit::Nanosecond => {
-                    Arc::new(narrow::<TimestampNanosecondType>(values, |v| v).with_timezone_opt(zone))
-                }
-                TimeUnit::Second => Arc::new(narrow::<TimestampSecondType>(values, |v| v).with_timezone_opt(zone)),
-            }
-        }
-        other => unreachable!("no order over {other}"),
-    }
-}
-
 fn is_text(kind: &DataType) -> bool {
     matches!(kind, DataType::Utf8View | DataType::Utf8 | DataType::LargeUtf8)
 }
@@ -525,53 +348,15 @@ fn sums_as_float(kind: &DataType) -> bool {
     kind.is_floating() || kind.is_decimal()
 }
 
-/// Adds to a sum and its error (Neumaier 1974, with Knuth's TwoSum 1969 instead of a comparison).
-#[inline]
-fn add(sum: f64, error: f64, value: f64) -> (f64, f64) {
-    let (sum, missed) = two_sum(sum, value);
-    (sum, error + missed)
-}
-
-#[inline]
-fn two_sum(a: f64, b: f64) -> (f64, f64) {
-    let sum = a + b;
-    let b_part = sum - a;
-    (sum, (a - (sum - b_part)) + (b - b_part))
-}
-
-/// The value of a sum and its error. The error of an infinite or undefined sum means nothing.
-fn settle(sum: f64, error: f64) -> f64 {
-    if sum.is_finite() { sum + error } else { sum }
-}
-
-/// Maps floats to integers in the order -inf .. -0.0, 0.0 .. inf, NaN; all NaNs are one.
-#[inline]
-fn ordered_f64(value: f64) -> i64 {
-    let bits = if value.is_nan() { f64::NAN.to_bits() } else { value.to_bits() } as i64;
-    bits ^ (((bits >> 63) as u64) >> 1) as i64
-}
-
-fn unordered_f64(ordered: i64) -> f64 {
-    f64::from_bits((ordered ^ (((ordered >> 63) as u64) >> 1) as i64) as u64)
-}
-
-#[inline]
-fn ordered_u64(value: u64) -> i64 {
-    (value ^ (1 << 63)) as i64
-}
-
-#[inline]
-fn unordered_u64(ordered: i64) -> u64 {
-    ordered as u64 ^ (1 << 63)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::expr::Column;
+    use arrow::datatypes::{Float64Type, Int64Type, UInt64Type};
     use rand::rngs::StdRng;
     use rand::seq::SliceRandom;
     use rand::{Rng, SeedableRng};
+
+    use super::*;
+    use crate::expr::Column;
 
     fn call(kind: AggregateKind, argument_type: DataType) -> AggregateCall {
         let column: ExprRef = Arc::new(Column { index: 0, name: "x".to_owned() });

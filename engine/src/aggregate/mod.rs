@@ -1,8 +1,15 @@
 //! Aggregates: what is computed for each group of rows.
+//!
+//! [`Layout`] says where the accumulators of a group lie, and works on blocks of rows; what is peculiar to a type stands
+//! beside it: values in order as integers, and sums that keep what rounding loses.
 
 mod layout;
+mod ordered;
+mod rows;
+mod sum;
 
-pub use layout::{Layout, Selection, Texts};
+pub use layout::{Layout, Texts};
+pub use rows::Selection;
 
 use arrow::datatypes::{DataType, Field};
 

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::error::panic_text;
+
 /// Who has to act on a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
@@ -18,7 +20,7 @@ pub enum Blame {
 /// The first failure of a job, shared by all its threads.
 ///
 /// A panic in an operator would leave the other workers waiting for ever, so every operator runs inside
-/// [`Failure::guard`]. After a failure operators do nothing, and keep their capabilities: an epoch whose rows were
+/// `Failure::guard`. After a failure operators do nothing, and keep their capabilities: an epoch whose rows were
 /// not all computed must never look complete.
 #[derive(Clone)]
 pub struct Failure(Arc<Shared>);
@@ -72,14 +74,7 @@ impl Failure {
         match catch_unwind(AssertUnwindSafe(piece)) {
             Ok(Ok(())) => {}
             Ok(Err(reason)) => self.set(format!("{operator}: {reason}")),
-            Err(panic) => {
-                let text = panic
-                    .downcast_ref::<String>()
-                    .cloned()
-                    .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-                    .unwrap_or_else(|| "unknown".to_owned());
-                self.set(format!("{operator}: internal error: {text}"));
-            }
+            Err(panic) => self.set(format!("{operator}: internal error: {}", panic_text(&*panic))),
         }
     }
 }

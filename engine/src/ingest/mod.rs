@@ -165,7 +165,7 @@ pub struct Log;
 impl Log {
     /// Opens the log in `dir` to replay it, then to go on writing it. Makes it if there is none.
     ///
-    /// The log's own id ([`Replay::job`]) is durable when this returns.
+    /// The log's own id ([`Replay::log_id`]) is durable when this returns.
     pub fn open(
         storage: Arc<dyn Storage>,
         dir: &str,
@@ -182,14 +182,6 @@ impl Log {
             segments = segment::load(&*storage, dir)?;
         }
         Replay::new(storage, dir.to_owned(), options, segments)
-    }
-}
-
-/// Returns the id of the log in `dir`, or `None` if there is no log. Makes nothing.
-pub fn job_id(storage: &dyn Storage, dir: &str) -> Result<Option<u128>, LogError> {
-    match segment::numbers(storage, dir)?.first() {
-        Some(number) => Ok(Some(segment::read(storage, dir, *number)?.header.log_id)),
-        None => Ok(None),
     }
 }
 

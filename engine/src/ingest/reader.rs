@@ -11,6 +11,7 @@ use super::recovery::{Tail, find_later_group};
 use super::segment::{HEADER_BYTES, Segment, read_full};
 use super::writer::{Current, Draft, LogWriter};
 use super::{LogError, LogOptions, damaged};
+use crate::epoch::Epoch;
 use crate::storage::{AppendFile, Storage, StorageError};
 
 /// Bytes that are read at once, unless a record is longer. Messages are slices of what was read: who keeps one keeps
@@ -57,8 +58,16 @@ impl Replay {
     }
 
     /// Returns the log's own id: made once, with the log, and never changed.
-    pub fn job(&self) -> u128 {
+    pub fn log_id(&self) -> u128 {
         self.segments[0].header.log_id
+    }
+
+    /// Returns the last epoch whose Seal was read and is known to be durable. The last group of a log may be in memory
+    /// only until [`Replay::finish`]: a result of it that is made durable before would be ahead of its input.
+    pub fn settled_epoch(&self) -> Epoch {
+        let is_last = self.segment_idx + 1 == self.segments.len();
+        let position = if is_last { self.tail.settled().position } else { self.position };
+        Epoch(position.epoch.0.saturating_sub(1))
     }
 
     /// Returns the next record; `None` at the end. Its messages share the memory that was read.

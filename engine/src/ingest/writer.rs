@@ -1,6 +1,5 @@
 //! Writes a log: records into a group in memory, a group into the segment with one write and one fdatasync.
 
-use std::error::Error;
 use std::sync::Arc;
 
 use super::frame::{self, Place};
@@ -8,8 +7,7 @@ use super::position::Position;
 use super::record::Record;
 use super::segment::{self, HEADER_BYTES, Header, Segment};
 use super::{LogError, LogOptions, damaged};
-use crate::epoch::Epoch;
-use crate::source::Offset;
+use crate::error::with_causes;
 use crate::storage::{AppendFile, Storage};
 
 /// The largest group: bytes that may wait for one [`LogWriter::sync`]. Who appends keeps far below it.
@@ -88,8 +86,7 @@ impl LogWriter {
         }
         let result = self.write_group();
         if let Err(error) = &result {
-            let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-            self.poison = Some(format!("{error}{source}"));
+            self.poison = Some(with_causes(error));
             self.pending = Vec::new();
             self.next = None;
         }
@@ -102,17 +99,20 @@ impl LogWriter {
     }
 
     /// Returns whether a sync has failed.
-    pub fn poisoned(&self) -> bool {
+    #[cfg(test)]
+    pub(super) fn poisoned(&self) -> bool {
         self.poison.is_some()
     }
 
     /// Returns the offset that the next message gets.
-    pub fn next_offset(&self) -> Offset {
+    #[cfg(test)]
+    pub(super) fn next_offset(&self) -> crate::source::Offset {
         self.position.next
     }
 
     /// Returns the epoch that is open: the next Seal ends it.
-    pub fn open_epoch(&self) -> Epoch {
+    #[cfg(test)]
+    pub(super) fn open_epoch(&self) -> crate::epoch::Epoch {
         self.position.epoch
     }
 

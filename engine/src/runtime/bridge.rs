@@ -1,6 +1,6 @@
 //! The bridge: from the log into the dataflow, in whole epochs, and never more than the dataflow can hold.
 //!
-//! timely has no back pressure. The bridge lets at most [`EPOCHS_IN_FLIGHT_MAX`] epochs in that are not complete; the
+//! timely has no backpressure. The bridge lets at most [`EPOCHS_IN_FLIGHT_MAX`] epochs in that are not complete; the
 //! recorder waits here for more, and with it, through its bounded queue, every source.
 
 use std::collections::BTreeMap;
@@ -78,6 +78,11 @@ impl Bridge {
         first: Epoch,
     ) -> Bridge {
         Bridge { lanes, progress, failure, open: first, next_worker: 0, piece: None, marks: BTreeMap::new() }
+    }
+
+    /// Notes that the log is durable up to this epoch.
+    pub(super) fn durable(&self, epoch: Epoch) {
+        self.progress.durable(epoch);
     }
 
     /// Notes what the open epoch says about a partition beside its rows.
@@ -179,6 +184,10 @@ impl Bridge {
 
 impl Drop for Bridge {
     fn drop(&mut self) {
+        // Otherwise a bug in the recorder would look like the end of the input.
+        if std::thread::panicking() {
+            self.failure.set("the recorder ended by an internal error".to_owned());
+        }
         // The channels close first; then the sources are woken to see it, and to let their epochs end.
         for lane in std::mem::take(&mut self.lanes).into_values() {
             drop(lane.senders);

@@ -1,8 +1,9 @@
 //! Egress: the thread of each table, which takes its rows, and commits them in two phases.
 //!
 //! A commit is due when rows have waited for the commit interval, when too many bytes have, and at the end. It goes up
-//! to the last epoch that is complete; rows of later epochs stay with the sink.
+//! to the last epoch that is complete and durable in the log; rows of later epochs stay with the sink.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use super::progress::Progress;
 use crate::clock::Clock;
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
+use crate::error::with_causes;
 use crate::sink::{Sink, SinkError};
 
 /// Batches that wait for a table's thread.
@@ -51,8 +53,12 @@ pub(super) struct Egress {
 impl Egress {
     /// Runs until the dataflow has ended, then commits what is complete.
     pub(super) fn run(mut self) {
-        if let Err(error) = self.take_all().and_then(|()| self.commit_rest()) {
-            self.failure.set_environment(with_sources(&error));
+        let ended = catch_unwind(AssertUnwindSafe(|| self.take_all().and_then(|()| self.commit_rest())));
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.failure.set_environment(with_causes(&error)),
+            // At once: the dataflow would notice only with the table's next rows.
+            Err(_) => self.failure.set(format!("table {}: its thread ended by an internal error", self.sink.name())),
         }
     }
 
@@ -97,12 +103,14 @@ impl Egress {
 
     /// Commits up to the last complete epoch; returns whether there was one to commit.
     fn commit(&mut self) -> Result<bool, SinkError> {
-        let epoch = self.progress.completed();
+        let epoch = self.progress.committable();
         if epoch <= self.sink.last_committed() {
             return Ok(false);
         }
-        // Every row of a complete epoch was handed over before the epoch was called complete.
-        while let Ok((epoch, rows)) = self.rows.try_recv() {
+        // Every row of a complete epoch was handed over before the epoch was called complete. More than what is there now
+        // is not taken: workers that are faster than this thread would never let it come to the commit.
+        for _ in 0..self.rows.len() {
+            let Ok((epoch, rows)) = self.rows.try_recv() else { break };
             self.take(epoch, rows)?;
         }
         // An operator that failed has set this before any epoch without its rows could look complete.
@@ -119,15 +127,4 @@ impl Egress {
         self.progress.wait_ended();
         self.commit().map(|_| ())
     }
-}
-
-fn with_sources(error: &SinkError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

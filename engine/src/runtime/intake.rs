@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
@@ -74,6 +74,18 @@ pub(super) struct Queue {
     room: Arc<Semaphore>,
 }
 
+/// The recorder's side of the queue's end.
+pub(super) struct Closer(Arc<Semaphore>);
+
+impl Closer {
+    /// Refuses everything from now on, and drops what was sent until then, so that nobody waits for a receipt that never
+    /// comes. Returns when the last source has gone: a channel keeps what it has as long as there is a way in.
+    pub(super) fn close(self, requests: Receiver<Request>) {
+        self.0.close();
+        requests.into_iter().for_each(drop);
+    }
+}
+
 impl Queue {
     pub(super) fn new(sender: Sender<Request>) -> Queue {
         Queue { sender, room: Arc::new(Semaphore::new(ROOM_UNITS)) }
@@ -84,6 +96,11 @@ impl Queue {
         self.room.close();
         // Full or disconnected: a stop is queued already, or the recorder has ended.
         let _ = self.sender.try_send(Request { source: NodeId(usize::MAX), ask: Ask::Stop, bytes: 0, room: None });
+    }
+
+    /// Returns what the recorder closes the queue with when it ends. It is no way in: the queue ends without it.
+    pub(super) fn closer(&self) -> Closer {
+        Closer(Arc::clone(&self.room))
     }
 
     fn send(&self, source: NodeId, ask: Ask, bytes: usize, room: OwnedSemaphorePermit) -> Result<(), IntakeError> {

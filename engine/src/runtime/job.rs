@@ -1,6 +1,7 @@
 //! A job: its threads and tasks, and how they begin and end.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use crossbeam_channel::{Receiver, bounded};
+use futures::FutureExt;
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -20,6 +22,7 @@ use super::worker::{self, Threads};
 use super::{JobError, JobOptions, JobStatus, SourceStatus, Subscription, TableStatus, WindowStatus};
 use crate::dataflow::{Blame, Context, Counters, Failure, Feed, Ports, TableFeed};
 use crate::epoch::Epoch;
+use crate::error::with_causes;
 use crate::ingest::{Log, LogOptions};
 use crate::plan::{NodeId, Operator, Plan, SourceNode};
 use crate::sink::Sink;
@@ -283,7 +286,7 @@ impl Starting {
         let Starting { job, recorder_parts, end, egress, context, ports, threads } = self;
         let (storage, dice) = (Arc::clone(&options.storage), Arc::clone(&options.dice));
         let opening = move || Log::open(storage, LOG_FOLDER, &*dice, LogOptions::default());
-        let log = wait_for(opening).await?.map_err(|error| JobError::Log(error.to_string()))?;
+        let log = wait_for(opening).await?.map_err(|error| JobError::Log(with_causes(&error)))?;
 
         // Workers.
         let (built_sender, built) = bounded(options.workers);
@@ -335,14 +338,15 @@ impl Starting {
             Recorder::new(bridge, recorded, clock, options.epoch_interval, job.failure.clone(), log_bytes);
         let (replayed_sender, replayed) = oneshot::channel();
         let (go_sender, go) = oneshot::channel::<()>();
-        let requests = recorder_parts.requests;
+        let (requests, closer) = (recorder_parts.requests, job.queue.closer());
         spawn("recorder".to_owned(), move || match recorder.replay(log) {
             Err(error) => {
                 let _ = replayed_sender.send(Err(error)); // The start was given up.
             }
             Ok((writer, found)) => {
                 if replayed_sender.send(Ok(found)).is_ok() && go.blocking_recv().is_ok() {
-                    recorder.record(writer, requests);
+                    recorder.record(writer, &requests);
+                    closer.close(requests);
                 }
             }
         })?;
@@ -368,7 +372,7 @@ impl Job {
 
     fn replay_error(&self, error: RecorderError) -> JobError {
         match error {
-            RecorderError::Log(error) => JobError::Log(error.to_string()),
+            RecorderError::Log(error) => JobError::Log(with_causes(&error)),
             RecorderError::Changed { source, problem } => {
                 JobError::Environment(format!("source {source}: the log cannot be replayed: {problem}"))
             }
@@ -388,8 +392,12 @@ impl Job {
             let intake = Arc::new(SourceIntake { source: id, queue: queue.clone(), state: Arc::clone(&state) });
             let resume = resume.remove(&id).unwrap_or_default();
             tasks.spawn(async move {
-                let ended = source.run(intake, resume, stop.clone()).await;
+                let running = AssertUnwindSafe(source.run(intake, resume, stop.clone())).catch_unwind();
+                let ended = running.await;
                 state.connected.store(false, Ordering::Relaxed);
+                let Ok(ended) = ended else {
+                    return failure.set(format!("source {name} ended by an internal error"));
+                };
                 match ended {
                     Ok(()) if stop.is_cancelled() => {}
                     Ok(()) if source.bounded() => {

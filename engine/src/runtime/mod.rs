@@ -16,8 +16,11 @@ mod egress;
 mod intake;
 mod job;
 mod progress;
+mod recorded_time;
 mod recorder;
 mod status;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use job::{Job, LOG_FOLDER};

@@ -20,6 +20,8 @@ struct State {
     sealed: Epoch,
     /// Last epoch whose results have all been handed to the tables' threads.
     completed: Epoch,
+    /// Last epoch whose Seal is known to be durable.
+    durable: Epoch,
     /// Messages of the epochs after `completed`.
     messages: BTreeMap<Epoch, u64>,
     /// Whether the workers have ended.
@@ -46,6 +48,17 @@ impl Progress {
             state.messages = state.messages.split_off(&completed.next());
             self.changed.notify_all();
         }
+    }
+
+    /// Notes that the log is durable up to this epoch.
+    pub(super) fn durable(&self, epoch: Epoch) {
+        self.state.lock().durable = epoch;
+    }
+
+    /// The last epoch that tables may commit: complete, and never more than the log is sure to have after a power loss.
+    pub(super) fn committable(&self) -> Epoch {
+        let state = self.state.lock();
+        state.completed.min(state.durable)
     }
 
     /// Notes that the workers have ended: nothing will be completed any more.

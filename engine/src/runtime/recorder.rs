@@ -19,9 +19,11 @@ use tokio::sync::oneshot;
 
 use super::bridge::{Bridge, Closed, Origin};
 use super::intake::{Ask, Request, SourceState};
+use super::recorded_time::RecordedTime;
 use crate::clock::Clock;
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
+use crate::error::with_causes;
 use crate::ingest::{LogError, LogWriter, PartitionId, Record, Replay};
 use crate::plan::{EventTimeNode, NodeId};
 use crate::source::{Appended, Chunk, Data, IntakeError, Message, Offset, Resume, Source};
@@ -87,6 +89,7 @@ pub(super) struct Recorder {
     epoch_bytes: usize,
     next: Offset,
     sealed_us: i64,
+    time: RecordedTime,
     log_bytes: Arc<std::sync::atomic::AtomicU64>,
 }
 
@@ -120,6 +123,7 @@ impl Recorder {
             epoch_bytes: 0,
             next: Offset(0),
             sealed_us: i64::MIN,
+            time: RecordedTime::default(),
             log_bytes,
         }
     }
@@ -130,11 +134,17 @@ impl Recorder {
         while let Some(record) = replay.next()? {
             if let Record::Seal { epoch, .. } = &record {
                 sealed = *epoch;
+            } else {
+                // What a crash left without a Seal waits for one: it was acknowledged, and perhaps nothing else comes.
+                self.opened_us.get_or_insert_with(|| self.clock.monotonic_us());
             }
+            self.bridge.durable(replay.settled_epoch());
             self.replay_one(record)?;
         }
         self.bridge.push()?;
         let writer = replay.finish()?;
+        // From here on every epoch is durable before it is closed.
+        self.bridge.durable(Epoch(u64::MAX));
         self.log_bytes.store(writer.bytes(), Ordering::Relaxed);
         let mut resume: BTreeMap<NodeId, Vec<Resume>> = self.sources.keys().map(|id| (*id, Vec::new())).collect();
         for partition in &self.partitions {
@@ -218,21 +228,22 @@ impl Recorder {
         self.opened_us = None;
         self.epoch_bytes = 0;
         self.sealed_us = self.sealed_us.max(now_us);
+        self.time.replayed(now_us, &*self.clock);
         Ok(())
     }
 
     /// Records what sources bring until all of them are done or the queue is closed; then seals the last epoch.
-    pub(super) fn record(mut self, mut log: LogWriter, requests: Receiver<Request>) {
-        match self.record_all(&mut log, &requests) {
+    pub(super) fn record(mut self, mut log: LogWriter, requests: &Receiver<Request>) {
+        match self.record_all(&mut log, requests) {
             Ok(()) | Err(RecorderError::Closed) => {}
             Err(RecorderError::Log(error)) => {
+                let error = with_causes(&error);
                 self.failure.set_environment(format!("{error}: stopped, because nothing more can be acknowledged"));
             }
             Err(RecorderError::Changed { source, problem }) => {
                 self.failure.set_environment(format!("source {source}: {problem}"));
             }
         }
-        // Whoever still waits for a receipt gets none: dropping the requests says so.
     }
 
     fn record_all(&mut self, log: &mut LogWriter, requests: &Receiver<Request>) -> Result<(), RecorderError> {
@@ -264,13 +275,16 @@ impl Recorder {
     }
 
     /// Waits for a request, for the end of the open epoch, or for the next partition to become idle.
-    fn wait(&self, requests: &Receiver<Request>) -> Result<Request, RecvTimeoutError> {
+    fn wait(&mut self, requests: &Receiver<Request>) -> Result<Request, RecvTimeoutError> {
         let left_us = match self.opened_us {
             Some(opened_us) => {
                 let end_us = opened_us.saturating_add(crate::time::micros(self.epoch_interval));
                 Some(end_us.saturating_sub(self.clock.monotonic_us()))
             }
-            None => self.idle_from_us().map(|idle_us| idle_us.saturating_sub(self.clock.now_us())),
+            None => match self.idle_from_us() {
+                Some(idle_us) => Some(idle_us.saturating_sub(self.time.now_us(&*self.clock))),
+                None => None,
+            },
         };
         match left_us {
             None => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -295,7 +309,7 @@ impl Recorder {
         stopping: bool,
         nothing_came: bool,
     ) -> Result<(), RecorderError> {
-        let arrival_us = self.clock.now_us();
+        let arrival_us = self.time.now_us(&*self.clock);
         let mut appended: Vec<Group> = Vec::with_capacity(group.len());
         let mut rooms = Vec::with_capacity(group.len());
         let mut records = 0;
@@ -317,7 +331,7 @@ impl Recorder {
         }
         if records > 0 || seal {
             if let Err(error) = log.sync() {
-                let refused = IntakeError::LogFailed(error.to_string());
+                let refused = IntakeError::LogFailed(with_causes(&error));
                 for group in appended {
                     let _ = group.receipt.send(Err(refused.clone())); // A source that has gone waits for nothing.
                 }

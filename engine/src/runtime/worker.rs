@@ -47,6 +47,9 @@ pub(super) fn spawn(
         if ended.is_err() {
             context.failure.set(format!("worker {index} ended by an internal error"));
         }
+        // After a failure the operators keep their capabilities, and timely would step this worker for ever. What goes
+        // with the graph are the ends of the channels: by that the tables' threads and the bridge see that it is over.
+        worker.installed_dataflows().into_iter().for_each(|dataflow| worker.drop_dataflow(dataflow));
     })
 }
 

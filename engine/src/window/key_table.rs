@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, StringViewArray, StringViewBuilder};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
 
@@ -32,7 +32,10 @@ impl KeyColumn {
     /// Makes the key column of a batch with these key columns.
     pub fn keys(&self, columns: &[ArrayRef], row_count: usize) -> Result<ArrayRef, ArrowError> {
         match &self.converter {
-            Some(converter) => Ok(Arc::new(converter.convert_columns(columns)?.try_into_binary()?)),
+            Some(converter) => {
+                let columns: Vec<ArrayRef> = columns.iter().map(one_zero).collect();
+                Ok(Arc::new(converter.convert_columns(&columns)?.try_into_binary()?))
+            }
             None if columns.is_empty() => {
                 let mut keys = StringViewBuilder::with_capacity(row_count);
                 (0..row_count).for_each(|_| keys.append_value(""));
@@ -68,6 +71,22 @@ impl KeyColumn {
             }
             column => (0..keys.len()).map(|row| hash_key(column.view(row), || hash_long(column.bytes(row)))).collect(),
         }
+    }
+}
+
+/// Makes equal numbers equal bytes: 0.0 and -0.0 are one key, and all NaNs are one.
+fn one_zero(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        // Adding 0.0 changes no number but -0.0.
+        DataType::Float64 => {
+            let numbers = column.as_primitive::<Float64Type>();
+            Arc::new(numbers.unary::<_, Float64Type>(|number| if number.is_nan() { f64::NAN } else { number + 0.0 }))
+        }
+        DataType::Float32 => {
+            let numbers = column.as_primitive::<Float32Type>();
+            Arc::new(numbers.unary::<_, Float32Type>(|number| if number.is_nan() { f32::NAN } else { number + 0.0 }))
+        }
+        _ => Arc::clone(column),
     }
 }
 
@@ -168,22 +187,43 @@ impl KeyTable {
         view: impl Fn(usize) -> KeyView,
         bytes: impl Fn(usize) -> &'a [u8],
     ) {
+        let mut block = [0u64; BLOCK_KEYS];
         let mut places = [0u64; BLOCK_KEYS];
+        let mut views = [[0u8; 16]; BLOCK_KEYS];
         for start in (0..selection.count()).step_by(BLOCK_KEYS) {
-            let end = (start + BLOCK_KEYS).min(selection.count());
-            self.make_room(end - start);
+            let count = BLOCK_KEYS.min(selection.count() - start);
+            self.make_room(count);
+            selection.gather(hashes, start, &mut block[..count]);
+            // Three passes, each of loads that do not wait for one another: the places, the likely groups, their keys.
             let mask = self.index.len() - 1;
-            for at in start..end {
-                places[at - start] = self.index[hashes[selection.row(at)] as usize & mask];
+            for (place, hash) in places.iter_mut().zip(&block[..count]) {
+                *place = self.index[*hash as usize & mask];
             }
-            for at in start..end {
-                let (row, place) = (selection.row(at), places[at - start]);
-                let (hash, view) = (hashes[row], view(row));
-                let group = (place as u32).wrapping_sub(1);
-                let hit = place >> 32 == hash >> 32 && place != 0 && self.holds(group, hash, view, || bytes(row));
-                groups.push(if hit { group } else { self.find_or_add(view, hash, || bytes(row)) });
+            for (place, hash) in places.iter_mut().zip(&block[..count]) {
+                *place = self.likely(*hash, *place);
+            }
+            for (view, place) in views.iter_mut().zip(&places[..count]) {
+                *view = self.views.get((*place as u32).wrapping_sub(1) as usize).copied().unwrap_or_default();
+            }
+            for at in 0..count {
+                let row = selection.row(start + at);
+                let (hash, key, place) = (block[at], view(row), places[at]);
+                let own = KeyView(u128::from_le_bytes(views[at]));
+                let hit = place != 0 && self.same(own, place as u32 - 1, hash, key, || bytes(row));
+                groups.push(if hit { place as u32 - 1 } else { self.find_or_add(key, hash, || bytes(row)) });
             }
         }
+    }
+
+    /// Returns the first place from `place` on whose half of a hash fits; zero if there is none.
+    #[inline]
+    fn likely(&self, hash: u64, place: u64) -> u64 {
+        let (mut at, mut place) = (hash as usize, place);
+        while place != 0 && place >> 32 != hash >> 32 {
+            at += 1;
+            place = self.index[at & (self.index.len() - 1)];
+        }
+        place
     }
 
     /// Finds or makes the group of a key of another table.
@@ -203,17 +243,16 @@ impl KeyTable {
                 return self.add(at, view, hash, bytes);
             }
             let group = place as u32 - 1;
-            if place >> 32 == hash >> 32 && self.holds(group, hash, view, &bytes) {
+            if place >> 32 == hash >> 32 && self.same(self.view(group as usize), group, hash, view, &bytes) {
                 return group;
             }
             at = (at + 1) & mask;
         }
     }
 
-    /// Whether a group's key is this one.
+    /// Whether a group, whose view is `own`, has this key.
     #[inline]
-    fn holds<'a>(&self, group: u32, hash: u64, view: KeyView, bytes: impl Fn() -> &'a [u8]) -> bool {
-        let own = self.view(group as usize);
+    fn same<'a>(&self, own: KeyView, group: u32, hash: u64, view: KeyView, bytes: impl Fn() -> &'a [u8]) -> bool {
         if view.is_inline() || view == KeyView::NULL {
             return own == view;
         }

@@ -86,11 +86,6 @@ impl WindowAssigner {
         (0..).map(move |back| last - back * slide_us).take_while(move |start| pane_start_us < start + size_us)
     }
 
-    /// Returns the watermark that holds for the results' `window_end`: every result to come ends later.
-    pub fn end_watermark(self, watermark: Watermark) -> Watermark {
-        watermark
-    }
-
     /// Returns the watermark that holds for the results' `window_start`: no result to come starts earlier.
     pub fn start_watermark(self, watermark: Watermark) -> Watermark {
         if watermark == Watermark::UNKNOWN || watermark == Watermark::END {

@@ -51,8 +51,10 @@ impl Pane {
 
     fn make_room(&mut self, layout: &Layout) {
         let wanted = self.keys.group_count() * layout.width();
-        while self.slots.len() < wanted {
-            self.slots.extend_from_slice(layout.initial());
+        let before = self.slots.len();
+        self.slots.resize(wanted, 0);
+        for slot in self.slots[before..].chunks_exact_mut(layout.width()) {
+            slot.copy_from_slice(layout.initial());
         }
     }
 

@@ -32,7 +32,7 @@ pub(crate) use query_tables::QueryTables;
 pub(crate) use table::HistoryTable;
 
 /// The folder of tables within a data folder.
-pub const TABLES_DIR: &str = "tables";
+pub const TABLES_FOLDER: &str = "tables";
 
 /// Where a table lies.
 #[derive(Clone, Debug)]
@@ -102,8 +102,8 @@ impl History {
         std::fs::read_dir(data_dir).map_err(unreadable)?;
         let storage = LocalStorage::existing(data_dir)?;
         let mut found: BTreeMap<String, TableLocation> = BTreeMap::new();
-        for entry in storage.list(TABLES_DIR)?.into_iter().filter(|entry| entry.is_dir) {
-            let dir = data_dir.join(TABLES_DIR).join(&entry.name);
+        for entry in storage.list(TABLES_FOLDER)?.into_iter().filter(|entry| entry.is_dir) {
+            let dir = data_dir.join(TABLES_FOLDER).join(&entry.name);
             if dir.join("_delta_log").is_dir() {
                 found.insert(entry.name.clone(), TableLocation { name: entry.name, schema: None, dir });
             }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Schema, SchemaRef};
 use parking_lot::Mutex;
 use tidemill_connectors::table::{Snapshot, TableError};
+use tidemill_engine::error::with_causes;
 use tidemill_engine::storage::{LocalStorage, StorageError};
 
 use super::scan::SnapshotScan;
@@ -105,12 +106,5 @@ impl HistoryTable {
 }
 
 fn unreadable(error: &HistoryError) -> Problem {
-    let mut detail = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        detail.push_str(": ");
-        detail.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    Problem::new(ProblemKind::Unreadable, detail)
+    Problem::new(ProblemKind::Unreadable, with_causes(error))
 }

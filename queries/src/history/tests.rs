@@ -54,7 +54,7 @@ struct Table {
 
 impl Table {
     fn new(data: &Path, name: &str, partition_by: Partitioning, schema: SchemaRef) -> Table {
-        let dir = data.join(TABLES_DIR);
+        let dir = data.join(TABLES_FOLDER);
         let storage: Arc<dyn Storage> = Arc::new(LocalStorage::open(&dir).expect("storage"));
         let spec = TableSpec {
             name: name.to_owned(),
@@ -313,7 +313,7 @@ async fn tables_with_a_dollar_need_no_quotes_and_tables_without_a_commit_are_emp
     let dead = TableLocation {
         name: "readings$dead".into(),
         schema: Some(dead_letter_schema()),
-        dir: data.path().join(TABLES_DIR).join("readings$dead"),
+        dir: data.path().join(TABLES_FOLDER).join("readings$dead"),
     };
     let session = Session::new(Arc::new(History::new([dead])), Limits::default());
     assert_eq!(csv(&session, "SELECT count(*) AS n FROM readings$dead").await.expect("empty"), "n\n0\n");
@@ -404,7 +404,7 @@ async fn tables_are_found_without_a_server() {
     let empty = TableLocation {
         name: "readings$late".into(),
         schema: Some(schema()),
-        dir: data.path().join(TABLES_DIR).join("readings$late"),
+        dir: data.path().join(TABLES_FOLDER).join("readings$late"),
     };
     let known = History::new([table.location.clone(), outside.location.clone(), empty]);
     let storage = LocalStorage::open(data.path()).expect("storage");

@@ -104,6 +104,9 @@ impl Scope {
             let options = RecordBatchOptions::new().with_row_count(Some(1));
             let row = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)?;
             physical.evaluate(&row)?;
+        } else {
+            // What fails without any row fails by what is written: a unit or a pattern that nobody knows.
+            physical.evaluate(&RecordBatch::new_empty(Arc::new(self.schema.as_arrow().clone())))?;
         }
         // What is computed from a row may fail for that row; a constant was just tried.
         let is_column = physical.is::<expressions::Column>();

@@ -11,8 +11,8 @@ use datafusion::common::{Column, DFSchema, DFSchemaRef, DataFusionError, SchemaE
 use datafusion::logical_expr::Expr as LogicalExpr;
 use datafusion::sql::planner::PlannerContext;
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, SelectItem, Spanned, Visit, Visitor,
-    visit_expressions,
+    DataType as SqlType, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, SelectItem, Spanned,
+    Visit, Visitor, visit_expressions,
 };
 use datafusion::sql::sqlparser::tokenizer::{Location, Span};
 
@@ -20,9 +20,9 @@ use super::expression;
 use super::names::Names;
 use super::stream::{StreamQuery, WINDOW_END, WINDOW_START, function_name};
 use super::types::type_name;
-use super::view::not_a_condition;
+use super::view::{alias_of, not_a_condition};
 use crate::diagnostic::{Code, Problem};
-use crate::statement::normalize;
+use crate::statement::{TYPE_NAMES, normalize};
 
 /// A query and what it is planned against: all that is needed to find a mistake in it.
 pub(super) struct Locator<'a> {
@@ -58,10 +58,13 @@ impl Locator<'_> {
         if message.contains("must be in GROUP BY or an aggregate") || message.contains("must appear in the GROUP BY") {
             return self.not_grouped(error, told);
         }
-        if told.is_none()
-            && let Some((span, types)) = self.smallest_failing()
+        if let Some(problem) = self.unknown_type(&message) {
+            return problem;
+        }
+        if (told.is_none() || message.contains("coerce"))
+            && let Some((span, message)) = self.smallest_failing()
         {
-            return Problem::new(Code::WrongType, span, types.unwrap_or_else(|| clean(&message)));
+            return Problem::new(Code::WrongType, span, message);
         }
         let told = told.or_else(|| self.ordinal(&message));
         let span = told.or(fallback).unwrap_or_else(|| self.query.item_span(usize::MAX));
@@ -100,7 +103,8 @@ impl Locator<'_> {
             && columns.contains(&field.name.as_str())
         {
             let message = format!("there is no \"{qualifier}\" here to have a column \"{}\"", field.name);
-            let hint = format!("write {}.{}", self.names.relation, field.name);
+            let qualifier = alias_of(self.query).unwrap_or_else(|| self.names.relation.to_owned());
+            let hint = format!("write {qualifier}.{}", field.name);
             return Problem::new(Code::UnknownColumn, span, message).hint(hint);
         }
         let message = format!("there is no column \"{}\" in {}", field.name, self.names.relation);
@@ -143,6 +147,21 @@ impl Locator<'_> {
         found
     }
 
+    /// Finds the type in a CAST that nobody knows.
+    fn unknown_type(&self, message: &str) -> Option<Problem> {
+        let name = message.split_once("Unsupported SQL type ")?.1.trim();
+        let mut span = None;
+        let _ = visit_expressions(self.query.select(), |expr: &Expr| match expr {
+            Expr::Cast { data_type: SqlType::Custom(custom, _), .. } if custom.to_string() == name => {
+                span = custom.0.first().and_then(|part| part.as_ident()).map(|ident| ident.span);
+                ControlFlow::Break(())
+            }
+            _ => ControlFlow::Continue(()),
+        });
+        let problem = Problem::new(Code::WrongType, span?, format!("there is no type {name}"));
+        Some(problem.did_you_mean(name, TYPE_NAMES))
+    }
+
     /// Finds the number in GROUP BY that stands for no column of SELECT.
     fn ordinal(&self, message: &str) -> Option<Span> {
         let number = message.split_once("column with position ")?.1.split(' ').next()?;
@@ -175,20 +194,24 @@ impl Locator<'_> {
     }
 
     /// Finds the smallest part that fails by itself, and says which types do not go together there.
-    fn smallest_failing(&self) -> Option<(Span, Option<String>)> {
+    fn smallest_failing(&self) -> Option<(Span, String)> {
         struct Failing<'a, 'b> {
             locator: &'a Locator<'b>,
             schema: DFSchemaRef,
         }
         impl Visitor for Failing<'_, '_> {
-            type Break = (Span, Option<String>);
+            type Break = (Span, String);
             // After its parts: the first that fails has none that does.
             fn post_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Self::Break> {
                 let made = self.locator.logical(expr, &self.schema);
+                // What has a type fails by its values, such as a text that is no time.
+                let typed = made.as_ref().is_ok_and(|made| expression::type_of(made.clone(), &self.schema).is_ok());
                 let outcome = made.and_then(|made| expression::check(made, &self.schema));
                 match outcome {
-                    Err(_) if expr.span() != Span::empty() => {
-                        ControlFlow::Break((expr.span(), self.locator.types_of(expr, &self.schema)))
+                    Err(error) if expr.span() != Span::empty() => {
+                        let types = if typed { None } else { self.locator.types_of(expr, &self.schema) };
+                        let message = types.unwrap_or_else(|| clean(&innermost(&error).strip_backtrace()));
+                        ControlFlow::Break((expr.span(), message))
                     }
                     _ => ControlFlow::Continue(()),
                 }
@@ -282,15 +305,40 @@ pub(super) fn clean(message: &str) -> String {
         "Optimizer rule",
         "Invalid argument error: ",
         "Cast error: ",
+        "Parser error: ",
+        "parser error: ",
+        "External error: ",
+        "[return_type] ",
         "type_coercion",
         "caused by",
     ];
     while let Some(rest) = prefixes.iter().find_map(|prefix| message.strip_prefix(prefix)) {
         message = rest.trim();
     }
-    let message = message.lines().next().unwrap_or("").split(" No function matches").next().unwrap_or("");
+    let first = message.lines().next().unwrap_or("");
+    // A regular expression is shown over several lines; what is wrong with it stands in the last.
+    let joined = match message.lines().next_back() {
+        Some(last) if first.ends_with("parse error:") => format!("{first} {}", last.trim_start_matches("error: ")),
+        _ => first.to_owned(),
+    };
+    let message = joined.split(" No function matches").next().unwrap_or("");
     let message =
         message.split("This issue was likely caused by a bug").next().unwrap_or("").trim().trim_end_matches('.');
+    let message = ARROW_TYPES.iter().fold(message.to_owned(), |text, (ours, name)| text.replace(ours, name));
     let mut letters = message.chars();
     letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
+
+/// Types as Arrow prints them, and as SQL calls them.
+const ARROW_TYPES: [(&str, &str); 10] = [
+    ("Utf8View", "text"),
+    ("LargeUtf8", "text"),
+    ("Utf8", "text"),
+    ("Float64", "double"),
+    ("Int64", "bigint"),
+    ("Int32", "integer"),
+    ("Boolean", "boolean"),
+    ("Date32", "date"),
+    ("Timestamp(µs, \"UTC\")", "timestamp"),
+    ("Timestamp(ns)", "timestamp"),
+];

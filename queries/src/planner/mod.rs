@@ -53,6 +53,8 @@ use stream::StreamQuery;
 ///
 /// `file` is the name that mistakes are reported under. The order of statements does not matter.
 pub fn compile(file: &str, text: &str, context: &Context) -> Result<Pipeline, Vec<Diagnostic>> {
+    // Editors on Windows put a byte order mark before the first letter. It has no width, so places stay right.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut compiler = Compiler::new(context);
     on_deep_stack(|| compiler.compile(text));
     if compiler.problems.is_empty() {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::sql::sqlparser::ast::Spanned;
+use tidemill_connectors::options::nearest;
 use tidemill_connectors::{Connected, Context, OptionError, Options, connect};
 use tidemill_engine::plan::{EventTimeNode, Operator, Plan, SourceNode};
 
@@ -128,6 +129,15 @@ fn option_problem(error: &OptionError, options: &OptionList) -> Problem {
     };
     let unknown_key = problem.starts_with("is not known");
     let entry = options.entries.iter().find(|entry| entry.key.value == error.key);
+    let keys = options.entries.iter().map(|entry| entry.key.value.as_str());
+    if problem.starts_with("is missing")
+        && let Some(near) = nearest(&error.key, keys)
+        && let Some(entry) = options.entries.iter().find(|entry| entry.key.value == near)
+    {
+        let message = format!("option {near} is not known here, and {} is missing", error.key);
+        let problem = Problem::new(Code::BadOption, entry.key.span, message);
+        return problem.hint(format!("did you mean \"{}\"?", error.key));
+    }
     let span = match entry {
         Some(entry) if unknown_key => entry.key.span,
         Some(entry) => entry.value.span,

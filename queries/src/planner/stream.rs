@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArguments, GroupByExpr, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem,
-    SetExpr, Spanned, TableFactor, Visit, Visitor, visit_expressions,
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, ObjectName, ObjectNamePart,
+    Query, Select, SelectItem, SetExpr, Spanned, TableFactor, Visit, Visitor, visit_expressions,
 };
 use datafusion::sql::sqlparser::tokenizer::{Span, TokenWithSpan};
 use tidemill_engine::aggregate::AggregateKind;
@@ -346,12 +346,12 @@ fn check_function(function: &Function, span: Span, functions: &Functions) -> Res
         return Err(problem.did_you_mean(&name, functions.names()));
     }
     if functions.is_aggregate(&name) {
-        check_aggregate(function, &name, span)?;
+        check_aggregate(function, &name, span, functions)?;
     }
     Ok(())
 }
 
-fn check_aggregate(function: &Function, name: &str, span: Span) -> Result<(), Problem> {
+fn check_aggregate(function: &Function, name: &str, span: Span, functions: &Functions) -> Result<(), Problem> {
     if aggregate_kind(name).is_none() {
         let message = format!("{name} does not stream in this version");
         return Err(refuse(span, &message, "streaming aggregates are count, sum, avg, min and max"));
@@ -366,6 +366,22 @@ fn check_aggregate(function: &Function, name: &str, span: Span) -> Result<(), Pr
             ));
         }
         clauses |= !list.clauses.is_empty();
+        let star = matches!(list.args.as_slice(), [FunctionArg::Unnamed(FunctionArgExpr::Wildcard)]);
+        if star && name != "count" {
+            let message = format!("{name} takes a column, and no *");
+            return Err(Problem::new(Code::WrongType, span, message).hint(format!("write {name}(column), or count(*)")));
+        }
+        if list.args.len() > 1 || (list.args.is_empty() && name != "count") {
+            let message = format!("{name} takes one argument");
+            return Err(Problem::new(Code::WrongType, span, message).hint(format!("write {name}(column)")));
+        }
+        if let Some(inner) = list.args.iter().find_map(|argument| find_aggregate(argument, functions)) {
+            return Err(refuse(
+                inner,
+                "an aggregate of an aggregate needs two views",
+                "compute the inner one in a view of its own, and read that",
+            ));
+        }
     }
     if clauses {
         return Err(refuse(

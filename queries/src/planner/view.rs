@@ -13,6 +13,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{DFSchema, DataFusionError, ScalarValue, TableReference};
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::{Aggregate, Expr as LogicalExpr, lit, when};
@@ -93,7 +94,7 @@ fn visible_schema(input: &SchemaRef, windowed: bool) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-fn alias_of(query: &StreamQuery) -> Option<String> {
+pub(super) fn alias_of(query: &StreamQuery) -> Option<String> {
     match &query.select().from.first()?.relation {
         TableFactor::Table { alias: Some(alias), .. } => Some(crate::statement::normalize(&alias.name).value),
         _ => None,
@@ -290,7 +291,11 @@ impl Builder<'_> {
                     continue;
                 }
             }
-            let span = self.group_span(expr);
+            let span = self.group_span(expr, place);
+            if expr.exists(|part| Ok(matches!(part, LogicalExpr::AggregateFunction(_)))).unwrap_or(false) {
+                let message = "rows cannot be grouped by an aggregate: it is known only once they are grouped";
+                return Err(Problem::new(Code::NotGrouped, span, message).hint("leave it out of GROUP BY"));
+            }
             let compiled = base.compile(expr.clone()).map_err(|error| self.locator.problem_at(&error, Some(span)))?;
             if !expression::is_groupable(&compiled.data_type) {
                 let message = format!("rows cannot be grouped by {}", type_name(&compiled.data_type));
@@ -312,12 +317,12 @@ impl Builder<'_> {
         })
     }
 
-    fn group_span(&self, wanted: &LogicalExpr) -> Span {
+    fn group_span(&self, wanted: &LogicalExpr, place: usize) -> Span {
         use datafusion::sql::sqlparser::ast::GroupByExpr;
         let fallback = self.locator.query.item_span(usize::MAX);
         let GroupByExpr::Expressions(exprs, _) = &self.locator.query.select().group_by else { return fallback };
         let made = |expr: &&Expr| self.locator.logical(expr, &self.locator.schema).is_ok_and(|made| made == *wanted);
-        exprs.iter().find(made).or(exprs.first()).map_or(fallback, Spanned::span)
+        exprs.iter().find(made).or(exprs.get(place)).or(exprs.first()).map_or(fallback, Spanned::span)
     }
 
     fn aggregate_columns(

@@ -7,7 +7,7 @@ use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, ObjectName, Select, Spanned,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
-use tidemill_engine::window::WindowAssigner;
+use tidemill_engine::window::{WINDOW_SIZE_MAX_US, WindowAssigner};
 
 use super::Relation;
 use super::names::Names;
@@ -232,7 +232,7 @@ pub(super) fn any_interval_us(expr: &Expr, names: &Names<'_>) -> Result<i64, Pro
         return Err(wrong("expected an interval"));
     }
     let logical = names.planner().sql_to_expr(expr.clone(), &DFSchema::empty(), &mut PlannerContext::new());
-    let logical = logical.map_err(|error| wrong(&super::locate::clean(&error.strip_backtrace())))?;
+    let Ok(logical) = logical else { return Err(wrong(&format!("{expr} is no length of time"))) };
     let LogicalExpr::Literal(ScalarValue::IntervalMonthDayNano(Some(interval)), _) = logical else {
         return Err(wrong("expected an interval"));
     };
@@ -246,5 +246,8 @@ pub(super) fn any_interval_us(expr: &Expr, names: &Names<'_>) -> Result<i64, Pro
     i64::from(interval.days)
         .checked_mul(DAY_US)
         .and_then(|days_us| days_us.checked_add(interval.nanoseconds / 1_000))
-        .ok_or_else(|| wrong("the interval is too long"))
+        .filter(|us| *us <= WINDOW_SIZE_MAX_US)
+        .ok_or_else(|| {
+            wrong("the interval is too long").hint(format!("at most {} days are allowed", WINDOW_SIZE_MAX_US / DAY_US))
+        })
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, Diagnostic as PlannerNote, SchemaError};
 use tidemill_connectors::options::nearest;
+use tidemill_engine::error::panic_text;
 
 use crate::diagnostic::{Code, Diagnostic};
 use crate::problem::{Problem, ProblemKind, Span};
@@ -63,14 +64,10 @@ pub(crate) fn problem_of(error: &DataFusionError, known: &KnownNames) -> Problem
     }
 }
 
-/// Says what a panic means: the statement is refused, the engine goes on.
+/// Says what a panic means: the statement is refused, the program goes on.
 pub(crate) fn panic_problem(payload: &(dyn std::any::Any + Send)) -> Problem {
-    let message = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned());
-    Problem::new(ProblemKind::Internal, format!("the question made the query engine panic: {}", first_line(&message)))
+    let message = first_line(panic_text(payload));
+    Problem::new(ProblemKind::Internal, format!("the question made the query engine panic: {message}"))
         .with_hint("the pipeline goes on; please report the statement")
 }
 

@@ -8,7 +8,7 @@ use tidemill_engine::plan::timestamp_type;
 use crate::diagnostic::{Code, Problem};
 
 /// The names to choose from when a type is misspelt.
-const KNOWN: [&str; 12] = [
+pub(crate) const TYPE_NAMES: [&str; 12] = [
     "DOUBLE",
     "REAL",
     "BIGINT",
@@ -59,7 +59,7 @@ pub(super) fn from_sql(written: &SqlType, start: Span) -> Result<DataType, Probl
             return Err(match name.as_str() {
                 "DECIMAL" | "NUMERIC" | "DEC" => problem.hint("write DOUBLE, or BIGINT in the smallest unit"),
                 "JSON" | "JSONB" | "UUID" => problem.hint("write TEXT"),
-                _ => problem.did_you_mean(&name, KNOWN),
+                _ => problem.did_you_mean(&name, TYPE_NAMES),
             });
         }
     };

@@ -27,6 +27,7 @@ use timely::scheduling::SyncActivator;
 use super::{Output, RowStream, send};
 use crate::dataflow::Context;
 use crate::dataflow::container::Rows;
+use crate::dataflow::counters::SourceCounters;
 use crate::dataflow::operator::watermark::{MarkStream, Marks, to_all};
 use crate::decode::{DeadLetter, Decoder};
 use crate::epoch::Epoch;
@@ -97,8 +98,12 @@ pub(crate) fn source<'scope>(
     let (dead, dead_stream) = builder.new_output::<Rows>();
     let (quarantined, quarantined_stream) = builder.new_output::<Rows>();
     let (marks, marks_stream) = builder.new_output::<Marks>();
-    let (mut rows, mut dead) = (Output::from(rows), Output::from(dead));
-    let (mut quarantined, mut marks) = (Output::from(quarantined), Output::<Marks>::from(marks));
+    let mut outputs = Outputs {
+        rows: Output::from(rows),
+        dead: Output::from(dead),
+        quarantined: Output::from(quarantined),
+        marks: Output::from(marks),
+    };
     let address = builder.operator_info().address;
     let again = scope.activator_for(address.clone());
     let wake = scope.worker().sync_activator_for(address.to_vec());
@@ -123,26 +128,13 @@ pub(crate) fn source<'scope>(
                 for _ in 0..CHUNKS_PER_ACTIVATION_MAX {
                     match feed.try_recv() {
                         Ok(Feed::Chunk(chunk)) => {
-                            let counters = &context.counters.sources[id.0];
                             let sorted = sort_out(&mut *decoder, &chunk, event_time, &mut seen)?;
-                            counters.dead.add(sorted.dead.as_ref().map_or(0, |batch| batch.num_rows() as u64));
-                            let (mut rows, mut dead) = (rows.activate(), dead.activate());
-                            let mut quarantined = quarantined.activate();
-                            for batch in sorted.rows {
-                                counters.rows.add(batch.num_rows() as u64);
-                                send(&mut rows, &held[0], batch);
-                            }
-                            sorted.dead.into_iter().for_each(|batch| send(&mut dead, &held[1], batch));
-                            for batch in sorted.quarantined {
-                                counters.quarantined.add(batch.num_rows() as u64);
-                                send(&mut quarantined, &held[2], batch);
-                            }
+                            outputs.send(held, sorted, &context.counters.sources[id.0]);
                         }
-                        Ok(Feed::Close(epoch, mut closing)) => {
+                        Ok(Feed::Close(epoch, mut marks)) => {
                             assert_eq!(epoch, open, "epochs come in order");
-                            closing.extend(std::mem::take(&mut seen).into_values());
-                            let mut sent = to_all(&closing, context.peers);
-                            marks.activate().session_with_builder(&held[3]).give_container(&mut sent);
+                            marks.extend(std::mem::take(&mut seen).into_values());
+                            outputs.send_marks(held, to_all(&marks, context.peers));
                             open = epoch.next();
                             held.iter_mut().for_each(|capability: &mut Capability<Epoch>| capability.downgrade(&open));
                         }
@@ -163,6 +155,36 @@ pub(crate) fn source<'scope>(
     (streams, wake)
 }
 
+/// The outputs of a source; capabilities stand in the same order.
+struct Outputs {
+    rows: Output<Rows>,
+    dead: Output<Rows>,
+    quarantined: Output<Rows>,
+    marks: Output<Marks>,
+}
+
+impl Outputs {
+    fn send(&mut self, held: &[Capability<Epoch>], sorted: Sorted, counters: &SourceCounters) {
+        let outputs = [
+            (&mut self.rows, sorted.rows, &counters.rows),
+            (&mut self.dead, sorted.dead.into_iter().collect(), &counters.dead),
+            (&mut self.quarantined, sorted.quarantined, &counters.quarantined),
+        ];
+        for ((output, batches, counter), capability) in outputs.into_iter().zip(held) {
+            let mut output = output.activate();
+            for batch in batches {
+                counter.add(batch.num_rows() as u64);
+                send(&mut output, capability, batch);
+            }
+        }
+    }
+
+    fn send_marks(&mut self, held: &[Capability<Epoch>], mut marks: Marks) {
+        self.marks.activate().session_with_builder(&held[3]).give_container(&mut marks);
+    }
+}
+
+/// A chunk, decoded and sorted out.
 #[derive(Default)]
 struct Sorted {
     rows: Vec<RecordBatch>,

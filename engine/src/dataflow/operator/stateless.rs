@@ -1,21 +1,24 @@
-//! Filter and project: batch in, batch out, nothing kept.
+//! What keeps nothing: filter, project, and any other operator that makes one container of one batch.
 
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
+use timely::Container;
+use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use super::{Output, RowStream, send};
+use super::{Output, RowStream};
 use crate::dataflow::Context;
 use crate::dataflow::container::Rows;
+use crate::epoch::Epoch;
 use crate::expr::ExprRef;
 
 /// Keeps the rows for which the predicate is true.
 pub(crate) fn filter<'scope>(rows: RowStream<'scope>, context: &Context, predicate: ExprRef) -> RowStream<'scope> {
-    map(rows, context, "filter", move |batch| keep(&batch, &predicate))
+    each_batch(rows, context, "filter", move |batch| keep(&batch, &predicate).map(some_rows))
 }
 
 /// Computes the columns of a schema.
@@ -25,7 +28,7 @@ pub(crate) fn project<'scope>(
     schema: SchemaRef,
     columns: Vec<ExprRef>,
 ) -> RowStream<'scope> {
-    map(rows, context, "project", move |batch| compute(&batch, &schema, &columns))
+    each_batch(rows, context, "project", move |batch| compute(&batch, &schema, &columns).map(some_rows))
 }
 
 fn keep(batch: &RecordBatch, predicate: &ExprRef) -> Result<RecordBatch, String> {
@@ -44,15 +47,21 @@ fn compute(batch: &RecordBatch, schema: &SchemaRef, columns: &[ExprRef]) -> Resu
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(|error| error.to_string())
 }
 
-fn map<'scope>(
+/// An empty batch goes no further.
+fn some_rows(batch: RecordBatch) -> Option<Rows> {
+    (batch.num_rows() > 0).then_some(Rows(Some(batch)))
+}
+
+/// Builds an operator that makes a container of each batch, or nothing of it, and keeps nothing.
+pub(crate) fn each_batch<'scope, C: Container>(
     rows: RowStream<'scope>,
     context: &Context,
     name: &'static str,
-    mut piece: impl FnMut(RecordBatch) -> Result<RecordBatch, String> + 'static,
-) -> RowStream<'scope> {
+    mut piece: impl FnMut(RecordBatch) -> Result<Option<C>, String> + 'static,
+) -> Stream<'scope, Epoch, C> {
     let mut builder = OperatorBuilder::new(name.to_owned(), rows.scope());
     let mut input = builder.new_input(rows, Pipeline);
-    let (output, stream) = builder.new_output::<Rows>();
+    let (output, stream) = builder.new_output::<C>();
     let mut output = Output::from(output);
     let failure = context.failure.clone();
     builder.build(move |capabilities| {
@@ -67,7 +76,10 @@ fn map<'scope>(
                 input.for_each(|time, data| {
                     if let (Ok(()), Some(batch)) = (&result, data.0.take()) {
                         match piece(batch) {
-                            Ok(batch) => send(&mut output, &time.retain(0), batch),
+                            Ok(Some(mut made)) => {
+                                output.session_with_builder(&time.retain(0)).give_container(&mut made);
+                            }
+                            Ok(None) => {}
                             Err(reason) => result = Err(reason),
                         }
                     }

@@ -14,6 +14,7 @@ use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
+use super::stateless::each_batch;
 use super::watermark::WatermarkStream;
 use super::{Output, RowStream, send};
 use crate::aggregate::{Layout, Selection};
@@ -62,12 +63,6 @@ fn key<'scope>(
     key_column: KeyColumn,
     layout: Layout,
 ) -> Stream<'scope, Epoch, Keyed> {
-    let name = "key";
-    let mut builder = OperatorBuilder::new(name.to_owned(), rows.scope());
-    let mut input = builder.new_input(rows, Pipeline);
-    let (output, stream) = builder.new_output::<Keyed>();
-    let mut output = Output::from(output);
-    let failure = context.failure.clone();
     let (keys, time_column) = (node.keys.clone(), node.time_column);
     let evaluate = move |origin: RecordBatch| -> Result<KeyedBatch, String> {
         let columns: Result<Vec<_>, _> = keys.iter().map(|key| key.evaluate(&origin)).collect();
@@ -83,31 +78,9 @@ fn key<'scope>(
         let times_us = Int64Array::new(times.values().clone(), None);
         Ok(KeyedBatch { hashes: KeyColumn::hashes(&keys), keys, times_us, arguments, origin })
     };
-    builder.build(move |capabilities| {
-        drop(capabilities);
-        move |_| {
-            if failure.is_set() {
-                return;
-            }
-            failure.guard(name, || {
-                let mut result = Ok(());
-                let mut output = output.activate();
-                input.for_each(|time, data| {
-                    if let (Ok(()), Some(batch)) = (&result, data.0.take()) {
-                        match evaluate(batch) {
-                            Ok(batch) => {
-                                let mut keyed = Keyed { batch: Some(Arc::new(batch)), selection: None };
-                                output.session_with_builder(&time.retain(0)).give_container(&mut keyed);
-                            }
-                            Err(reason) => result = Err(reason),
-                        }
-                    }
-                });
-                result
-            });
-        }
-    });
-    stream
+    each_batch(rows, context, "key", move |origin| {
+        evaluate(origin).map(|batch| Some(Keyed { batch: Some(Arc::new(batch)), selection: None }))
+    })
 }
 
 /// What goes through a window's gate.

@@ -232,18 +232,15 @@ fn restarts_without_input_make_no_files() {
 }
 
 #[test]
-fn the_job_id_is_durable_at_once_and_stays() {
+fn the_log_id_is_durable_at_once_and_stays() {
     let storage = MemoryStorage::default();
-    assert_eq!(job_id(&storage, DIR).unwrap(), None);
-    assert!(files(&storage).is_empty(), "asking makes nothing");
-    let job = open(&storage, LogOptions::default()).unwrap().job();
-    assert_eq!(job_id(&storage, DIR).unwrap(), Some(job));
+    let log_id = open(&storage, LogOptions::default()).unwrap().log_id();
     let other_dice = Log::open(Arc::new(storage.clone()), DIR, &SeededDice::new(7), LogOptions::default()).unwrap();
-    assert_eq!(other_dice.job(), job);
+    assert_eq!(other_dice.log_id(), log_id);
 
     let other = MemoryStorage::default();
     let other_log = Log::open(Arc::new(other.clone()), DIR, &SeededDice::new(7), LogOptions::default()).unwrap();
-    assert_ne!(other_log.job(), job);
+    assert_ne!(other_log.log_id(), log_id);
 }
 
 #[test]

@@ -17,7 +17,9 @@ use datafusion::sql::sqlparser::ast::{Expr, Ident, Query};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer};
+use tidemill_connectors::options::nearest;
 
+pub(crate) use data_type::TYPE_NAMES;
 pub(crate) use flink::refuse_flink_window;
 pub(crate) use limits::{check_depth, check_length, parser};
 
@@ -268,12 +270,14 @@ fn not_a_definition(words: &[&str], tokens: &[TokenWithSpan]) -> Problem {
             Problem::new(Code::NotSupported, span, format!("{first} is not in this version"))
                 .hint("change the definition in the file, and start it again")
         }
-        _ => Problem::new(
-            Code::Syntax,
-            span,
-            format!("expected CREATE SOURCE or CREATE MATERIALIZED VIEW, found {}", tokens[0].token),
-        )
-        .did_you_mean(first, ["CREATE"]),
+        _ => {
+            let found = format!("expected CREATE SOURCE or CREATE MATERIALIZED VIEW, found {}", tokens[0].token);
+            let problem = Problem::new(Code::Syntax, span, found);
+            match nearest(first, ["CREATE"]) {
+                Some(_) => problem.did_you_mean(first, ["CREATE"]),
+                None => problem.hint("every statement begins with CREATE"),
+            }
+        }
     }
 }
 

@@ -1,0 +1,79 @@
+//! NDJSON to columns: the source's decoder against arrow-json's own reader over the same bytes, and against reading them.
+
+mod workload;
+
+use std::fmt::Write as _;
+use std::io::Cursor;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema};
+use tidemill_connectors::format::{JsonFormat, Layout};
+use tidemill_engine::decode::Format;
+use tidemill_engine::source::{Data, Message};
+use workload::Count;
+
+/// Bytes of one chunk, as the file source cuts them.
+const CHUNK_BYTES: usize = 1 << 20;
+
+const ROWS: usize = 1_000_000;
+
+fn main() {
+    let mut text = String::new();
+    for row in 0..ROWS {
+        let (device, celsius, humidity) =
+            (row % 10_000, (row % 4_001) as f64 / 100.0, 30.0 + (row % 300) as f64 / 10.0);
+        let (minute, second, ms) = (row / 60_000 % 60, row / 1_000 % 60, row % 1_000);
+        let ts = format!("2026-01-01T00:{minute:02}:{second:02}.{ms:03}Z");
+        writeln!(text, r#"{{"device":"dev-{device:05}","ts":"{ts}","temperature":{celsius},"humidity":{humidity}}}"#)
+            .expect("writing to memory");
+    }
+    let text = bytes::Bytes::from(text);
+    let mut chunks = Vec::new();
+    let mut rest = text.clone();
+    while !rest.is_empty() {
+        let cut = rest.len().min(CHUNK_BYTES);
+        let end = rest[..cut].iter().rposition(|byte| *byte == b'\n').map_or(rest.len(), |at| at + 1);
+        let payload = rest.split_to(end);
+        chunks.push(Data::Messages(vec![Message { topic: Default::default(), payload }]));
+    }
+    let format = JsonFormat::new(Layout::new(&workload::schema()));
+    let (mut ours, mut theirs, mut lines) = (0, 0, 0);
+    let times = workload::interleaved(
+        Count::Thread,
+        5,
+        &mut [&mut || ours = decode(&format, &chunks), &mut || theirs = read(&text), &mut || lines = count(&text)],
+    );
+    assert_eq!((ours, theirs, lines), (ROWS, ROWS, ROWS), "every variant sees every row");
+    let megabytes = text.len() as f64 / 1e6;
+    println!("{ROWS} rows, {megabytes:.0} MB of NDJSON: {:.2} M rows/s", ROWS as f64 / 1e6 / times[0].as_secs_f64());
+    let names = ["tidemill decoder", "arrow-json reader, times as text", "finding the line ends"];
+    workload::report("NDJSON to columns, one thread", "MB/s", megabytes, &names, &times);
+}
+
+fn decode(format: &JsonFormat, chunks: &[Data]) -> usize {
+    let mut decoder = format.decoder();
+    let mut rows = 0;
+    for chunk in chunks {
+        let decoded = decoder.decode(chunk);
+        assert!(decoded.dead.is_empty(), "{:?}", decoded.dead.first());
+        rows += decoded.batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+    }
+    rows
+}
+
+fn read(text: &bytes::Bytes) -> usize {
+    let columns = workload::schema();
+    let fields = columns.fields().iter().map(|field| match field.data_type() {
+        DataType::Timestamp(..) => Field::new(field.name(), DataType::Utf8View, false),
+        _ => field.as_ref().clone(),
+    });
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let reader =
+        arrow_json::ReaderBuilder::new(schema).with_batch_size(8_192).build(Cursor::new(text)).expect("a reader");
+    reader.map(|batch| batch.expect("decodes").num_rows()).sum()
+}
+
+fn count(text: &bytes::Bytes) -> usize {
+    text.iter().filter(|byte| **byte == b'\n').count()
+}

@@ -1,0 +1,278 @@
+//! How a job ends when a part of it fails, and what it makes of a log that a crash has left.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use parking_lot::Mutex;
+
+use super::egress::{BATCHES_QUEUED_MAX, Egress, TableState};
+use super::progress::Progress;
+use super::{Job, JobError, JobOptions, LOG_FOLDER};
+use crate::clock::{SeededDice, SystemClock};
+use crate::dataflow::Failure;
+use crate::epoch::Epoch;
+use crate::ingest::{Log, LogOptions, PartitionId, Record};
+use crate::plan::{Operator, Plan, SourceNode};
+use crate::sink::{Committable, Sink, SinkError};
+use crate::source::{Chunk, Data, Intake, Message, Offset, Resume, Source, SourceError, Stop};
+use crate::storage::{MemoryStorage, Storage};
+use crate::testing::{Collected, CollectingSink, EventFormat, event_schema};
+
+/// Far more than a job needs that does not hang.
+const HANGS_AFTER: Duration = Duration::from_secs(20);
+
+/// What a source does when it runs.
+#[derive(Clone, Copy)]
+enum Does {
+    /// Waits for the stop.
+    Nothing,
+    /// Appends an event again and again.
+    Sends,
+    /// Ends at once, as an input that has been read.
+    Ends,
+    Panics,
+}
+
+#[async_trait::async_trait]
+impl Source for Does {
+    fn bounded(&self) -> bool {
+        matches!(self, Does::Ends)
+    }
+
+    async fn run(&self, intake: Arc<dyn Intake>, _: Vec<Resume>, stop: Stop) -> Result<(), SourceError> {
+        intake.set_connected(true);
+        match self {
+            Does::Nothing => stop.cancelled().await,
+            Does::Ends => {}
+            Does::Panics => panic!("as the test wants"),
+            Does::Sends => {
+                while !stop.is_cancelled() {
+                    let _ = intake.append("", Chunk::Messages(vec![event(1)])).await?.await;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a table's thread does when it is to write.
+enum Writes {
+    Fails,
+    Panics,
+    Collects(CollectingSink),
+}
+
+impl Sink for Writes {
+    fn name(&self) -> &str {
+        "table"
+    }
+
+    fn last_committed(&self) -> Epoch {
+        Epoch::NONE
+    }
+
+    fn write(&mut self, epoch: Epoch, rows: RecordBatch) -> Result<(), SinkError> {
+        match self {
+            Writes::Fails => Err(SinkError::Refused { table: "table".to_owned(), problem: "no room".to_owned() }),
+            Writes::Panics => panic!("as the test wants"),
+            Writes::Collects(sink) => sink.write(epoch, rows),
+        }
+    }
+
+    fn buffered_bytes(&self) -> usize {
+        if let Writes::Collects(sink) = self { sink.buffered_bytes() } else { 0 }
+    }
+
+    fn prepare(&mut self, epoch: Epoch) -> Result<Vec<Committable>, SinkError> {
+        if let Writes::Collects(sink) = self { sink.prepare(epoch) } else { Ok(Vec::new()) }
+    }
+
+    fn commit(&mut self, epoch: Epoch, committables: &[Committable]) -> Result<(), SinkError> {
+        if let Writes::Collects(sink) = self { sink.commit(epoch, committables) } else { Ok(()) }
+    }
+}
+
+fn event(value: i64) -> Message {
+    Message { topic: Default::default(), payload: format!("a,{value},{value}").into() }
+}
+
+fn collecting() -> (Writes, Arc<Mutex<Vec<RecordBatch>>>) {
+    let collected = Collected::default();
+    let committed = Arc::clone(&collected.committed);
+    (Writes::Collects(CollectingSink { name: "table".to_owned(), collected, last: Epoch::NONE }), committed)
+}
+
+fn rows(committed: &Mutex<Vec<RecordBatch>>) -> usize {
+    committed.lock().iter().map(RecordBatch::num_rows).sum()
+}
+
+/// Starts a job of one source and one table on what is in the storage.
+async fn start(storage: Arc<dyn Storage>, source: Does, sink: Writes) -> Result<Job, JobError> {
+    let mut plan = Plan::default();
+    let input = plan.push(
+        event_schema(),
+        Operator::Source(SourceNode {
+            name: "events".to_owned(),
+            source: Arc::new(source),
+            format: Arc::new(EventFormat),
+            event_time: None,
+            dead_table: None,
+            quarantine_table: None,
+        }),
+    );
+    plan.push(event_schema(), Operator::Table { input, name: "table".to_owned() });
+    let options = JobOptions {
+        storage,
+        clock: Arc::new(SystemClock),
+        dice: Arc::new(SeededDice::new(1)),
+        workers: 2,
+        commit_interval: Duration::from_millis(1),
+        epoch_interval: Duration::from_millis(1),
+    };
+    Job::start(plan, vec![Box::new(sink)], options).await
+}
+
+/// Writes a log as a killed process leaves it: three events, and no Seal.
+fn unsealed(ended: bool) -> Arc<dyn Storage> {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
+    let mut replay =
+        Log::open(Arc::clone(&storage), LOG_FOLDER, &SeededDice::new(2), LogOptions::default()).expect("a new log");
+    assert!(replay.next().expect("readable").is_none());
+    let mut log = replay.finish().expect("writable");
+    let partition = PartitionId(0);
+    log.append(&Record::Open { partition, source: "events".to_owned(), name: String::new() });
+    let messages = vec![event(1), event(2), event(3)];
+    log.append(&Record::Messages { partition, arrival_us: 5, first: Offset(0), messages });
+    if ended {
+        log.append(&Record::End { partition });
+    }
+    log.sync().expect("durable");
+    storage
+}
+
+async fn failure(source: Does, sink: Writes) -> String {
+    let job = start(Arc::new(MemoryStorage::default()), source, sink).await.expect("starts");
+    let ended = tokio::time::timeout(HANGS_AFTER, job.finished()).await.expect("a job that failed ends by itself");
+    // A source that waits for a receipt is told that there will be none.
+    let stopped = tokio::time::timeout(Duration::from_secs(3), job.stop()).await.expect("and can be stopped");
+    assert!(stopped.is_err());
+    ended.expect_err("a failure is no end").to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_cannot_be_written_ends_the_job() {
+    assert_eq!(failure(Does::Sends, Writes::Fails).await, "table table: no room");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_a_table_ends_the_job() {
+    let said = failure(Does::Sends, Writes::Panics).await;
+    assert!(said.contains("internal error"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_a_source_ends_the_job() {
+    let said = failure(Does::Panics, collecting().0).await;
+    assert!(said.contains("source events"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_left_unsealed_is_committed_without_further_input() {
+    let (sink, committed) = collecting();
+    let job = start(unsealed(false), Does::Nothing, sink).await.expect("starts");
+    let all = async {
+        while rows(&committed) < 3 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(HANGS_AFTER, all).await.expect("committed without a stop and without input");
+    job.stop().await.expect("stops");
+    assert_eq!(rows(&committed), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_left_unsealed_is_committed_by_a_stop() {
+    let (sink, committed) = collecting();
+    start(unsealed(false), Does::Nothing, sink).await.expect("starts").stop().await.expect("stops");
+    assert_eq!(rows(&committed), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_whose_end_was_not_sealed_is_committed_by_the_next_run() {
+    let (sink, committed) = collecting();
+    let job = start(unsealed(true), Does::Ends, sink).await.expect("starts");
+    tokio::time::timeout(HANGS_AFTER, job.finished()).await.expect("ends").expect("well");
+    assert_eq!(rows(&committed), 3);
+}
+
+/// A table's thread, with what it is given and what says how far the dataflow is.
+fn egress(sink: Writes) -> (Egress, crossbeam_channel::Sender<(Epoch, RecordBatch)>, Arc<Progress>) {
+    let (sender, rows) = crossbeam_channel::bounded(BATCHES_QUEUED_MAX);
+    let progress = Arc::new(Progress::default());
+    let egress = Egress {
+        sink: Box::new(sink),
+        rows,
+        live: tokio::sync::broadcast::channel(1).0,
+        state: Arc::new(TableState::default()),
+        progress: Arc::clone(&progress),
+        failure: Failure::new(|| {}),
+        clock: Arc::new(SystemClock),
+        commit_interval: Duration::from_millis(1),
+    };
+    (egress, sender, progress)
+}
+
+fn batch() -> RecordBatch {
+    use crate::decode::Format;
+    EventFormat.decoder().decode(&Data::Messages(vec![event(1)])).batches.remove(0)
+}
+
+#[test]
+fn a_table_commits_nothing_that_the_log_might_lose() {
+    let (sink, committed) = collecting();
+    let (egress, sender, progress) = egress(sink);
+    let running = std::thread::spawn(move || egress.run());
+    for epoch in [1, 2] {
+        sender.send((Epoch(epoch), batch())).expect("taken");
+        progress.seal(Epoch(epoch));
+    }
+    progress.durable(Epoch(1));
+    progress.complete(Some(Epoch(3)));
+    drop(sender);
+    progress.end();
+    running.join().expect("ends");
+    assert_eq!(rows(&committed), 1, "epoch 2 is complete, and perhaps in memory only");
+}
+
+#[test]
+fn a_table_commits_while_the_dataflow_is_faster_than_its_thread() {
+    let (sink, committed) = collecting();
+    let (egress, sender, progress) = egress(sink);
+    progress.durable(Epoch(u64::MAX));
+    let running = std::thread::spawn(move || egress.run());
+    let faster: Vec<_> = (0..2)
+        .map(|_| {
+            let (sender, committed, progress) = (sender.clone(), Arc::clone(&committed), Arc::clone(&progress));
+            std::thread::spawn(move || {
+                let batch = batch();
+                // Until something is committed the channel is never empty.
+                for sent in 0..5_000_000_u64 {
+                    if sent > 100 && rows(&committed) > 0 {
+                        return true;
+                    }
+                    sender.send((Epoch(1), batch.clone())).expect("taken");
+                    if sent == 100 {
+                        progress.seal(Epoch(1));
+                        progress.complete(Some(Epoch(2)));
+                    }
+                }
+                false
+            })
+        })
+        .collect();
+    drop(sender);
+    assert!(faster.into_iter().all(|sender| sender.join().expect("sends")), "no commit while rows kept coming");
+    progress.end();
+    running.join().expect("ends");
+}

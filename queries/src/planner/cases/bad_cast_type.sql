@@ -1,0 +1,7 @@
+CREATE SOURCE readings (
+    device TEXT, v BIGINT, x DOUBLE, ts TIMESTAMP NOT NULL,
+    WATERMARK FOR ts AS ts - INTERVAL '2 seconds'
+) WITH (connector = 'http');
+
+CREATE MATERIALIZED VIEW a AS SELECT CAST(v AS DUOBLE) AS a FROM readings;
+CREATE MATERIALIZED VIEW b AS SELECT 1 + x::flot AS a FROM readings;

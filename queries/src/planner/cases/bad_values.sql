@@ -1,0 +1,12 @@
+CREATE SOURCE readings (
+    device TEXT, v BIGINT, x DOUBLE, ts TIMESTAMP NOT NULL,
+    WATERMARK FOR ts AS ts - INTERVAL '2 seconds'
+) WITH (connector = 'http');
+
+CREATE MATERIALIZED VIEW v0 AS SELECT v FROM readings WHERE ts > 'yesterday';
+CREATE MATERIALIZED VIEW v1 AS SELECT v FROM readings WHERE regexp_like(device, '(');
+CREATE MATERIALIZED VIEW v2 AS SELECT v FROM readings WHERE ts > DATE '2020-13-01';
+CREATE MATERIALIZED VIEW v3 AS SELECT v FROM readings WHERE date_trunc('hours', ts) > ts;
+CREATE MATERIALIZED VIEW v4 AS SELECT v FROM readings WHERE v + device > 3;
+CREATE MATERIALIZED VIEW v5 AS SELECT v FROM readings WHERE device[1] = 'a';
+CREATE MATERIALIZED VIEW v6 AS SELECT v FROM readings WHERE device > v;
