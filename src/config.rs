@@ -298,6 +298,8 @@ fn flatten(prefix: &str, table: &toml::Table, into: &mut Vec<(String, String)>) 
     for (key, value) in table {
         let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         match value {
+            // Kept, so that a mistyped section is not passed over because all its keys are commented out.
+            toml::Value::Table(inner) if inner.is_empty() && !is_section(&name) => into.push((name, String::new())),
             toml::Value::Table(inner) => flatten(&name, inner, into),
             toml::Value::String(text) => into.push((name, text.clone())),
             toml::Value::Integer(number) => into.push((name, number.to_string())),
@@ -307,6 +309,10 @@ fn flatten(prefix: &str, table: &toml::Table, into: &mut Vec<(String, String)>) 
             toml::Value::Array(values) => into.push((name, format!("a list of {}", values.len()))),
         }
     }
+}
+
+fn is_section(name: &str) -> bool {
+    KEYS.iter().any(|key| key.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
 }
 
 fn unknown(origin: &str, shown: &str, name: &str) -> ConfigError {
@@ -362,6 +368,9 @@ mod tests {
     fn an_unknown_key_names_the_nearest_known_one() {
         let error = Config::default().apply_toml("t.toml", "[server]\nhtpp = \"x\"").expect_err("unknown");
         assert_eq!(error.to_string(), "t.toml: there is no key server.htpp; did you mean server.http?");
+        let error = Config::default().apply_toml("t.toml", "[servr]\n# http = \"x\"").expect_err("unknown");
+        assert!(error.to_string().starts_with("t.toml: there is no key servr"), "{error}");
+        assert_eq!(Config::default().apply_toml("t.toml", "[server]\n# http = \"x\""), Ok(()));
         let error = Config::default().apply_environment(env(&[("TIDEMILL__LOG__LEVL", "x")])).expect_err("unknown");
         assert_eq!(
             error.to_string(),

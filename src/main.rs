@@ -50,6 +50,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Check(_) | Command::Sql(_) | Command::Demo(_) => Verbosity::Tool,
     };
     logging::start(&config, verbosity);
+    tidemill_connectors::descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -4,6 +4,7 @@
 //! results leave. Modules in reading order: what every connector needs, the sources, the tables.
 
 pub mod connect;
+pub mod descriptors;
 pub mod options;
 
 pub mod format;

@@ -68,6 +68,10 @@ impl FileSource {
 
     /// Takes `format` and `delimiter`; without `format` the ending of `path` says what the files hold.
     pub fn take_encoding(path: &str, options: &mut Options) -> Result<Encoding, OptionError> {
+        if let Some(packed) = paths::packed_ending(path) {
+            let problem = format!("{path:?} is compressed ({packed}), which is not read yet: unpack it first");
+            return Err(OptionError::new("path", problem));
+        }
         let encoding = match Encoding::take(options)? {
             Some(encoding) => encoding,
             None => paths::encoding_of(path).ok_or_else(|| {
@@ -114,7 +118,15 @@ impl Source for FileSource {
         let mut readers = VecDeque::with_capacity(files.len());
         for file in files {
             let known = resume.iter().find(|resume| resume.partition == file);
-            if known.is_some_and(|known| known.ended) {
+            if let Some(known) = known.filter(|known| known.ended) {
+                if let Some(more) = self.shared.grown_by(&file, known.next) {
+                    tracing::warn!(
+                        file,
+                        more_bytes = more,
+                        "the file has grown since it was read to its end; what is new is NOT read: put it into a new file, \
+                         or run anew with another --data folder"
+                    );
+                }
                 continue;
             }
             intake.open(&file).await?;
@@ -177,6 +189,17 @@ impl Shared {
             }
             Encoding::Parquet => Reader::Parquet(ParquetReader::open(&path, partition, &self.layout, next)?),
         })
+    }
+
+    /// Returns how many bytes a file has beyond those that were read of it. Its windows are closed: what is new would come
+    /// too late for them, but to pass it over in silence would look as if it had been taken.
+    fn grown_by(&self, partition: &str, end: u64) -> Option<u64> {
+        let length = match self.encoding {
+            Encoding::Json | Encoding::Csv { .. } => std::fs::metadata(self.base_dir.join(partition)).ok()?.len(),
+            Encoding::Parquet => return None,
+        };
+        // A partition without rows has no end of its own: a header alone, or nothing.
+        (end > 0 && length > end).then(|| length - end)
     }
 
     fn reread_rows(

@@ -19,6 +19,12 @@ pub(super) fn encoding_of(path: &str) -> Option<Encoding> {
     }
 }
 
+/// Returns the ending of a path that says the file is compressed.
+pub(super) fn packed_ending(path: &str) -> Option<&'static str> {
+    let extension = Path::new(path).extension()?.to_str()?.to_ascii_lowercase();
+    ["gz", "bz2", "xz", "zst", "zip"].into_iter().find(|ending| *ending == extension)
+}
+
 /// Finds the files, by name, relative to the base folder where they lie in it.
 pub(super) fn find(path: &str, base_dir: &Path, encoding: Encoding) -> Result<Vec<String>, SourceError> {
     let whole = base_dir.join(path);

@@ -236,3 +236,17 @@ async fn what_cannot_be_read_is_named_before_anything_starts() {
     }
     assert!(FileSource::take_encoding("sub", &mut Options::default()).is_err(), "a folder does not tell its format");
 }
+
+#[test]
+fn a_file_that_has_grown_since_its_end_is_noticed() {
+    let folder = folder(&[("a.ndjson", b"{\"temperature\":1}\n{\"temperature\":2}\n")]);
+    let source = source(&folder, "a.ndjson");
+    assert_eq!(source.shared.grown_by("a.ndjson", 18), Some(18));
+    assert_eq!(source.shared.grown_by("a.ndjson", 36), None);
+}
+
+#[test]
+fn compressed_files_are_refused_by_name() {
+    let error = FileSource::take_encoding("a.ndjson.gz", &mut Options::default()).expect_err("gzip");
+    assert!(error.to_string().contains("unpack it first"), "{error}");
+}

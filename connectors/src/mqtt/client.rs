@@ -30,7 +30,7 @@ use tidemill_engine::storage::{Storage, StorageError};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::backoff::Backoff;
 use super::codec;
@@ -351,9 +351,14 @@ impl MqttSource {
         let keep_alive_s = connack.server_keep_alive_s.unwrap_or(settings.keep_alive_s);
         let now = Instant::now();
         progress.ready_at = Some(now);
-        debug!(source = %self.name, version = ?progress.version, session_present = connack.session_present, "connected");
-        if !session.is_subscribing() {
+        let connected = |intake: &dyn Intake| {
+            let Settings { host, port, filter, .. } = settings;
+            let session = if connack.session_present { "resumed" } else { "new" };
+            info!(source = %self.name, broker = %format_args!("{host}:{port}"), %filter, session, "connected");
             intake.set_connected(true);
+        };
+        if !session.is_subscribing() {
+            connected(intake);
         }
         let connection = Connection {
             stream,
@@ -366,7 +371,7 @@ impl MqttSource {
         };
         let end = connection
             .run(stop, &Stop::new(), || {
-                intake.set_connected(true);
+                connected(intake);
                 if progress.subscribed.as_ref() != Some(&wanted) {
                     self.store_subscribed(&wanted);
                     progress.subscribed = Some(wanted.clone());

@@ -43,6 +43,7 @@ use super::session::Session;
 use super::topic::TopicPattern;
 use super::write;
 use crate::Context;
+use crate::descriptors;
 use crate::options::{OptionError, Options};
 
 /// The one partition of the source. A partition for each device would make the slowest one hold the watermark back.
@@ -188,6 +189,11 @@ impl Source for MqttListener {
                     continue;
                 }
             };
+            if descriptors::are_scarce(&stream) {
+                intake.count_error("descriptors");
+                warn!(source = %self.shared.name, %peer, "refused an MQTT connection: the process has nearly as many open files as it may have");
+                continue;
+            }
             let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
                 intake.count_error("connections");
                 debug!(source = %self.shared.name, %peer, max = self.connections_max, "too many connections");

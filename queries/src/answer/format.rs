@@ -58,15 +58,24 @@ impl AnswerFormat {
         if accept.trim().is_empty() {
             return Some(AnswerFormat::Json);
         }
-        accept.split(',').find_map(|part| {
-            let media_type = part.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-            match media_type.as_str() {
-                "*/*" | "application/*" => Some(AnswerFormat::Json),
-                "application/ndjson" | "application/jsonl" => Some(AnswerFormat::Ndjson),
-                "text/*" => Some(AnswerFormat::Csv),
-                _ => AnswerFormat::ALL.into_iter().find(|format| format.media_type() == media_type),
-            }
-        })
+        let mut wanted: Vec<(f32, AnswerFormat)> = accept.split(',').filter_map(AnswerFormat::wanted).collect();
+        // Stable: of equal wishes the first one counts.
+        wanted.sort_by(|a, b| b.0.total_cmp(&a.0));
+        wanted.first().map(|(_, format)| *format)
+    }
+
+    /// Reads one part of an `Accept` header: its weight and format, `None` if there is no such format or it is not wanted.
+    fn wanted(part: &str) -> Option<(f32, AnswerFormat)> {
+        let mut pieces = part.split(';').map(|piece| piece.trim().to_ascii_lowercase());
+        let media_type = pieces.next().unwrap_or_default();
+        let format = match media_type.as_str() {
+            "*/*" | "application/*" => AnswerFormat::Json,
+            "application/ndjson" | "application/jsonl" => AnswerFormat::Ndjson,
+            "text/*" => AnswerFormat::Csv,
+            _ => AnswerFormat::ALL.into_iter().find(|format| format.media_type() == media_type)?,
+        };
+        let weight = pieces.find_map(|piece| piece.strip_prefix("q=")?.parse::<f32>().ok()).unwrap_or(1.0);
+        (weight > 0.0).then_some((weight, format))
     }
 }
 
@@ -81,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accept_headers_choose_the_first_format_that_exists() {
+    fn accept_headers_choose_the_format_that_is_wanted_most() {
         for (accept, format) in [
             ("", Some(AnswerFormat::Json)),
             ("*/*", Some(AnswerFormat::Json)),
@@ -89,6 +98,9 @@ mod tests {
             ("Text/CSV; charset=utf-8", Some(AnswerFormat::Csv)),
             ("application/vnd.apache.arrow.stream", Some(AnswerFormat::Arrow)),
             ("image/png", None),
+            ("text/csv;q=0.5, application/json", Some(AnswerFormat::Json)),
+            ("text/csv; q=0.5, application/x-ndjson; q=0.5", Some(AnswerFormat::Csv)),
+            ("text/csv;q=0", None),
         ] {
             assert_eq!(AnswerFormat::from_accept(accept), format, "{accept}");
         }

@@ -14,7 +14,7 @@
 //! an address that others can reach is refused unless the caller insists.
 
 mod client;
-mod listener;
+mod connections;
 mod metrics;
 mod query;
 mod status;
@@ -31,7 +31,6 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
 use tidemill_engine::clock::Clock;
 use tidemill_engine::runtime::JobStatus;
 use tidemill_engine::source::{BoxFuture, Stop};
@@ -41,10 +40,8 @@ use crate::problem::{Problem, ProblemKind};
 use crate::session::Session;
 
 pub use client::{ClientError, query_server};
-use listener::BoundedListener;
+use connections::Connections;
 
-/// Connections at once; more wait in the system's queue.
-const CONNECTIONS_MAX: usize = 1_024;
 /// Time a request may take until its answer begins; questions have their own, longer limit.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
 /// Time that answers under way have to end once the service stops.
@@ -133,7 +130,7 @@ impl Server {
         };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let local_addr = listener.local_addr().map_err(failed)?;
-        Ok(Bound { listener, local_addr })
+        Ok(Bound { listener, local_addr, connections: Connections::default() })
     }
 }
 
@@ -142,6 +139,7 @@ impl Server {
 pub struct Bound {
     listener: TcpListener,
     local_addr: SocketAddr,
+    connections: Connections,
 }
 
 impl Bound {
@@ -156,25 +154,15 @@ impl Bound {
     }
 
     async fn serve_until(self, state: ServiceState, stop: Stop) -> io::Result<()> {
-        let listener = BoundedListener::new(self.listener, CONNECTIONS_MAX).tap_io(|connection| {
-            // Answers go out in small pieces; without this the last one waits for an acknowledgement.
-            if let Err(error) = connection.set_nodelay() {
-                tracing::debug!(%error, "cannot switch off Nagle's algorithm");
-            }
-        });
-        let told = stop.clone();
-        let serving =
-            axum::serve(listener, router(state)).with_graceful_shutdown(async move { told.cancelled().await });
+        let serving = self.connections.serve(self.listener, router(state), stop.clone());
         tokio::select! {
-            ended = async { serving.await } => ended,
+            () = serving => {}
             () = async {
                 stop.cancelled().await;
                 tokio::time::sleep(SHUTDOWN_TIME_MAX).await;
-            } => {
-                tracing::info!("no longer waiting for HTTP connections that have not ended");
-                Ok(())
-            }
+            } => tracing::info!("no longer waiting for HTTP connections that have not ended"),
         }
+        Ok(())
     }
 }
 

@@ -22,7 +22,12 @@ struct Running {
 }
 
 async fn start(limits: Limits, extra: Router) -> Running {
+    start_with(limits, extra, Connections::default()).await
+}
+
+async fn start_with(limits: Limits, extra: Router, connections: Connections) -> Running {
     let bound = Server::bind(loopback(0), Exposure::LoopbackOnly).await.expect("a free port");
+    let bound = Bound { connections, ..bound };
     let address = bound.local_addr();
     let status = Arc::new(parking_lot::Mutex::new(None));
     let told = Arc::clone(&status);
@@ -228,4 +233,37 @@ async fn stopping_takes_at_most_five_seconds_with_a_client_that_never_reads() {
     running.stop.cancel();
     let waited = tokio::time::timeout(SHUTDOWN_TIME_MAX + Duration::from_secs(3), running.ended).await;
     assert!(waited.expect("ends in time").expect("no panic").is_ok());
+}
+
+#[tokio::test]
+async fn connections_that_ask_nothing_make_room_for_those_that_do() {
+    let few = Connections { connections_max: 3, silence_max: Duration::from_millis(200) };
+    let running = start_with(Limits::default(), Router::new(), few).await;
+    let _silent = TcpStream::connect(running.address).await.unwrap();
+    let mut half_asked = TcpStream::connect(running.address).await.unwrap();
+    half_asked.write_all(b"GET /healthz HTTP/1.1\r\nhost").await.unwrap();
+    let mut answered = TcpStream::connect(running.address).await.unwrap();
+    answered.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut first = [0_u8; 15];
+    answered.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200 OK");
+    // All three hold their slots now, and none of them ever closes.
+    let asked = client().get(format!("{}/healthz", running.url)).send();
+    let response = tokio::time::timeout(Duration::from_secs(10), asked).await.expect("a slot").expect("an answer");
+    assert_eq!(response.status(), 200);
+}
+
+#[tokio::test]
+async fn a_question_that_takes_long_is_not_silence() {
+    let slow = Router::new().route(
+        "/slow",
+        get(|| async {
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            "done"
+        }),
+    );
+    let impatient = Connections { silence_max: Duration::from_millis(100), ..Connections::default() };
+    let running = start_with(Limits::default(), slow, impatient).await;
+    let response = client().get(format!("{}/slow", running.url)).send().await.expect("an answer");
+    assert_eq!(response.text().await.expect("whole"), "done");
 }
