@@ -16,6 +16,7 @@ mod differential;
 mod oracle;
 
 mod backpressure;
+mod embed;
 mod exit_codes;
 mod idle;
 mod ingest;
