@@ -108,9 +108,9 @@ fn window_operator(batches: &[RecordBatch]) -> usize {
         let late = state.update(device, &hashes, times.values(), &arguments, Selection::All(device.len()));
         assert!(late.is_empty());
         let watermark = Watermark(times.value(times.len() - 1));
-        results += state.close(watermark).expect("closes").results.iter().map(RecordBatch::num_rows).sum::<usize>();
+        results += state.close(watermark).expect("closes").iter().map(RecordBatch::num_rows).sum::<usize>();
     }
-    results + state.close(Watermark::END).expect("closes").results.iter().map(RecordBatch::num_rows).sum::<usize>()
+    results + state.close(Watermark::END).expect("closes").iter().map(RecordBatch::num_rows).sum::<usize>()
 }
 
 /// Runs DataFusion's batch query; returns the number of result rows.

@@ -17,7 +17,7 @@ mod pane;
 mod state;
 
 pub use key_table::KeyColumn;
-pub use state::{Closed, WindowState};
+pub use state::WindowState;
 
 use crate::time::Watermark;
 

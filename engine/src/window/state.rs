@@ -31,13 +31,6 @@ pub struct WindowState {
     groups: Vec<u32>,
 }
 
-/// What a watermark closed.
-#[derive(Debug, Default)]
-pub struct Closed {
-    /// Result rows: keys, `window_start`, `window_end`, aggregates.
-    pub results: Vec<RecordBatch>,
-}
-
 impl WindowState {
     /// Makes an empty state. `schema` is that of the results.
     pub fn new(assigner: WindowAssigner, layout: Layout, keys: KeyColumn, schema: SchemaRef) -> WindowState {
@@ -153,23 +146,24 @@ impl WindowState {
         pane.update(layout, keys, hashes, arguments, selection, &mut self.groups);
     }
 
-    /// Closes every window that ends at or before the watermark, earliest first. A watermark never moves back: an
+    /// Closes every window that ends at or before the watermark, earliest first, and returns its rows: keys, `window_start`,
+    /// `window_end`, aggregates. A watermark never moves back: an
     /// earlier one does nothing.
-    pub fn close(&mut self, watermark: Watermark) -> Result<Closed, ArrowError> {
-        let mut closed = Closed::default();
+    pub fn close(&mut self, watermark: Watermark) -> Result<Vec<RecordBatch>, ArrowError> {
+        let mut results = Vec::new();
         if watermark <= self.watermark {
-            return Ok(closed);
+            return Ok(results);
         }
         if self.assigner.size_us() == self.assigner.slide_us() {
-            self.close_tumbling(watermark, &mut closed)?;
+            self.close_tumbling(watermark, &mut results)?;
         } else {
-            self.close_hopping(watermark, &mut closed)?;
+            self.close_hopping(watermark, &mut results)?;
         }
         self.watermark = watermark;
-        Ok(closed)
+        Ok(results)
     }
 
-    fn close_tumbling(&mut self, watermark: Watermark, closed: &mut Closed) -> Result<(), ArrowError> {
+    fn close_tumbling(&mut self, watermark: Watermark, results: &mut Vec<RecordBatch>) -> Result<(), ArrowError> {
         let size_us = self.assigner.size_us();
         while let Some(first) = self.panes.first_entry() {
             let start = *first.key();
@@ -178,12 +172,12 @@ impl WindowState {
             }
             let pane = first.remove();
             self.group_count_last = pane.keys.group_count();
-            self.emit(&pane, start, closed)?;
+            self.emit(&pane, start, results)?;
         }
         Ok(())
     }
 
-    fn close_hopping(&mut self, watermark: Watermark, closed: &mut Closed) -> Result<(), ArrowError> {
+    fn close_hopping(&mut self, watermark: Watermark, results: &mut Vec<RecordBatch>) -> Result<(), ArrowError> {
         let size_us = self.assigner.size_us();
         let due: BTreeSet<i64> = self
             .panes
@@ -196,14 +190,14 @@ impl WindowState {
             for pane in self.panes.range(start..start + size_us).map(|(_, pane)| pane) {
                 window.merge(&self.layout, pane);
             }
-            self.emit(&window, start, closed)?;
+            self.emit(&window, start, results)?;
         }
         let assigner = self.assigner;
         self.panes.retain(|pane, _| assigner.last_end(*pane).is_some_and(|end| end > watermark.0));
         Ok(())
     }
 
-    fn emit(&self, pane: &Pane, start: i64, closed: &mut Closed) -> Result<(), ArrowError> {
+    fn emit(&self, pane: &Pane, start: i64, results: &mut Vec<RecordBatch>) -> Result<(), ArrowError> {
         let group_count = pane.keys.group_count();
         for from in (0..group_count).step_by(RESULT_ROWS_MAX) {
             let to = (from + RESULT_ROWS_MAX).min(group_count);
@@ -214,7 +208,7 @@ impl WindowState {
             columns.push(instant(start));
             columns.push(instant(start + self.assigner.size_us()));
             columns.extend(self.layout.finish(&pane.slots, &pane.texts, from, to));
-            closed.results.push(RecordBatch::try_new(Arc::clone(&self.schema), columns)?);
+            results.push(RecordBatch::try_new(Arc::clone(&self.schema), columns)?);
         }
         Ok(())
     }

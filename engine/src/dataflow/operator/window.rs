@@ -126,9 +126,9 @@ impl Gated<Arrival> for Panes {
 
     fn close(&mut self, epoch: Epoch) -> Result<(), String> {
         let closed = self.state.close(self.watermark).map_err(|error| error.to_string())?;
-        let count: usize = closed.results.iter().map(RecordBatch::num_rows).sum();
+        let count: usize = closed.iter().map(RecordBatch::num_rows).sum();
         self.context.counters.windows[self.id.0].results.add(count as u64);
-        self.closed.push((epoch, closed.results, std::mem::take(&mut self.late)));
+        self.closed.push((epoch, closed, std::mem::take(&mut self.late)));
         Ok(())
     }
 }
