@@ -132,6 +132,7 @@ async fn dataflow(batches: &Arc<Vec<RecordBatch>>, workers: usize) {
         workload::schema(),
         Operator::Source(SourceNode {
             name: "readings".to_owned(),
+            identity: "readings".to_owned(),
             source: Arc::new(source),
             format: Arc::new(Columns),
             event_time: Some(EventTimeNode { column: 1, delay_us: 0, idle_after_us: None, future_limit_us: None }),
@@ -142,6 +143,7 @@ async fn dataflow(batches: &Arc<Vec<RecordBatch>>, workers: usize) {
     let calls = calls();
     let schema = window_schema(&[("device".to_owned(), DataType::Utf8View, false)], &calls);
     let window = WindowNode {
+        identity: "windows".to_owned(),
         input,
         time_column: 1,
         assigner: WINDOW,

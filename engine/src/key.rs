@@ -1,5 +1,7 @@
 //! Key groups: the unit in which keyed state is spread over workers.
 
+use serde::{Deserialize, Serialize};
+
 /// The number of key groups. Fixed for ever: state is stored by key group.
 pub const KEY_GROUP_COUNT: usize = 256;
 
@@ -18,6 +20,33 @@ impl KeyGroup {
     #[inline]
     pub fn worker(self, worker_count: usize) -> usize {
         usize::from(self.0) * worker_count / KEY_GROUP_COUNT
+    }
+}
+
+/// Key groups side by side, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyGroups {
+    /// The first one.
+    pub first: u8,
+    /// The last one.
+    pub last: u8,
+}
+
+impl KeyGroups {
+    /// All there are.
+    pub const ALL: KeyGroups = KeyGroups { first: 0, last: u8::MAX };
+
+    /// Returns the groups that a worker owns: see [`KeyGroup::worker`].
+    pub fn of_worker(worker: usize, worker_count: usize) -> KeyGroups {
+        let begin = |worker: usize| (worker * KEY_GROUP_COUNT).div_ceil(worker_count);
+        let last = begin(worker + 1).min(KEY_GROUP_COUNT) - 1;
+        KeyGroups { first: begin(worker) as u8, last: last as u8 }
+    }
+
+    /// Returns the groups that are in both, if there are any.
+    pub fn shared_with(self, other: KeyGroups) -> Option<KeyGroups> {
+        let (first, last) = (self.first.max(other.first), self.last.min(other.last));
+        (first <= last).then_some(KeyGroups { first, last })
     }
 }
 

@@ -8,6 +8,7 @@
 //!      └────► Project ─► Sink                          └──────► Window ─► …      a view that reads a view
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
@@ -73,6 +74,8 @@ pub enum Operator {
 pub struct SourceNode {
     /// Its name.
     pub name: String,
+    /// Everything that decides about its rows, in short: a checkpoint's state belongs to a node of this identity.
+    pub identity: String,
     /// Where the data comes from.
     pub source: Arc<dyn Source>,
     /// How it is decoded; its schema is the node's schema.
@@ -101,6 +104,8 @@ pub struct EventTimeNode {
 /// A windowed aggregate. Columns out: keys, `window_start`, `window_end`, aggregates.
 #[derive(Clone)]
 pub struct WindowNode {
+    /// Everything that decides about its results, in short: a checkpoint's state belongs to a node of this identity.
+    pub identity: String,
     /// Whose rows.
     pub input: NodeId,
     /// The input's event time column.
@@ -125,6 +130,51 @@ impl Plan {
     /// Returns a node.
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0]
+    }
+
+    /// Returns the key of each source's and each window's state in a checkpoint: its identity, numbered where several
+    /// nodes compute the same.
+    pub fn state_keys(&self) -> BTreeMap<NodeId, String> {
+        let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
+        let mut keys = BTreeMap::new();
+        for (at, node) in self.nodes.iter().enumerate() {
+            let identity = match &node.operator {
+                Operator::Source(source) => &source.identity,
+                Operator::Window(window) => &window.identity,
+                Operator::Filter { .. } | Operator::Project { .. } | Operator::Table { .. } => continue,
+            };
+            let count = seen.entry(identity).or_default();
+            *count += 1;
+            keys.insert(NodeId(at), if *count == 1 { identity.clone() } else { format!("{identity}#{count}") });
+        }
+        keys
+    }
+
+    /// Returns the windows that a table's rows come through, nearest first.
+    pub fn windows_of(&self, table: &str) -> Vec<NodeId> {
+        let named = |name: &Option<String>| name.as_deref() == Some(table);
+        let start = self.nodes.iter().enumerate().find_map(|(at, node)| match &node.operator {
+            Operator::Table { input, name } if name == table => Some(*input),
+            Operator::Source(source) if named(&source.dead_table) || named(&source.quarantine_table) => {
+                Some(NodeId(at))
+            }
+            Operator::Window(window) if named(&window.late_table) => Some(NodeId(at)),
+            _ => None,
+        });
+        let (mut windows, mut next) = (Vec::new(), start);
+        while let Some(id) = next {
+            next = match &self.node(id).operator {
+                Operator::Source(_) => None,
+                Operator::Window(window) => {
+                    windows.push(id);
+                    Some(window.input)
+                }
+                Operator::Filter { input, .. } | Operator::Project { input, .. } | Operator::Table { input, .. } => {
+                    Some(*input)
+                }
+            };
+        }
+        windows
     }
 
     /// Returns every table the plan fills, with its columns: the sinks that a job must be given.

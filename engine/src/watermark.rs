@@ -32,10 +32,12 @@ pub enum Mark {
     Sealed {
         /// The time written in the Seal, microseconds.
         now_us: i64,
+        /// Whether a checkpoint is made at its end.
+        checkpoint: bool,
     },
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Partition {
     time_us: Option<i64>,
     arrival_us: i64,
@@ -53,7 +55,7 @@ impl Default for Partition {
 ///
 /// A partition is idle when its epoch was sealed more than `idle_after` after the arrival of its last row. If all are
 /// idle the watermark stays. When every partition of a bounded source has ended, it is [`Watermark::END`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatermarkFold {
     delay_us: i64,
     idle_after_us: Option<i64>,
@@ -86,7 +88,7 @@ impl WatermarkFold {
                 self.partitions.entry(partition).or_default();
             }
             Mark::Ended { partition } => self.partitions.entry(partition).or_default().ended = true,
-            Mark::Sealed { now_us } => self.sealed_us = self.sealed_us.max(now_us),
+            Mark::Sealed { now_us, .. } => self.sealed_us = self.sealed_us.max(now_us),
         }
     }
 
@@ -124,6 +126,10 @@ mod tests {
         fold.close()
     }
 
+    const fn sealed(now_us: i64) -> Mark {
+        Mark::Sealed { now_us, checkpoint: false }
+    }
+
     const fn seen(partition: u32, time_us: i64, arrival_us: i64) -> Mark {
         Mark::Seen { partition, time_us, arrival_us }
     }
@@ -131,12 +137,12 @@ mod tests {
     #[test]
     fn the_slowest_partition_decides_until_it_is_idle() {
         let mut fold = WatermarkFold::new(5, Some(100));
-        assert_eq!(close(&mut fold, &[Mark::Sealed { now_us: 0 }]), Watermark::UNKNOWN);
-        assert_eq!(close(&mut fold, &[seen(1, 50, 0), seen(2, 20, 0), Mark::Sealed { now_us: 1 }]), Watermark(15));
-        assert_eq!(close(&mut fold, &[seen(1, 90, 60), Mark::Sealed { now_us: 100 }]), Watermark(15));
-        assert_eq!(close(&mut fold, &[Mark::Sealed { now_us: 101 }]), Watermark(85), "2 is idle now");
-        assert_eq!(close(&mut fold, &[seen(2, 30, 110), Mark::Sealed { now_us: 111 }]), Watermark(85), "never falls");
-        assert_eq!(close(&mut fold, &[Mark::Sealed { now_us: 999 }]), Watermark(85), "all idle: it stays");
+        assert_eq!(close(&mut fold, &[sealed(0)]), Watermark::UNKNOWN);
+        assert_eq!(close(&mut fold, &[seen(1, 50, 0), seen(2, 20, 0), sealed(1)]), Watermark(15));
+        assert_eq!(close(&mut fold, &[seen(1, 90, 60), sealed(100)]), Watermark(15));
+        assert_eq!(close(&mut fold, &[sealed(101)]), Watermark(85), "2 is idle now");
+        assert_eq!(close(&mut fold, &[seen(2, 30, 110), sealed(111)]), Watermark(85), "never falls");
+        assert_eq!(close(&mut fold, &[sealed(999)]), Watermark(85), "all idle: it stays");
     }
 
     #[test]

@@ -98,6 +98,11 @@ impl Shared {
             push_table(&mut draft.plan, node, &name);
             live_only.insert(name, sender);
         }
+        for node in &mut draft.plan.nodes {
+            if let Operator::Source(source) = &mut node.operator {
+                source.identity = format!("{} {:?}", source.identity, source.event_time);
+            }
+        }
         let outlets = draft.plan.tables().into_iter().map(|(name, schema)| match live_only.remove(&name) {
             Some(sender) => Outlet::Live(name, sender),
             None => {

@@ -47,6 +47,7 @@ impl SourceBuilder {
         let node = SourceNode {
             dead_table: Some(format!("{}$dead", self.name)),
             quarantine_table: None,
+            identity: description.clone(),
             name: self.name,
             source: self.source,
             format,

@@ -240,12 +240,13 @@ impl Windowed {
     pub fn aggregate<const N: usize>(self, aggregates: [Aggregate; N]) -> Stream {
         let stream = self.keyed.stream.clone();
         match self.node(&aggregates) {
-            Ok((schema, node)) => {
+            Ok((schema, mut node)) => {
                 let words: Vec<String> = aggregates
                     .iter()
                     .map(|a| format!("{:?}({}) as {}", a.kind, a.column.as_deref().unwrap_or("*"), a.name))
                     .collect();
                 let step = format!("{:?} by {} {}", self.assigner, self.keyed.keys.join(", "), words.join(", "));
+                node.identity = format!("{}; {step}", stream.description);
                 // A window's result belongs to its start, as in a view that reads a view.
                 let time_column = schema.column_with_name("window_start").map(|(idx, _)| idx);
                 let next = stream.then(schema, Operator::Window(node), &step);
@@ -277,6 +278,7 @@ impl Windowed {
             return Err(Error::Input(format!("aggregate: two columns are called {:?}; say named(\"…\")", twice[0])));
         }
         let node = WindowNode {
+            identity: String::new(),
             input: stream.node,
             time_column,
             assigner: self.assigner,

@@ -132,6 +132,12 @@ impl Layout {
         self.initial.len() - 1
     }
 
+    /// Whether a word is the place of a text.
+    pub fn is_text(&self, word: usize) -> bool {
+        let holds = |argument: &Argument| argument.least == Some(word) || argument.greatest == Some(word);
+        self.arguments.iter().any(|argument| is_text(&argument.kind) && holds(argument))
+    }
+
     /// Returns the words of one group.
     pub fn width(&self) -> usize {
         self.initial.len()
@@ -332,6 +338,18 @@ impl Texts {
         } else if text.cmp(&self.0[*slot as usize]) == wins {
             self.0[*slot as usize] = text.into();
         }
+    }
+
+    /// Returns the text at a place; `None` if the place is that of no text.
+    pub fn get(&self, place: u64) -> Option<&str> {
+        (place != NONE).then(|| &*self.0[place as usize])
+    }
+
+    /// Keeps a text and returns its place.
+    pub fn keep(&mut self, text: Option<&str>) -> u64 {
+        let Some(text) = text else { return NONE };
+        self.0.push(text.into());
+        self.0.len() as u64 - 1
     }
 
     /// Returns the bytes held.

@@ -11,8 +11,13 @@ use crate::error::panic_text;
 /// Who has to act on a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// The disk, a broker, a file: the reason says what to do.
+    /// A broker, a file, another process: the reason says what to do.
     Environment,
+    /// The disk: what was acknowledged is safe, and a later start goes on.
+    Disk {
+        /// Whether it has no room left.
+        is_full: bool,
+    },
     /// An operator: an expression that cannot be evaluated, or a bug.
     Operator,
 }
@@ -55,6 +60,11 @@ impl Failure {
     /// Records a failure of the environment; only the first failure counts.
     pub fn set_environment(&self, reason: String) {
         self.record(Blame::Environment, reason);
+    }
+
+    /// Records a failure of the disk; only the first failure counts.
+    pub fn set_disk(&self, reason: String, is_full: bool) {
+        self.record(Blame::Disk { is_full }, reason);
     }
 
     fn record(&self, blame: Blame, reason: String) {

@@ -9,12 +9,15 @@ mod exchange;
 mod failure;
 mod gate;
 mod operator;
+mod snapshot;
 mod timestamp;
 
 pub use counters::{Counter, Counters, SourceCounters, WindowCounters};
 pub use failure::{Blame, Failure};
 pub use operator::source::{FedChunk, Feed};
 pub use operator::table::TableFeed;
+pub(crate) use operator::window::layout_and_keys;
+pub(crate) use snapshot::{Restored, RestoredWindow, Snapshot, Snapshots, SourceCounts, WindowSnapshot};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,6 +43,8 @@ pub(crate) struct Context {
     pub(crate) counters: Arc<Counters>,
     /// The first epoch that this run sees.
     pub(crate) first: Epoch,
+    /// Where state is handed over at the end of a checkpoint's epoch.
+    pub(crate) snapshots: Arc<Snapshots>,
 }
 
 /// What enters and leaves the graph on one worker.
@@ -48,6 +53,8 @@ pub(crate) struct Ports {
     pub(crate) sources: BTreeMap<NodeId, Receiver<Feed>>,
     /// For each table, where its rows go.
     pub(crate) tables: BTreeMap<String, TableFeed>,
+    /// What the state of this worker begins with.
+    pub(crate) restored: Restored,
 }
 
 /// Builds the graph of a plan. Returns what wakes each source, and the probe of everything that leaves.
@@ -81,8 +88,9 @@ pub(crate) fn build<'scope>(
                 if let Some(name) = &source.quarantine_table {
                     to_table(streams.quarantined, name)?;
                 }
+                let fold = ports.restored.folds.remove(&id);
                 let time = source.event_time.map(|event_time| Time {
-                    watermarks: operator::watermark::watermark(streams.marks, context, id, event_time),
+                    ticks: operator::watermark::watermark(streams.marks, context, id, event_time, fold),
                     map: Arc::new(|watermark| watermark),
                 });
                 (streams.rows, time)
@@ -98,7 +106,7 @@ pub(crate) fn build<'scope>(
             Operator::Window(window) => {
                 let (rows, time) = built[window.input.0].clone();
                 let time = time.ok_or("a window needs a source with an event time")?;
-                let (results, late) = operator::window::window(rows, time.clone(), context, id, window, plan)?;
+                let (results, late) = operator::window::window(rows, time.clone(), context, id, plan, ports.restored.windows.remove(&id))?;
                 if let Some(name) = &window.late_table {
                     to_table(late, name)?;
                 }
@@ -106,7 +114,7 @@ pub(crate) fn build<'scope>(
                 let (assigner, before) = (window.assigner, time.map);
                 let after: WatermarkMap =
                     Arc::new(move |watermark: Watermark| assigner.start_watermark(before(watermark)));
-                (results, Some(Time { watermarks: time.watermarks, map: after }))
+                (results, Some(Time { ticks: time.ticks, map: after }))
             }
             Operator::Table { input, name } => {
                 let (rows, time) = built[input.0].clone();

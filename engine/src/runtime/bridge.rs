@@ -163,18 +163,18 @@ impl Bridge {
     }
 
     /// Ends the open epoch on all workers.
-    pub(super) fn close(&mut self, epoch: Epoch, now_us: i64) -> Result<(), Closed> {
+    pub(super) fn close(&mut self, epoch: Epoch, now_us: i64, checkpoint: bool) -> Result<(), Closed> {
         assert_eq!(epoch, self.open, "epochs are sealed in order");
         self.flush()?;
         self.wait_for_room()?;
         self.progress.seal(epoch);
         for (source, lane) in &self.lanes {
             let mut marks = self.marks.remove(source).unwrap_or_default();
-            marks.push(Mark::Sealed { now_us });
+            marks.push(Mark::Sealed { now_us, checkpoint });
             for worker in 0..lane.senders.len() {
                 // One worker sends the marks to all; rows decide on the others.
                 let marks = if worker == 0 { std::mem::take(&mut marks) } else { Vec::new() };
-                self.send(lane, worker, Feed::Close(epoch, marks))?;
+                self.send(lane, worker, Feed::Close { epoch, marks, checkpoint })?;
             }
         }
         self.open = epoch.next();

@@ -1,130 +1,214 @@
-//! Egress: the thread of each table, which takes its rows, and commits them in two phases.
+//! Egress: the threads of a table. They take its rows, and do what the checkpointer orders: phase one, phase two.
 //!
-//! A commit is due when rows have waited for the commit interval, when too many bytes have, and at the end. It goes up
-//! to the last epoch that is complete and durable in the log; rows of later epochs stay with the sink.
+//! ```text
+//!   workers ─► rows ───┐
+//!                      ▼              prepare(e): rows up to e into files, or named as waiting
+//!                   writer 0, 1, … ◄─ commit(e):  the table's own commit; writer 0 has it
+//!                                     clean:      files that nothing can name any more
+//! ```
+//! Every row of a complete epoch was handed over before the epoch was called complete. So, when an order names a complete
+//! epoch, what it needs is in the buffer or in the channel.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, Sender, never, select};
 use tokio::sync::broadcast;
 
-use super::progress::Progress;
+use super::buffer::RowBuffer;
+use super::marks::Marks;
 use crate::clock::Clock;
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
 use crate::error::with_causes;
-use crate::sink::{Sink, SinkError};
+use crate::sink::{Committable, Sink, SinkError, SinkWriter};
 
-/// Batches that wait for a table's thread.
+/// Batches that wait for a table's writer.
 pub(super) const BATCHES_QUEUED_MAX: usize = 64;
 
-/// Bytes that a table holds before it commits ahead of time.
-const BUFFERED_BYTES_MAX: usize = 64 << 20;
+/// Orders that wait for a writer: the checkpointer waits for each answer.
+pub(super) const ORDERS_QUEUED_MAX: usize = 1;
 
-/// How long a commit that has to wait for its epoch waits before it looks again.
-const EPOCH_CHECK: Duration = Duration::from_millis(10);
+/// Bytes that a writer holds before its table is committed ahead of time.
+pub(super) const BUFFERED_BYTES_MAX: usize = 64 << 20;
 
 /// Batches that a live subscriber may be behind.
 pub(super) const LIVE_BATCHES_MAX: usize = 256;
 
-/// What a table's thread shares with the status.
-#[derive(Debug, Default)]
+/// No rows wait.
+const NOTHING: i64 = i64::MAX;
+
+/// What a table's threads share with the status and the checkpointer.
+#[derive(Debug)]
 pub(super) struct TableState {
     pub(super) rows: AtomicU64,
     pub(super) committed: AtomicU64,
+    /// One for each writer.
+    waiting: Vec<Waiting>,
 }
 
-/// One table's thread.
-pub(super) struct Egress {
-    pub(super) sink: Box<dyn Sink>,
-    pub(super) rows: Receiver<(Epoch, RecordBatch)>,
-    pub(super) live: broadcast::Sender<(Epoch, RecordBatch)>,
-    pub(super) state: Arc<TableState>,
-    pub(super) progress: Arc<Progress>,
-    pub(super) failure: Failure,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) commit_interval: Duration,
+/// What a writer holds.
+#[derive(Debug)]
+struct Waiting {
+    /// Since when rows wait for a commit, by the monotonic clock.
+    since_us: AtomicI64,
+    is_full: AtomicBool,
 }
 
-impl Egress {
-    /// Runs until the dataflow has ended, then commits what is complete.
-    pub(super) fn run(mut self) {
-        let ended = catch_unwind(AssertUnwindSafe(|| self.take_all().and_then(|()| self.commit_rest())));
-        match ended {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => self.failure.set_environment(with_causes(&error)),
-            // At once: the dataflow would notice only with the table's next rows.
-            Err(_) => self.failure.set(format!("table {}: its thread ended by an internal error", self.sink.name())),
+impl TableState {
+    pub(super) fn new(committed: Epoch, writer_count: usize) -> TableState {
+        let nothing = || Waiting { since_us: AtomicI64::new(NOTHING), is_full: AtomicBool::new(false) };
+        TableState {
+            rows: AtomicU64::new(0),
+            committed: AtomicU64::new(committed.0),
+            waiting: (0..writer_count).map(|_| nothing()).collect(),
         }
     }
 
-    fn take_all(&mut self) -> Result<(), SinkError> {
-        let interval_us = crate::time::micros(self.commit_interval);
-        let mut waiting_since_us: Option<i64> = None;
+    /// Returns since when rows wait for a commit, by the monotonic clock.
+    pub(super) fn waiting_since_us(&self) -> Option<i64> {
+        let since_us = self.waiting.iter().map(|waiting| waiting.since_us.load(Ordering::Acquire)).min();
+        since_us.filter(|since_us| *since_us != NOTHING)
+    }
+
+    /// Whether so many bytes wait that a commit is due at once.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.iter().any(|waiting| waiting.is_full.load(Ordering::Acquire))
+    }
+}
+
+/// What the checkpointer orders.
+pub(super) enum Order {
+    /// Phase one of an epoch that is complete.
+    Prepare {
+        epoch: Epoch,
+        /// Whether rows go into files now; otherwise they wait, and are told.
+        is_due: bool,
+        answer: Sender<Result<Prepared, SinkError>>,
+    },
+    /// Phase two; only for the first writer.
+    Commit { epoch: Epoch, committables: Vec<Committable>, answer: Sender<Result<Epoch, SinkError>> },
+    /// Remove garbage; only for the first writer.
+    Clean { answer: Sender<Result<(), SinkError>> },
+}
+
+/// What a writer says to [`Order::Prepare`].
+#[derive(Default)]
+pub(super) struct Prepared {
+    pub(super) committables: Vec<Committable>,
+    /// Rows up to the epoch that are in no file.
+    pub(super) waiting: Vec<(Epoch, RecordBatch)>,
+}
+
+/// One writer of a table, on a thread of its own.
+pub(super) struct Egress {
+    pub(super) name: String,
+    pub(super) index: usize,
+    pub(super) writer: Box<dyn SinkWriter>,
+    /// The table itself; the first writer has it.
+    pub(super) sink: Option<Box<dyn Sink>>,
+    pub(super) buffer: RowBuffer,
+    pub(super) rows: Receiver<(Epoch, RecordBatch)>,
+    pub(super) orders: Receiver<Order>,
+    pub(super) live: broadcast::Sender<(Epoch, RecordBatch)>,
+    pub(super) state: Arc<TableState>,
+    pub(super) marks: Arc<Marks>,
+    pub(super) failure: Failure,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl Egress {
+    /// Runs until nobody orders any more.
+    pub(super) fn run(mut self) {
+        let (name, failure) = (self.name.clone(), self.failure.clone());
+        if catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+            // At once: the dataflow would notice only with the table's next rows.
+            failure.set(format!("table {name}: its thread ended by an internal error"));
+        }
+    }
+
+    fn serve(&mut self) {
+        let mut rows = self.rows.clone();
         loop {
-            let received = match waiting_since_us {
-                None => self.rows.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(since_us) => {
-                    let left_us = since_us.saturating_add(interval_us) - self.clock.monotonic_us();
-                    let left = Duration::from_micros(left_us.try_into().unwrap_or(0));
-                    self.rows.recv_timeout(left.max(Duration::from_micros(1)))
-                }
-            };
-            let due = match received {
-                Ok((epoch, rows)) => {
-                    self.take(epoch, rows)?;
-                    // Rows keep coming while the interval passes: look at the time after each.
-                    let now_us = self.clock.monotonic_us();
-                    let since_us = *waiting_since_us.get_or_insert(now_us);
-                    now_us - since_us >= interval_us || self.sink.buffered_bytes() >= BUFFERED_BYTES_MAX
-                }
-                Err(RecvTimeoutError::Timeout) => true,
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            };
-            if due && self.commit()? {
-                waiting_since_us = (self.sink.buffered_bytes() > 0).then(|| self.clock.monotonic_us());
-            } else if due && self.rows.is_empty() {
-                self.progress.wait_completed(self.progress.completed().next(), EPOCH_CHECK);
+            select! {
+                recv(rows) -> received => match received {
+                    Ok((epoch, batch)) => self.take(epoch, batch),
+                    // The dataflow has ended; orders may still come.
+                    Err(_) => rows = never(),
+                },
+                recv(self.orders) -> order => match order {
+                    Ok(order) => self.obey(order),
+                    Err(_) => return,
+                },
             }
         }
     }
 
-    fn take(&mut self, epoch: Epoch, rows: RecordBatch) -> Result<(), SinkError> {
+    fn take(&mut self, epoch: Epoch, rows: RecordBatch) {
         self.state.rows.fetch_add(rows.num_rows() as u64, Ordering::Relaxed);
         if self.live.receiver_count() > 0 {
             let _ = self.live.send((epoch, rows.clone())); // The last subscriber may just have left.
         }
-        self.sink.write(epoch, rows)
+        self.keep(epoch, rows);
     }
 
-    /// Commits up to the last complete epoch; returns whether there was one to commit.
-    fn commit(&mut self) -> Result<bool, SinkError> {
-        let epoch = self.progress.committable();
-        if epoch <= self.sink.last_committed() {
-            return Ok(false);
+    /// Adds rows that wait for a commit.
+    pub(super) fn keep(&mut self, epoch: Epoch, rows: RecordBatch) {
+        self.buffer.push(epoch, rows);
+        let waiting = &self.state.waiting[self.index];
+        let since_us = waiting.since_us.fetch_min(self.clock.monotonic_us(), Ordering::AcqRel);
+        let is_full = self.buffer.bytes() >= BUFFERED_BYTES_MAX && !waiting.is_full.swap(true, Ordering::AcqRel);
+        if since_us == NOTHING || is_full {
+            self.marks.rows_wait();
         }
-        // Every row of a complete epoch was handed over before the epoch was called complete. More than what is there now
-        // is not taken: workers that are faster than this thread would never let it come to the commit.
-        for _ in 0..self.rows.len() {
-            let Ok((epoch, rows)) = self.rows.try_recv() else { break };
-            self.take(epoch, rows)?;
-        }
-        // An operator that failed has set this before any epoch without its rows could look complete.
-        if self.failure.is_set() {
-            return Ok(true);
-        }
-        let committables = self.sink.prepare(epoch)?;
-        self.sink.commit(epoch, &committables)?;
-        self.state.committed.store(self.sink.last_committed().0, Ordering::Relaxed);
-        Ok(true)
     }
 
-    fn commit_rest(&mut self) -> Result<(), SinkError> {
-        self.progress.wait_ended();
-        self.commit().map(|_| ())
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Prepare { epoch, is_due, answer } => {
+                // More than what is there now is not taken: workers that are faster than this thread would never let it
+                // come to the commit.
+                for _ in 0..self.rows.len() {
+                    let Ok((epoch, rows)) = self.rows.try_recv() else { break };
+                    self.take(epoch, rows);
+                }
+                let prepared = if is_due { self.prepare(epoch) } else { Ok(self.waiting(epoch)) };
+                let _ = answer.send(prepared); // After a failure nobody waits.
+            }
+            Order::Commit { epoch, committables, answer } => {
+                let sink = self.sink.as_mut().expect("only the first writer commits");
+                let committed = sink.commit(epoch, &committables).map(|()| sink.last_committed());
+                let _ = answer.send(committed);
+            }
+            Order::Clean { answer } => {
+                let sink = self.sink.as_mut().expect("only the first writer cleans");
+                let _ = answer.send(sink.clean());
+            }
+        }
+    }
+
+    fn prepare(&mut self, epoch: Epoch) -> Result<Prepared, SinkError> {
+        let rows = self.buffer.take(epoch);
+        // What stays is of epochs after this one: it waits from now on.
+        let waiting = &self.state.waiting[self.index];
+        waiting.is_full.store(self.buffer.bytes() >= BUFFERED_BYTES_MAX, Ordering::Release);
+        let since_us = if self.buffer.is_empty() { NOTHING } else { self.clock.monotonic_us() };
+        waiting.since_us.store(since_us, Ordering::Release);
+        let committables = if rows.is_empty() { Vec::new() } else { self.writer.prepare(epoch, &rows)? };
+        Ok(Prepared { committables, waiting: Vec::new() })
+    }
+
+    fn waiting(&self, epoch: Epoch) -> Prepared {
+        Prepared { committables: Vec::new(), waiting: self.buffer.peek(epoch).map(|(of, rows)| (of, rows.clone())).collect() }
+    }
+}
+
+/// Says an error of a table as the job's.
+pub(super) fn fail(failure: &Failure, error: &SinkError) {
+    match error {
+        SinkError::Storage { source, .. } => failure.set_disk(with_causes(error), source.is_disk_full()),
+        SinkError::Refused { .. } | SinkError::Encode { .. } => failure.set_environment(with_causes(error)),
     }
 }

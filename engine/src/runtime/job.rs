@@ -1,6 +1,6 @@
 //! A job: its threads and tasks, and how they begin and end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,24 +8,32 @@ use std::thread;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use futures::FutureExt;
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::bridge::{Bridge, CHUNKS_QUEUED_MAX, Lane};
-use super::egress::{BATCHES_QUEUED_MAX, Egress, LIVE_BATCHES_MAX, TableState};
+use super::buffer::RowBuffer;
+use super::checkpointer::{Checkpointer, SourceKept, Table, Window, WindowCounts};
+use super::egress::{BATCHES_QUEUED_MAX, Egress, LIVE_BATCHES_MAX, ORDERS_QUEUED_MAX, Order, TableState};
 use super::intake::{Queue, REQUESTS_QUEUED_MAX, SourceIntake, SourceState};
+use super::marks::Marks;
 use super::progress::Progress;
 use super::recorder::{Recorded, Recorder, RecorderError, Replayed};
+use super::restart::{Restart, shares};
 use super::worker::{self, Threads};
-use super::{JobError, JobOptions, JobStatus, SourceStatus, Subscription, TableStatus, WindowStatus};
-use crate::dataflow::{Blame, Context, Counters, Failure, Feed, Ports, TableFeed};
+use super::{CheckpointStatus, JobError, JobOptions, JobStatus, SourceStatus, Subscription, TableStatus, WindowStatus};
+use crate::checkpoint::{BufferState, Checkpoint, From, Store};
+use crate::clock::Clock;
+use crate::dataflow::{Blame, Context, Counters, Failure, Feed, Ports, Snapshots, TableFeed, layout_and_keys};
 use crate::epoch::Epoch;
 use crate::error::with_causes;
-use crate::ingest::{Log, LogOptions};
-use crate::plan::{NodeId, Operator, Plan, SourceNode};
+use crate::fence::Incarnation;
+use crate::ingest::Replay;
+use crate::plan::{NodeId, Operator, Plan, SourceNode, WindowNode};
 use crate::sink::Sink;
+use crate::window::PaneCodec;
 use crate::source::{Resume, Stop};
 
 /// The folder of the ingest log, in the data folder.
@@ -47,9 +55,12 @@ pub struct Job {
     sources: BTreeMap<NodeId, Arc<SourceState>>,
     tables: Vec<JobTable>,
     progress: Arc<Progress>,
+    marks: Arc<Marks>,
     counters: Arc<Counters>,
     failure: Failure,
     log_bytes: Arc<AtomicU64>,
+    log_removed_bytes: Arc<AtomicU64>,
+    checkpoint: Arc<parking_lot::Mutex<CheckpointStatus>>,
     queue: Queue,
     stop: Stop,
     tasks: parking_lot::Mutex<Option<JoinSet<()>>>,
@@ -70,9 +81,13 @@ impl Job {
         for (_, source) in sources_of(&plan) {
             source.source.prepare().await.map_err(|error| source_error(source, error))?;
         }
-        let committed = sinks.iter().map(|sink| (sink.name().to_owned(), sink.last_committed())).collect();
-        let starting = Starting::new(plan, names, sinks, &options);
-        starting.replay_and_run(committed, &options).await
+        let (plan_here, options_here) = (Arc::clone(&plan), options.clone());
+        let restart = wait_for(move || Restart::prepare(&plan_here, &names, sinks, &options_here)).await??;
+        let starting = {
+            let options = options.clone();
+            wait_for(move || Starting::new(plan, restart, &options)).await??
+        };
+        starting.replay_and_run(&options).await
     }
 
     /// Returns what the job is doing now.
@@ -82,10 +97,8 @@ impl Job {
         let window = |(at, node): (usize, &crate::plan::Node)| match &node.operator {
             Operator::Window(window) => {
                 let counters = &self.counters.windows[at];
-                let name =
-                    window.late_table.as_deref().map_or_else(|| at.to_string(), |late| late.replace("$late", ""));
                 Some(WindowStatus {
-                    name,
+                    name: window_name(NodeId(at), window),
                     rows: counters.rows.get(),
                     late: counters.late.get(),
                     results: counters.results.get(),
@@ -106,7 +119,11 @@ impl Job {
             failure,
             sealed: self.progress.sealed(),
             completed: self.progress.completed(),
-            log_bytes: self.log_bytes.load(Ordering::Relaxed),
+            log_bytes: self
+                .log_bytes
+                .load(Ordering::Relaxed)
+                .saturating_sub(self.log_removed_bytes.load(Ordering::Relaxed)),
+            checkpoint: self.checkpoint.lock().clone(),
             rows_in_flight: self.progress.in_flight(),
             sources,
             windows: self.plan.nodes.iter().enumerate().filter_map(window).collect(),
@@ -148,6 +165,7 @@ impl Job {
         match self.failure.reason() {
             None => Ok(()),
             Some((Blame::Environment, reason)) => Err(JobError::Environment(reason)),
+            Some((Blame::Disk { is_full }, reason)) => Err(JobError::Disk { reason, is_full }),
             Some((Blame::Operator, reason)) => Err(JobError::Operator(reason)),
         }
     }
@@ -192,35 +210,57 @@ struct Starting {
     recorder_parts: RecorderParts,
     end: watch::Sender<bool>,
     egress: Vec<Egress>,
+    checkpointer: Checkpointer,
     context: Context,
     ports: Vec<Ports>,
     threads: Threads,
+    incarnation: Incarnation,
+    replay: Replay,
+    checkpoint: Option<Checkpoint>,
+    /// The sources whose watermark goes on from the checkpoint.
+    restored: BTreeSet<NodeId>,
+    committed: Vec<(String, Epoch)>,
 }
 
 struct RecorderParts {
     requests: Receiver<super::intake::Request>,
-    senders: BTreeMap<NodeId, Vec<crossbeam_channel::Sender<Feed>>>,
+    senders: BTreeMap<NodeId, Vec<Sender<Feed>>>,
 }
 
 impl Starting {
-    fn new(plan: Arc<Plan>, names: Vec<String>, sinks: Vec<Box<dyn Sink>>, options: &JobOptions) -> Starting {
+    fn new(plan: Arc<Plan>, restart: Restart, options: &JobOptions) -> Result<Starting, JobError> {
         let threads = Threads::default();
         let waking = threads.clone();
         let failure = Failure::new(move || waking.unpark());
-        let progress = Arc::new(Progress::default());
+        let from = restart.start.from.epoch();
+        let progress = Arc::new(Progress::behind(from));
+        let (marks, snapshots) = (Arc::new(Marks::default()), Arc::new(Snapshots::default()));
         let counters = Arc::new(Counters::new(plan.nodes.len()));
         let (sender, requests) = bounded(REQUESTS_QUEUED_MAX);
         let (end, ended) = watch::channel(false);
+        let keys = plan.state_keys();
 
-        let mut ports: Vec<Ports> =
-            (0..options.workers).map(|_| Ports { sources: BTreeMap::new(), tables: BTreeMap::new() }).collect();
+        let mut ports: Vec<Ports> = (0..options.workers)
+            .map(|worker| Ports {
+                sources: BTreeMap::new(),
+                tables: BTreeMap::new(),
+                restored: restart.state_of(&keys, worker, options.workers),
+            })
+            .collect();
         let mut senders: BTreeMap<NodeId, Vec<_>> = BTreeMap::new();
-        let mut sources = BTreeMap::new();
+        let (mut sources, mut kept) = (BTreeMap::new(), BTreeMap::new());
         for (id, node) in sources_of(&plan) {
             let state = SourceState::default();
             // What is read to its end cannot be disconnected.
             state.connected.store(node.source.bounded(), Ordering::Relaxed);
             state.was_connected.store(node.source.bounded(), Ordering::Relaxed);
+            let before = restart.source(&keys[&id], &node.name);
+            state.messages.store(before.messages, Ordering::Relaxed);
+            state.bytes.store(before.bytes, Ordering::Relaxed);
+            counters.sources[id.0].rows.add(before.rows);
+            counters.sources[id.0].dead.add(before.dead);
+            counters.sources[id.0].quarantined.add(before.quarantined);
+            kept.insert(id, SourceKept { key: keys[&id].clone(), before });
             sources.insert(id, Arc::new(state));
             for port in &mut ports {
                 let (sender, receiver) = bounded(CHUNKS_QUEUED_MAX);
@@ -228,53 +268,120 @@ impl Starting {
                 port.sources.insert(id, receiver);
             }
         }
-        let (mut egress, mut tables) = (Vec::new(), Vec::new());
-        for (name, sink) in names.into_iter().zip(sinks) {
-            let (sender, rows) = bounded(BATCHES_QUEUED_MAX);
-            let (live, _) = broadcast::channel(LIVE_BATCHES_MAX);
-            let state = Arc::new(TableState::default());
-            state.committed.store(sink.last_committed().0, Ordering::Relaxed);
-            for port in &mut ports {
-                let feed = TableFeed { sender: sender.clone(), last_committed: sink.last_committed() };
-                port.tables.insert(name.clone(), feed);
+        let windows = windows_kept(&plan, &keys, &restart, &counters, options.workers)?;
+        let restored = kept.iter().filter(|(_, kept)| restart.has_source(&kept.key)).map(|(id, _)| *id).collect();
+        let status = Arc::new(parking_lot::Mutex::new(CheckpointStatus { epoch: from, ..CheckpointStatus::default() }));
+
+        let (mut egress, mut tables, mut decided, mut committed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let Restart { sinks, bases, .. } = &restart;
+        debug_assert_eq!(sinks.len(), bases.len());
+        let shared = Shared { marks: &marks, failure: &failure, clock: &options.clock };
+        let buffered: Vec<Vec<(Epoch, RecordBatch)>> = plan
+            .tables()
+            .iter()
+            .zip(sinks)
+            .map(|((name, schema), sink)| restart.buffer_of(name, schema, sink.last_committed()))
+            .collect::<Result<_, _>>()?;
+        let saved: Vec<Vec<BufferState>> = plan
+            .tables()
+            .iter()
+            .zip(&buffered)
+            .map(|((name, _), rows)| if rows.is_empty() { Vec::new() } else { restart.buffers(name) })
+            .collect();
+        let Restart { incarnation, replay, log_id, start, checkpoint, sinks, bases, .. } = restart;
+        let names = plan.tables();
+        for (at, (((name, schema), sink), base)) in names.into_iter().zip(sinks).zip(bases).enumerate() {
+            committed.push((name.clone(), sink.last_committed()));
+            let is_side = name.contains('$');
+            let writer_count = if is_side { 1 } else { options.table_writers.clamp(1, options.workers) };
+            let last_committed = sink.last_committed();
+            let outlet = shared.outlet(&name, sink, writer_count, buffered[at].clone());
+            for (worker, port) in ports.iter_mut().enumerate() {
+                let sender = outlet.rows[worker % writer_count].clone();
+                port.tables.insert(name.clone(), TableFeed { sender, last_committed });
             }
-            egress.push(Egress {
-                sink,
-                rows,
-                live: live.clone(),
-                state: Arc::clone(&state),
-                progress: Arc::clone(&progress),
-                failure: failure.clone(),
-                clock: Arc::clone(&options.clock),
-                commit_interval: options.commit_interval,
+            decided.push(Table {
+                name: name.clone(),
+                schema,
+                state: Arc::clone(&outlet.state),
+                orders: outlet.orders,
+                base,
+                committed: last_committed,
+                saved: saved[at].clone(),
+                saved_up_to: from,
             });
-            tables.push(JobTable { name, state, live });
+            tables.push(JobTable { name, state: outlet.state, live: outlet.live });
+            egress.extend(outlet.writers);
         }
+        let log_removed_bytes = Arc::<AtomicU64>::default();
+        let checkpointer = Checkpointer {
+            store: Store::new(Arc::clone(&options.storage)),
+            storage: Arc::clone(&options.storage),
+            clock: Arc::clone(&options.clock),
+            progress: Arc::clone(&progress),
+            marks: Arc::clone(&marks),
+            snapshots: Arc::clone(&snapshots),
+            failure: failure.clone(),
+            commit_interval: options.commit_interval,
+            workers: options.workers,
+            incarnation: incarnation.number(),
+            log_id,
+            next_number: start.next_number,
+            parent: start.newest,
+            base: match start.from {
+                From::Beginning => 0,
+                From::Checkpoint { number, .. } => number,
+            },
+            tables: decided,
+            windows,
+            sources: kept,
+            log_removed_bytes: Arc::clone(&log_removed_bytes),
+            status: Arc::clone(&status),
+        };
         let context = Context {
             peers: options.workers,
             failure: failure.clone(),
             counters: Arc::clone(&counters),
-            first: Epoch::FIRST,
+            first: from.next(),
+            snapshots,
         };
         let job = Job {
             plan,
             sources,
             tables,
             progress,
+            marks,
             counters,
             failure,
             log_bytes: Arc::default(),
+            log_removed_bytes,
+            checkpoint: status,
             queue: Queue::new(sender),
             stop: Stop::new(),
             tasks: parking_lot::Mutex::new(Some(JoinSet::new())),
             ended,
         };
-        Starting { job, recorder_parts: RecorderParts { requests, senders }, end, egress, context, ports, threads }
+        let recorder_parts = RecorderParts { requests, senders };
+        Ok(Starting {
+            job,
+            recorder_parts,
+            end,
+            egress,
+            checkpointer,
+            context,
+            ports,
+            threads,
+            incarnation,
+            replay,
+            checkpoint,
+            restored,
+            committed,
+        })
     }
 
-    async fn replay_and_run(self, committed: Vec<(String, Epoch)>, options: &JobOptions) -> Result<Job, JobError> {
+    async fn replay_and_run(self, options: &JobOptions) -> Result<Job, JobError> {
         let failure = self.job.failure.clone();
-        let started = self.try_replay_and_run(committed, options).await;
+        let started = self.try_replay_and_run(options).await;
         if started.is_err() {
             // Ends the threads that were started already.
             failure.set_environment("the start was given up".to_owned());
@@ -282,11 +389,9 @@ impl Starting {
         started
     }
 
-    async fn try_replay_and_run(self, committed: Vec<(String, Epoch)>, options: &JobOptions) -> Result<Job, JobError> {
-        let Starting { job, recorder_parts, end, egress, context, ports, threads } = self;
-        let (storage, dice) = (Arc::clone(&options.storage), Arc::clone(&options.dice));
-        let opening = move || Log::open(storage, LOG_FOLDER, &*dice, LogOptions::default());
-        let log = wait_for(opening).await?.map_err(|error| JobError::Log(with_causes(&error)))?;
+    async fn try_replay_and_run(self, options: &JobOptions) -> Result<Job, JobError> {
+        let Starting { job, recorder_parts, end, egress, checkpointer, context, ports, threads, .. } = self;
+        let first = context.first;
 
         // Workers.
         let (built_sender, built) = bounded(options.workers);
@@ -295,13 +400,13 @@ impl Starting {
         let worker_count = options.workers;
         let wakes = wait_for(move || built.iter().take(worker_count).collect::<BTreeMap<_, _>>()).await?;
 
-        // Tables, and the thread that sees everything end.
+        // Tables, who decides for them, and the thread that sees everything end.
         let mut joins = Vec::new();
         for egress in egress {
-            let name = format!("table {}", egress.sink.name());
-            joins.push(spawn(name, move || egress.run())?);
+            joins.push(spawn(format!("table {}", egress.name), move || egress.run())?);
         }
-        let (progress, failure) = (Arc::clone(&job.progress), job.failure.clone());
+        let deciding = spawn("checkpoint".to_owned(), move || checkpointer.run())?;
+        let (progress, marks, failure) = (Arc::clone(&job.progress), Arc::clone(&job.marks), job.failure.clone());
         spawn("job".to_owned(), move || {
             for ended in guards.join() {
                 if let Err(reason) = ended {
@@ -309,9 +414,11 @@ impl Starting {
                 }
             }
             progress.end();
-            for join in joins {
+            marks.end();
+            // The checkpointer's end ends the tables' threads.
+            for join in std::iter::once(deciding).chain(joins) {
                 if join.join().is_err() {
-                    failure.set("a table's thread ended by an internal error".to_owned());
+                    failure.set("a thread ended by an internal error".to_owned());
                 }
             }
             let _ = end.send(true); // Nobody may be waiting.
@@ -331,41 +438,145 @@ impl Starting {
         }
 
         // The recorder: replays, says how far it came, then records.
-        let bridge = Bridge::new(lanes, Arc::clone(&job.progress), job.failure.clone(), Epoch::FIRST);
-        let recorded = sources_of(&job.plan).map(|(id, node)| (id, job.recorded(id, node))).collect();
+        let bridge = Bridge::new(lanes, Arc::clone(&job.progress), job.failure.clone(), first);
+        let recorded =
+            sources_of(&job.plan).map(|(id, node)| (id, job.recorded(id, node, self.restored.contains(&id)))).collect();
         let (clock, log_bytes) = (Arc::clone(&options.clock), Arc::clone(&job.log_bytes));
-        let mut recorder =
-            Recorder::new(bridge, recorded, clock, options.epoch_interval, job.failure.clone(), log_bytes);
+        let intervals = (options.epoch_interval, options.checkpoint_interval);
+        let (marks, failure) = (Arc::clone(&job.marks), job.failure.clone());
+        let mut recorder = Recorder::new(bridge, recorded, clock, intervals, marks, failure, log_bytes);
+        if let Some(checkpoint) = &self.checkpoint {
+            recorder.restore(checkpoint);
+        }
         let (replayed_sender, replayed) = oneshot::channel();
         let (go_sender, go) = oneshot::channel::<()>();
         let (requests, closer) = (recorder_parts.requests, job.queue.closer());
-        spawn("recorder".to_owned(), move || match recorder.replay(log) {
+        let (replay, incarnation) = (self.replay, self.incarnation);
+        spawn("recorder".to_owned(), move || match recorder.replay(replay) {
             Err(error) => {
                 let _ = replayed_sender.send(Err(error)); // The start was given up.
             }
             Ok((writer, found)) => {
                 if replayed_sender.send(Ok(found)).is_ok() && go.blocking_recv().is_ok() {
-                    recorder.record(writer, &requests);
+                    recorder.record(writer.fenced_by(incarnation), &requests);
                     closer.close(requests);
                 }
             }
         })?;
         let ended = |_| JobError::Operator("the recorder ended by an internal error".to_owned());
         let replayed = replayed.await.map_err(ended)?.map_err(|error| job.replay_error(error))?;
-        check_committed(&committed, &replayed)?;
+        check_committed(&self.committed, &replayed)?;
         let _ = go_sender.send(()); // The recorder is waiting for it.
         job.run_sources(replayed.resume);
         Ok(job)
     }
 }
 
+/// What the threads of all tables share.
+struct Shared<'a> {
+    marks: &'a Arc<Marks>,
+    failure: &'a Failure,
+    clock: &'a Arc<dyn Clock>,
+}
+
+/// The threads of a table, and the ways to them.
+struct Outlet {
+    writers: Vec<Egress>,
+    rows: Vec<Sender<(Epoch, RecordBatch)>>,
+    orders: Vec<Sender<Order>>,
+    state: Arc<TableState>,
+    live: broadcast::Sender<(Epoch, RecordBatch)>,
+}
+
+impl Shared<'_> {
+    /// Prepares the threads of a table; what waited in the checkpoint waits on with the first of them.
+    fn outlet(
+        &self,
+        name: &str,
+        mut sink: Box<dyn Sink>,
+        writer_count: usize,
+        waiting: Vec<(Epoch, RecordBatch)>,
+    ) -> Outlet {
+        let state = Arc::new(TableState::new(sink.last_committed(), writer_count));
+        let (live, _) = broadcast::channel(LIVE_BATCHES_MAX);
+        let mut outlet = Outlet { writers: Vec::new(), rows: Vec::new(), orders: Vec::new(), state, live };
+        let writers: Vec<_> = (0..writer_count).map(|index| sink.writer(index)).collect();
+        let mut sink = Some(sink);
+        for (index, writer) in writers.into_iter().enumerate() {
+            let (rows_sender, rows) = bounded(BATCHES_QUEUED_MAX);
+            let (orders_sender, orders) = bounded(ORDERS_QUEUED_MAX);
+            outlet.rows.push(rows_sender);
+            outlet.orders.push(orders_sender);
+            outlet.writers.push(Egress {
+                name: name.to_owned(),
+                index,
+                writer,
+                sink: sink.take(),
+                buffer: RowBuffer::default(),
+                rows,
+                orders,
+                live: outlet.live.clone(),
+                state: Arc::clone(&outlet.state),
+                marks: Arc::clone(self.marks),
+                failure: self.failure.clone(),
+                clock: Arc::clone(self.clock),
+            });
+        }
+        waiting.into_iter().for_each(|(epoch, rows)| outlet.writers[0].keep(epoch, rows));
+        outlet
+    }
+}
+
+/// Returns what the checkpointer knows of each window at the start.
+fn windows_kept(
+    plan: &Plan,
+    keys: &BTreeMap<NodeId, String>,
+    restart: &Restart,
+    counters: &Counters,
+    workers: usize,
+) -> Result<BTreeMap<NodeId, Window>, JobError> {
+    let mut windows = BTreeMap::new();
+    for (at, node) in plan.nodes.iter().enumerate() {
+        let Operator::Window(window) = &node.operator else { continue };
+        let id = NodeId(at);
+        let (layout, columns) = layout_and_keys(window, plan).map_err(JobError::Plan)?;
+        let (mut saved, mut before) = (BTreeMap::new(), WindowCounts::default());
+        if let Some(state) = restart.window(&keys[&id]) {
+            before = WindowCounts { rows: state.rows, late: state.late, results: state.results };
+            for worker in 0..workers {
+                for pane in shares(&state.panes, worker, workers) {
+                    saved.entry((worker, pane.start_us)).or_insert_with(Vec::new).push(pane);
+                }
+            }
+        }
+        counters.windows[at].rows.add(before.rows);
+        counters.windows[at].late.add(before.late);
+        counters.windows[at].results.add(before.results);
+        let kept = Window {
+            key: keys[&id].clone(),
+            name: window_name(id, window),
+            codec: PaneCodec::new(layout, columns),
+            before,
+            saved,
+        };
+        windows.insert(id, kept);
+    }
+    Ok(windows)
+}
+
+/// Returns what a window is called in the status: the name of its late table without `$late`, or its number.
+fn window_name(id: NodeId, window: &WindowNode) -> String {
+    window.late_table.as_deref().map_or_else(|| id.0.to_string(), |late| late.replace("$late", ""))
+}
+
 impl Job {
-    fn recorded(&self, id: NodeId, node: &SourceNode) -> Recorded {
+    fn recorded(&self, id: NodeId, node: &SourceNode, is_restored: bool) -> Recorded {
         Recorded {
             name: node.name.clone(),
             source: Arc::clone(&node.source),
             event_time: node.event_time,
             state: Arc::clone(&self.sources[&id]),
+            is_restored,
             done: false,
         }
     }

@@ -3,33 +3,39 @@
 //! Threads that compute never wait, and those that wait never compute:
 //!
 //! ```text
-//!   source tasks (tokio) ─► intake ─► recorder (thread) ─► bridge ─► workers (timely) ─► egress (thread per table)
-//!        ▲ receipts                     │ log, fdatasync                                    │ prepare, commit
-//!        └──────────────────────────────┘                     progress ◄────────────────────┘
+//!   source tasks (tokio) ─► intake ─► recorder (thread) ─► bridge ─► workers (timely) ─► egress (threads per table)
+//!        ▲ receipts                     │ log, fdatasync                 │ snapshots           ▲ prepare, commit
+//!        └──────────────────────────────┤                                ▼                     ▼
+//!                                       └─── marks ─────────────► checkpointer (thread): packs, manifest
 //! ```
 //!
 //! Everything between two of them is bounded: bytes queued for the log, epochs in the dataflow, batches queued for a
 //! table. A slow table therefore holds the dataflow back, that holds the recorder back, and that the sockets.
 
 mod bridge;
+mod buffer;
+mod checkpointer;
 mod egress;
 mod intake;
 mod job;
+mod marks;
 mod progress;
 mod recorded_time;
 mod recorder;
+mod restart;
 mod status;
 #[cfg(test)]
 mod tests;
 mod worker;
 
 pub use job::{Job, LOG_FOLDER};
-pub use status::{JobStatus, Live, SourceStatus, Subscription, TableStatus, WindowStatus};
+pub use status::{CheckpointStatus, JobStatus, Live, SourceStatus, Subscription, TableStatus, WindowStatus};
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, Dice};
+use crate::ingest::LogOptions;
 use crate::sink::SinkError;
 use crate::source::SourceError;
 use crate::storage::{Storage, StorageError};
@@ -45,8 +51,14 @@ pub struct JobOptions {
     pub dice: Arc<dyn Dice>,
     /// Timely worker threads, at least 1.
     pub workers: usize,
-    /// Time between two commits of a table.
+    /// Time between two checkpoints: what a restart has to replay.
+    pub checkpoint_interval: Duration,
+    /// Time between two commits of a table: how soon others see its rows.
     pub commit_interval: Duration,
+    /// Threads that write the files of a table, at most as many as there are workers; at least 1.
+    pub table_writers: usize,
+    /// How the log is written.
+    pub log: LogOptions,
     /// Longest time an epoch stays open once it has rows.
     pub epoch_interval: Duration,
 }
@@ -74,9 +86,17 @@ pub enum JobError {
     /// The log is damaged, or was made by a newer version.
     #[error("{0}")]
     Log(String),
-    /// The disk, a broker, a file: the text says what to do.
+    /// A broker, a file, another process: the text says what to do.
     #[error("{0}")]
     Environment(String),
+    /// The disk failed or is full. What was acknowledged is safe; a later start goes on.
+    #[error("{reason}")]
+    Disk {
+        /// What was tried, where, and why it failed.
+        reason: String,
+        /// Whether there is no room left.
+        is_full: bool,
+    },
     /// An operator failed: a bug of ours or an expression that cannot be evaluated.
     #[error("{0}")]
     Operator(String),

@@ -29,6 +29,12 @@ struct State {
 }
 
 impl Progress {
+    /// Begins behind an epoch that is complete and durable.
+    pub(super) fn behind(epoch: Epoch) -> Progress {
+        let state = State { sealed: epoch, completed: epoch, durable: epoch, ..State::default() };
+        Progress { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
     /// Notes messages that go into an epoch.
     pub(super) fn feed(&self, epoch: Epoch, messages: u64) {
         *self.state.lock().messages.entry(epoch).or_default() += messages;
@@ -52,7 +58,11 @@ impl Progress {
 
     /// Notes that the log is durable up to this epoch.
     pub(super) fn durable(&self, epoch: Epoch) {
-        self.state.lock().durable = epoch;
+        let mut state = self.state.lock();
+        if state.durable != epoch {
+            state.durable = epoch;
+            self.changed.notify_all();
+        }
     }
 
     /// The last epoch that tables may commit: complete, and never more than the log is sure to have after a power loss.
@@ -88,11 +98,16 @@ impl Progress {
         state.completed >= epoch
     }
 
-    /// Waits until the workers have ended.
-    pub(super) fn wait_ended(&self) {
+    /// Waits until tables may commit an epoch, or something has changed; at most `timeout`. Returns whether they may.
+    pub(super) fn wait_committable(&self, epoch: Epoch, timeout: Duration) -> bool {
         let mut state = self.state.lock();
-        while !state.ended {
-            self.changed.wait(&mut state);
+        if state.completed.min(state.durable) < epoch && !state.ended {
+            self.changed.wait_for(&mut state, timeout);
         }
+        state.completed.min(state.durable) >= epoch
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.state.lock().ended
     }
 }

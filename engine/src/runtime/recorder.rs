@@ -19,7 +19,9 @@ use tokio::sync::oneshot;
 
 use super::bridge::{Bridge, Closed, Origin};
 use super::intake::{Ask, Request, SourceState};
+use super::marks::{Marked, Marks};
 use super::recorded_time::RecordedTime;
+use crate::checkpoint::{Checkpoint, PartitionState};
 use crate::clock::Clock;
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
@@ -35,12 +37,17 @@ const GROUP_BYTES: usize = 8 << 20;
 /// An epoch is sealed when it has this many payload bytes, even before its interval has passed.
 const EPOCH_BYTES: usize = 8 << 20;
 
+/// How often a recorder whose checkpoint is due looks whether the one before is made.
+const CHECKPOINT_CHECK_US: i64 = 100_000;
+
 /// What the recorder knows of a source.
 pub(super) struct Recorded {
     pub(super) name: String,
     pub(super) source: Arc<dyn Source>,
     pub(super) event_time: Option<EventTimeNode>,
     pub(super) state: Arc<SourceState>,
+    /// Whether its watermark goes on from a checkpoint.
+    pub(super) is_restored: bool,
     pub(super) done: bool,
 }
 
@@ -48,6 +55,7 @@ pub(super) struct Recorded {
 struct Partition {
     /// `None`: a source that the plan does not have any more.
     source: Option<NodeId>,
+    source_name: Arc<str>,
     name: Arc<str>,
     next: u64,
     arrival_us: Option<i64>,
@@ -81,6 +89,12 @@ pub(super) struct Recorder {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) epoch_interval: Duration,
     pub(super) failure: Failure,
+    pub(super) checkpoint_interval: Duration,
+    pub(super) marks: Arc<Marks>,
+    /// When an epoch was marked last, by the monotonic clock.
+    marked_us: i64,
+    /// Whether an epoch was sealed since.
+    sealed_since_mark: bool,
     partitions: Vec<Partition>,
     places: BTreeMap<(NodeId, Arc<str>), usize>,
     open: Epoch,
@@ -106,15 +120,20 @@ impl Recorder {
         bridge: Bridge,
         sources: BTreeMap<NodeId, Recorded>,
         clock: Arc<dyn Clock>,
-        epoch_interval: Duration,
+        (epoch_interval, checkpoint_interval): (Duration, Duration),
+        marks: Arc<Marks>,
         failure: Failure,
         log_bytes: Arc<std::sync::atomic::AtomicU64>,
     ) -> Recorder {
         Recorder {
+            marked_us: clock.monotonic_us(),
+            sealed_since_mark: false,
             bridge,
             sources,
             clock,
             epoch_interval,
+            checkpoint_interval,
+            marks,
             failure,
             partitions: Vec::new(),
             places: BTreeMap::new(),
@@ -128,9 +147,62 @@ impl Recorder {
         }
     }
 
-    /// Feeds the whole log to the dataflow, exactly as it was fed when it was written.
+    /// Goes on from a checkpoint; before the replay.
+    pub(super) fn restore(&mut self, checkpoint: &Checkpoint) {
+        for PartitionState { source, name, next, arrival_us, ended } in &checkpoint.partitions {
+            let id = self.source_named(source);
+            let place = self.partitions.len();
+            let name: Arc<str> = name.as_str().into();
+            if let Some(id) = id {
+                self.places.insert((id, Arc::clone(&name)), place);
+                // A watermark that begins anew has to hear again of what holds it back.
+                let source = &self.sources[&id];
+                if !source.is_restored && source.source.bounded() {
+                    self.bridge.mark(id, Mark::Declared { partition: place as u32 });
+                    if *ended {
+                        self.bridge.mark(id, Mark::Ended { partition: place as u32 });
+                    }
+                }
+            }
+            let (next, arrival_us, ended) = (*next, *arrival_us, *ended);
+            let source_name = source.as_str().into();
+            self.partitions.push(Partition { source: id, source_name, name, next, arrival_us, ended });
+        }
+        self.open = checkpoint.epoch.next();
+        self.next = Offset(checkpoint.next_offset);
+        self.sealed_us = checkpoint.sealed_us;
+        self.time.replayed(checkpoint.sealed_us, &*self.clock);
+    }
+
+    fn source_named(&self, name: &str) -> Option<NodeId> {
+        self.sources.iter().find(|(_, known)| known.name == name).map(|(id, _)| *id)
+    }
+
+    /// What a checkpoint at the end of the open epoch needs to know of the log.
+    fn marked(&self, epoch: Epoch, sealed_us: i64) -> Marked {
+        let partition = |partition: &Partition| PartitionState {
+            source: partition.source_name.to_string(),
+            name: partition.name.to_string(),
+            next: partition.next,
+            arrival_us: partition.arrival_us,
+            ended: partition.ended,
+        };
+        let received = |(id, source): (&NodeId, &Recorded)| {
+            let SourceState { messages, bytes, .. } = &*source.state;
+            (*id, (messages.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed)))
+        };
+        Marked {
+            epoch,
+            sealed_us,
+            next_offset: self.next.0,
+            partitions: self.partitions.iter().map(partition).collect(),
+            received: self.sources.iter().map(received).collect(),
+        }
+    }
+
+    /// Feeds the log to the dataflow, exactly as it was fed when it was written: from where the replay stands, to its end.
     pub(super) fn replay(&mut self, mut replay: Replay) -> Result<(LogWriter, Replayed), RecorderError> {
-        let mut sealed = Epoch::NONE;
+        let mut sealed = Epoch(self.open.0 - 1);
         while let Some(record) = replay.next()? {
             if let Record::Seal { epoch, .. } = &record {
                 sealed = *epoch;
@@ -163,8 +235,7 @@ impl Recorder {
         match record {
             Record::Open { partition, source, name } => {
                 assert_eq!(partition.0 as usize, self.partitions.len(), "the log declares partitions in order");
-                let id = self.sources.iter().find(|(_, known)| known.name == source).map(|(id, _)| *id);
-                self.add_partition(id, name.into());
+                self.add_partition(self.source_named(&source), source.into(), name.into());
             }
             Record::Messages { partition, arrival_us, first, messages } => {
                 self.next = Offset(first.0 + messages.len() as u64);
@@ -186,12 +257,15 @@ impl Recorder {
                 self.feed(partition, arrival_us, first, data)?;
             }
             Record::End { partition } => self.end_partition(partition.0 as usize),
-            Record::Seal { epoch, now_us, .. } => self.closed(epoch, now_us)?,
+            Record::Seal { epoch, now_us, checkpoint } => {
+                let checkpoint = checkpoint && self.marks.is_idle();
+                self.closed(epoch, now_us, checkpoint)?;
+            }
         }
         Ok(())
     }
 
-    fn add_partition(&mut self, source: Option<NodeId>, name: Arc<str>) -> usize {
+    fn add_partition(&mut self, source: Option<NodeId>, source_name: Arc<str>, name: Arc<str>) -> usize {
         let place = self.partitions.len();
         if let Some(id) = source {
             self.places.insert((id, Arc::clone(&name)), place);
@@ -199,7 +273,8 @@ impl Recorder {
                 self.bridge.mark(id, Mark::Declared { partition: place as u32 });
             }
         }
-        self.partitions.push(Partition { source, name, next: 0, arrival_us: None, ended: false });
+        let partition = Partition { source, source_name, name, next: 0, arrival_us: None, ended: false };
+        self.partitions.push(partition);
         place
     }
 
@@ -222,8 +297,13 @@ impl Recorder {
         self.bridge.feed(&Origin { source, partition: partition.0, partition_name, arrival_us, first }, data)
     }
 
-    fn closed(&mut self, epoch: Epoch, now_us: i64) -> Result<(), Closed> {
-        self.bridge.close(epoch, now_us)?;
+    fn closed(&mut self, epoch: Epoch, now_us: i64, checkpoint: bool) -> Result<(), Closed> {
+        self.sealed_since_mark = !checkpoint;
+        if checkpoint {
+            self.marked_us = self.clock.monotonic_us();
+            self.marks.mark(self.marked(epoch, now_us));
+        }
+        self.bridge.close(epoch, now_us, checkpoint)?;
         self.open = epoch.next();
         self.opened_us = None;
         self.epoch_bytes = 0;
@@ -237,8 +317,9 @@ impl Recorder {
         match self.record_all(&mut log, requests) {
             Ok(()) | Err(RecorderError::Closed) => {}
             Err(RecorderError::Log(error)) => {
+                let is_disk_full = matches!(&error, LogError::Storage(error) if error.is_disk_full());
                 let error = with_causes(&error);
-                self.failure.set_environment(format!("{error}: stopped, because nothing more can be acknowledged"));
+                self.failure.set_disk(format!("{error}: nothing more can be acknowledged"), is_disk_full);
             }
             Err(RecorderError::Changed { source, problem }) => {
                 self.failure.set_environment(format!("source {source}: {problem}"));
@@ -266,6 +347,9 @@ impl Recorder {
             let asked = group.len();
             group.retain(|request| !matches!(request.ask, Ask::Stop));
             stopping |= group.len() < asked;
+            if stopping {
+                self.marks.stop();
+            }
             let nothing_came = group.is_empty();
             self.record_group(log, &mut group, stopping, nothing_came)?;
             if stopping {
@@ -276,7 +360,7 @@ impl Recorder {
 
     /// Waits for a request, for the end of the open epoch, or for the next partition to become idle.
     fn wait(&mut self, requests: &Receiver<Request>) -> Result<Request, RecvTimeoutError> {
-        let left_us = match self.opened_us {
+        let idle_left_us = match self.opened_us {
             Some(opened_us) => {
                 let end_us = opened_us.saturating_add(crate::time::micros(self.epoch_interval));
                 Some(end_us.saturating_sub(self.clock.monotonic_us()))
@@ -286,10 +370,29 @@ impl Recorder {
                 None => None,
             },
         };
+        let left_us = [idle_left_us, self.mark_left_us()].into_iter().flatten().min();
         match left_us {
             None => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(left_us) => requests.recv_timeout(Duration::from_micros(left_us.try_into().unwrap_or(0))),
         }
+    }
+
+    /// Returns how long until a checkpoint is due, though perhaps nothing more comes.
+    fn mark_left_us(&self) -> Option<i64> {
+        let interval_us = crate::time::micros(self.checkpoint_interval);
+        let due_us = self.sealed_since_mark.then_some(self.marked_us.saturating_add(interval_us))?;
+        let left_us = due_us.saturating_sub(self.clock.monotonic_us());
+        // While one is under way the next one has to wait.
+        Some(if self.marks.is_idle() { left_us } else { left_us.max(CHECKPOINT_CHECK_US) })
+    }
+
+    /// Whether the epoch that is sealed now is marked.
+    fn must_mark(&self, stopping: bool) -> bool {
+        if stopping {
+            return self.marks.wait_idle(&self.failure);
+        }
+        let interval_us = crate::time::micros(self.checkpoint_interval);
+        self.marks.is_idle() && self.clock.monotonic_us().saturating_sub(self.marked_us) >= interval_us
     }
 
     /// Returns when the next partition will be idle that no Seal has found idle yet.
@@ -326,8 +429,9 @@ impl Recorder {
         }
         let seal = self.must_seal(stopping, nothing_came, arrival_us);
         let epoch = self.open;
+        let checkpoint = seal && self.must_mark(stopping);
         if seal {
-            log.append(&Record::Seal { epoch, now_us: arrival_us, checkpoint: false });
+            log.append(&Record::Seal { epoch, now_us: arrival_us, checkpoint });
         }
         if records > 0 || seal {
             if let Err(error) = log.sync() {
@@ -349,7 +453,7 @@ impl Recorder {
         }
         self.bridge.push()?;
         if seal {
-            self.closed(epoch, arrival_us)?;
+            self.closed(epoch, arrival_us, checkpoint)?;
         }
         drop(rooms); // Only now is there room for more: what was queued is in the dataflow.
         Ok(())
@@ -363,7 +467,12 @@ impl Recorder {
                     || self.epoch_bytes >= EPOCH_BYTES
                     || self.clock.monotonic_us().saturating_sub(opened_us) >= interval_us
             }
-            None => nothing_came && !stopping && self.idle_from_us().is_some_and(|idle_us| idle_us <= now_us),
+            None if stopping => self.sealed_since_mark,
+            None => {
+                let is_idle = self.idle_from_us().is_some_and(|idle_us| idle_us <= now_us);
+                let is_due = self.marks.is_idle() && self.mark_left_us().is_some_and(|left_us| left_us <= 0);
+                nothing_came && (is_idle || is_due)
+            }
         }
     }
 
@@ -411,7 +520,7 @@ impl Recorder {
             return *place;
         }
         let source_name = self.sources[&source].name.clone();
-        let place = self.add_partition(Some(source), Arc::clone(name));
+        let place = self.add_partition(Some(source), source_name.as_str().into(), Arc::clone(name));
         log.append(&Record::Open { partition: PartitionId(place as u32), source: source_name, name: name.to_string() });
         place
     }

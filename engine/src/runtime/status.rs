@@ -54,6 +54,21 @@ pub struct WindowStatus {
     pub results: u64,
 }
 
+/// The last checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckpointStatus {
+    /// Its epoch: what a restart would begin behind.
+    pub epoch: Epoch,
+    /// When it was made, microseconds since 1970, UTC; 0 if this run has made none yet.
+    pub made_us: i64,
+    /// How long it took from its mark on, microseconds.
+    pub duration_us: i64,
+    /// Bytes it has written, beside what it names of earlier ones.
+    pub bytes: u64,
+    /// How many this run has made.
+    pub count: u64,
+}
+
 /// What a job is doing now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobStatus {
@@ -69,6 +84,8 @@ pub struct JobStatus {
     pub completed: Epoch,
     /// Log bytes.
     pub log_bytes: u64,
+    /// The last checkpoint.
+    pub checkpoint: CheckpointStatus,
     /// Rows handed to the dataflow whose epoch is not completed.
     pub rows_in_flight: u64,
     /// Sources, in plan order.

@@ -114,6 +114,7 @@ async fn start(storage: Arc<dyn Storage>, source: Does, sink: Writes) -> Result<
         event_schema(),
         Operator::Source(SourceNode {
             name: "events".to_owned(),
+            identity: "events".to_owned(),
             source: Arc::new(source),
             format: Arc::new(EventFormat),
             event_time: None,

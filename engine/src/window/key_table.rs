@@ -61,6 +61,11 @@ impl KeyColumn {
         Ok(vec![Arc::new(column.finish())])
     }
 
+    /// Returns the key columns' types, and whether each can be null.
+    pub fn fields(&self) -> &[(DataType, bool)] {
+        &self.fields
+    }
+
     /// Hashes every key: what decides about its key group, and where it lies in a table.
     pub fn hashes(keys: &ArrayRef) -> Vec<u64> {
         match Keys::of(keys) {
@@ -136,7 +141,7 @@ const BLOCK_KEYS: usize = 128;
 ///
 /// `index` is an open-addressing table, at most half full: a place holds the upper half of a hash and a group's number
 /// plus one; zero is an empty place. It is small enough to stay in the caches; the keys lie beside it, by group.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct KeyTable {
     index: Vec<u64>,
     /// The views of all groups, as bytes; a long key's place is its offset in `arena`.
@@ -302,6 +307,11 @@ impl KeyTable {
             view if view.is_inline() => Some(&self.views[group][4..4 + view.size()]),
             view => Some(self.long_key(view)),
         }
+    }
+
+    /// Returns the hash of a group's key.
+    pub(super) fn hash(&self, group: usize) -> u64 {
+        self.hashes[group]
     }
 
     #[inline]

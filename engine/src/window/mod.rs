@@ -14,9 +14,11 @@
 
 mod key_table;
 mod pane;
+mod snapshot;
 mod state;
 
 pub use key_table::KeyColumn;
+pub use snapshot::{PaneCodec, PaneSnapshot, SavedPane};
 pub use state::WindowState;
 
 use crate::time::Watermark;

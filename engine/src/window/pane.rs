@@ -6,8 +6,8 @@ use super::key_table::KeyTable;
 use crate::aggregate::{Layout, Selection, Texts};
 
 /// Keyed accumulators. A pane has its own keys, so that it goes away whole when its last window closes.
-#[derive(Default)]
-pub(super) struct Pane {
+#[derive(Clone, Default)]
+pub struct Pane {
     pub(super) keys: KeyTable,
     pub(super) slots: Vec<u64>,
     pub(super) texts: Texts,
@@ -49,7 +49,7 @@ impl Pane {
         }
     }
 
-    fn make_room(&mut self, layout: &Layout) {
+    pub(super) fn make_room(&mut self, layout: &Layout) {
         let wanted = self.keys.group_count() * layout.width();
         let before = self.slots.len();
         self.slots.resize(wanted, 0);

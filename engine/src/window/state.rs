@@ -9,6 +9,7 @@ use arrow::error::ArrowError;
 
 use super::key_table::KeyColumn;
 use super::pane::Pane;
+use super::snapshot::{PaneSnapshot, SavedPane};
 use super::{EVENT_TIME_MAX_US, WindowAssigner};
 use crate::aggregate::{Layout, Selection};
 use crate::time::Watermark;
@@ -19,13 +20,20 @@ const RESULT_ROWS_MAX: usize = 65_536;
 /// From this many rows on a new pane is made as big as the last one was; fewer may be stragglers.
 const PRESIZE_ROWS_MIN: usize = 1_024;
 
+/// A pane, and whether a checkpoint has it as it is.
+struct OpenPane {
+    /// Shared with a checkpoint while that is written; copied then by whoever changes it.
+    pane: Arc<Pane>,
+    is_saved: bool,
+}
+
 /// All open panes of a query, and the watermark they were last closed by.
 pub struct WindowState {
     assigner: WindowAssigner,
     layout: Layout,
     keys: KeyColumn,
     schema: SchemaRef,
-    panes: BTreeMap<i64, Pane>,
+    panes: BTreeMap<i64, OpenPane>,
     watermark: Watermark,
     group_count_last: usize,
     groups: Vec<u32>,
@@ -142,8 +150,12 @@ impl WindowState {
     ) {
         let layout = &self.layout;
         let expected = if selection.count() >= PRESIZE_ROWS_MIN { self.group_count_last } else { 0 };
-        let pane = self.panes.entry(pane).or_insert_with(|| Pane::with_capacity(expected, layout));
-        pane.update(layout, keys, hashes, arguments, selection, &mut self.groups);
+        let open = self.panes.entry(pane).or_insert_with(|| OpenPane {
+            pane: Arc::new(Pane::with_capacity(expected, layout)),
+            is_saved: false,
+        });
+        open.is_saved = false;
+        Arc::make_mut(&mut open.pane).update(layout, keys, hashes, arguments, selection, &mut self.groups);
     }
 
     /// Closes every window that ends at or before the watermark, earliest first, and returns its rows: keys, `window_start`,
@@ -170,7 +182,7 @@ impl WindowState {
             if start + size_us > watermark.0 {
                 break;
             }
-            let pane = first.remove();
+            let pane = first.remove().pane;
             self.group_count_last = pane.keys.group_count();
             self.emit(&pane, start, results)?;
         }
@@ -187,8 +199,8 @@ impl WindowState {
             .collect();
         for start in due {
             let mut window = Pane::default();
-            for pane in self.panes.range(start..start + size_us).map(|(_, pane)| pane) {
-                window.merge(&self.layout, pane);
+            for (_, open) in self.panes.range(start..start + size_us) {
+                window.merge(&self.layout, &open.pane);
             }
             self.emit(&window, start, results)?;
         }
@@ -215,6 +227,30 @@ impl WindowState {
 
     /// Returns the bytes held by all panes.
     pub fn bytes(&self) -> usize {
-        self.panes.values().map(Pane::bytes).sum()
+        self.panes.values().map(|open| open.pane.bytes()).sum()
+    }
+
+    /// Hands all panes over to a checkpoint, by their starts: as they are now, however they change later. One that has
+    /// not changed since the last time is only named.
+    pub fn snapshot(&mut self) -> Vec<(i64, PaneSnapshot)> {
+        let hand_over = |(start, open): (&i64, &mut OpenPane)| {
+            let is_saved = std::mem::replace(&mut open.is_saved, true);
+            let snapshot =
+                if is_saved { PaneSnapshot::Unchanged } else { PaneSnapshot::Changed(Arc::clone(&open.pane)) };
+            (*start, snapshot)
+        };
+        self.panes.iter_mut().map(hand_over).collect()
+    }
+
+    /// Takes over what a checkpoint has; before the first row.
+    pub fn restore(&mut self, watermark: Watermark, panes: &[(i64, Vec<SavedPane>)]) -> Result<(), ArrowError> {
+        self.watermark = watermark;
+        for (start, saved) in panes {
+            let pane = Pane::restore(&self.layout, &self.keys, saved)?;
+            if pane.keys.group_count() > 0 {
+                self.panes.insert(*start, OpenPane { pane: Arc::new(pane), is_saved: true });
+            }
+        }
+        Ok(())
     }
 }

@@ -65,6 +65,7 @@ pub(super) fn plan_source(
     let canonical = canonical(source, &schema, event_time.as_ref());
     let node = SourceNode {
         name: name.to_owned(),
+        identity: super::fingerprint(&canonical),
         source: connected.source,
         format: connected.format,
         event_time,

@@ -251,7 +251,8 @@ impl Builder<'_> {
         let after = columns.iter().map(|column| (column.qualifier.as_ref(), column.name.as_str()));
         let after = Scope::new(after, &schema).map_err(|error| internal(self.locator.query, &error.to_string()))?;
         let late_table = Some(format!("{name}$late"));
-        let node = WindowNode { input: self.node, time_column, assigner, keys, aggregates, late_table };
+        let identity = super::fingerprint(&self.canonical);
+        let node = WindowNode { identity, input: self.node, time_column, assigner, keys, aggregates, late_table };
         self.node = self.plan.push(schema, Operator::Window(node));
         for predicate in &steps.having {
             self.filter(predicate, &after, self.locator.query.select().having.as_ref())?;

@@ -28,6 +28,7 @@ use super::{Output, RowStream, send};
 use crate::dataflow::Context;
 use crate::dataflow::container::Rows;
 use crate::dataflow::counters::SourceCounters;
+use crate::dataflow::snapshot::{Snapshot, SourceCounts};
 use crate::dataflow::operator::watermark::{MarkStream, Marks, to_all};
 use crate::decode::{DeadLetter, Decoder};
 use crate::epoch::Epoch;
@@ -44,8 +45,15 @@ const CHUNKS_PER_ACTIVATION_MAX: usize = 4;
 pub enum Feed {
     /// Input of the open epoch.
     Chunk(FedChunk),
-    /// The open epoch ends; its marks are given to one worker only, and reach all.
-    Close(Epoch, Vec<Mark>),
+    /// The open epoch ends.
+    Close {
+        /// Which one.
+        epoch: Epoch,
+        /// Its marks: given to one worker only, and reach all.
+        marks: Vec<Mark>,
+        /// Whether a checkpoint is made at its end.
+        checkpoint: bool,
+    },
 }
 
 /// Input as the log has it.
@@ -115,6 +123,7 @@ pub(crate) fn source<'scope>(
         let mut capabilities = Some(capabilities);
         let mut open = Epoch::NONE;
         let mut seen = BTreeMap::new();
+        let mut counts = SourceCounts::default();
         move |_| {
             if context.failure.is_set() {
                 return;
@@ -129,12 +138,16 @@ pub(crate) fn source<'scope>(
                     match feed.try_recv() {
                         Ok(Feed::Chunk(chunk)) => {
                             let sorted = sort_out(&mut *decoder, &chunk, event_time, &mut seen)?;
+                            counts.add(&sorted);
                             outputs.send(held, sorted, &context.counters.sources[id.0]);
                         }
-                        Ok(Feed::Close(epoch, mut marks)) => {
+                        Ok(Feed::Close { epoch, mut marks, checkpoint }) => {
                             assert_eq!(epoch, open, "epochs come in order");
                             marks.extend(std::mem::take(&mut seen).into_values());
                             outputs.send_marks(held, to_all(&marks, context.peers));
+                            if checkpoint {
+                                context.snapshots.put(epoch, Snapshot::Source { id, counts });
+                            }
                             open = epoch.next();
                             held.iter_mut().for_each(|capability: &mut Capability<Epoch>| capability.downgrade(&open));
                         }
@@ -190,6 +203,15 @@ struct Sorted {
     rows: Vec<RecordBatch>,
     quarantined: Vec<RecordBatch>,
     dead: Option<RecordBatch>,
+}
+
+impl SourceCounts {
+    fn add(&mut self, sorted: &Sorted) {
+        let count = |batches: &[RecordBatch]| batches.iter().map(|batch| batch.num_rows() as u64).sum::<u64>();
+        self.rows += count(&sorted.rows);
+        self.quarantined += count(&sorted.quarantined);
+        self.dead += count(sorted.dead.as_slice());
+    }
 }
 
 /// Decodes a chunk and sorts its rows out: usable, from the future, or dead. Notes the partition's greatest event time.

@@ -15,15 +15,16 @@ use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::stateless::each_batch;
-use super::watermark::WatermarkStream;
+use super::watermark::{Tick, TickStream};
 use super::{Output, RowStream, send};
 use crate::aggregate::{Layout, Selection};
 use crate::dataflow::container::{Keyed, KeyedBatch, Rows};
 use crate::dataflow::exchange::ByKeyGroup;
 use crate::dataflow::gate::{EpochGate, Gated};
+use crate::dataflow::snapshot::{RestoredWindow, Snapshot, WindowSnapshot};
 use crate::dataflow::{Context, frontier_of};
 use crate::epoch::Epoch;
-use crate::plan::{NodeId, Plan, WindowNode};
+use crate::plan::{NodeId, Operator, Plan, WindowNode};
 use crate::time::Watermark;
 use crate::window::{KeyColumn, WindowState};
 
@@ -33,26 +34,39 @@ pub(crate) type WatermarkMap = Arc<dyn Fn(Watermark) -> Watermark + Send + Sync>
 /// The time that a window's input goes by.
 #[derive(Clone)]
 pub(crate) struct Time<'scope> {
-    pub(crate) watermarks: WatermarkStream<'scope>,
+    pub(crate) ticks: TickStream<'scope>,
     pub(crate) map: WatermarkMap,
 }
 
-/// Builds a windowed aggregate; returns results and late rows.
+/// Builds a windowed aggregate that goes on from `restored`; returns results and late rows.
 pub(crate) fn window<'scope>(
     rows: RowStream<'scope>,
     time: Time<'scope>,
     context: &Context,
     id: NodeId,
-    node: &WindowNode,
     plan: &Plan,
+    restored: Option<RestoredWindow>,
 ) -> Result<(RowStream<'scope>, RowStream<'scope>), String> {
-    let (input_schema, schema) = (&plan.node(node.input).schema, &plan.node(id).schema);
-    let layout = Layout::new(&node.aggregates, |argument| argument.nullable(input_schema));
-    let fields = || node.keys.iter().map(|key| (key.data_type(input_schema), key.nullable(input_schema))).collect();
-    let key_column = || KeyColumn::new(fields()).map_err(|error| format!("cannot group by these columns: {error}"));
-    let state = WindowState::new(node.assigner, layout.clone(), key_column()?, Arc::clone(schema));
-    let keyed = key(rows, context, node, key_column()?, layout);
-    Ok(panes(keyed, time, context, id, state))
+    let Operator::Window(node) = &plan.node(id).operator else { unreachable!("only windows are built here") };
+    let (layout, keys) = layout_and_keys(node, plan)?;
+    let mut state = WindowState::new(node.assigner, layout, keys, Arc::clone(&plan.node(id).schema));
+    let mut watermark = Watermark::UNKNOWN;
+    if let Some(restored) = restored {
+        watermark = restored.watermark;
+        state.restore(watermark, &restored.panes).map_err(|error| format!("cannot restore a window: {error}"))?;
+    }
+    let (layout, keys) = layout_and_keys(node, plan)?;
+    let keyed = key(rows, context, node, keys, layout);
+    Ok(panes(keyed, time, context, id, state, watermark))
+}
+
+/// Returns how the accumulators of a window lie, and what its keys are.
+pub(crate) fn layout_and_keys(node: &WindowNode, plan: &Plan) -> Result<(Layout, KeyColumn), String> {
+    let schema = &plan.node(node.input).schema;
+    let layout = Layout::new(&node.aggregates, |argument| argument.nullable(schema));
+    let fields = node.keys.iter().map(|key| (key.data_type(schema), key.nullable(schema))).collect();
+    let keys = KeyColumn::new(fields).map_err(|error| format!("cannot group by these columns: {error}"))?;
+    Ok((layout, keys))
 }
 
 /// Evaluates keys and arguments, and hashes the keys: all that the exchange and the panes need.
@@ -86,13 +100,19 @@ fn key<'scope>(
 /// What goes through a window's gate.
 enum Arrival {
     Rows(Keyed),
-    Watermark(Watermark),
+    Tick(Tick),
 }
 
 /// The panes behind their gate; results and late rows wait to be sent at their epoch.
 struct Panes {
     state: WindowState,
     watermark: Watermark,
+    /// Whether the open epoch is one of a checkpoint.
+    checkpoint: bool,
+    worker: usize,
+    rows: u64,
+    late_rows: u64,
+    results: u64,
     late: Vec<RecordBatch>,
     closed: Vec<(Epoch, Vec<RecordBatch>, Vec<RecordBatch>)>,
     context: Context,
@@ -102,8 +122,9 @@ struct Panes {
 impl Gated<Arrival> for Panes {
     fn apply(&mut self, arrival: Arrival) -> Result<(), String> {
         let keyed = match arrival {
-            Arrival::Watermark(watermark) => {
-                self.watermark = watermark;
+            Arrival::Tick(tick) => {
+                self.watermark = tick.watermark;
+                self.checkpoint = tick.checkpoint;
                 return Ok(());
             }
             Arrival::Rows(keyed) => keyed,
@@ -116,6 +137,8 @@ impl Gated<Arrival> for Panes {
         let late = self.state.update(&batch.keys, &batch.hashes, batch.times_us.values(), &batch.arguments, selection);
         let counters = &self.context.counters.windows[self.id.0];
         counters.rows.add((selection.count() - late.len()) as u64);
+        self.rows += (selection.count() - late.len()) as u64;
+        self.late_rows += late.len() as u64;
         if !late.is_empty() {
             counters.late.add(late.len() as u64);
             let rows = take_record_batch(&batch.origin, &UInt32Array::from(late)).map_err(|error| error.to_string())?;
@@ -128,7 +151,18 @@ impl Gated<Arrival> for Panes {
         let closed = self.state.close(self.watermark).map_err(|error| error.to_string())?;
         let count: usize = closed.iter().map(RecordBatch::num_rows).sum();
         self.context.counters.windows[self.id.0].results.add(count as u64);
+        self.results += count as u64;
         self.closed.push((epoch, closed, std::mem::take(&mut self.late)));
+        if std::mem::take(&mut self.checkpoint) {
+            let snapshot = WindowSnapshot {
+                watermark: self.state.watermark(),
+                rows: self.rows,
+                late: self.late_rows,
+                results: self.results,
+                panes: self.state.snapshot(),
+            };
+            self.context.snapshots.put(epoch, Snapshot::Window { id: self.id, worker: self.worker, snapshot });
+        }
         Ok(())
     }
 }
@@ -139,12 +173,14 @@ fn panes<'scope>(
     context: &Context,
     id: NodeId,
     state: WindowState,
+    watermark: Watermark,
 ) -> (RowStream<'scope>, RowStream<'scope>) {
     let name = "window";
+    let worker = keyed.scope().index();
     let mut builder = OperatorBuilder::new(name.to_owned(), keyed.scope());
     let mut keyed = builder.new_input(keyed, DistributorPact(|_| ByKeyGroup));
-    let Time { watermarks, map } = time;
-    let mut watermarks = builder.new_input(watermarks, Pipeline);
+    let Time { ticks, map } = time;
+    let mut ticks = builder.new_input(ticks, Pipeline);
     let (results, results_stream) = builder.new_output::<Rows>();
     let (late, late_stream) = builder.new_output::<Rows>();
     let (mut results, mut late) = (Output::from(results), Output::from(late));
@@ -152,17 +188,28 @@ fn panes<'scope>(
     builder.build(move |capabilities| {
         let mut capabilities = Some(capabilities);
         let mut gate = EpochGate::new(context.first);
-        let watermark = Watermark::UNKNOWN;
-        let mut panes = Panes { state, watermark, late: Vec::new(), closed: Vec::new(), context: context.clone(), id };
+        let mut panes = Panes {
+            state,
+            watermark,
+            checkpoint: false,
+            worker,
+            rows: 0,
+            late_rows: 0,
+            results: 0,
+            late: Vec::new(),
+            closed: Vec::new(),
+            context: context.clone(),
+            id,
+        };
         move |frontiers| {
             if context.failure.is_set() {
                 return;
             }
             context.failure.clone().guard(name, || {
                 let mut result = Ok(());
-                watermarks.for_each(|time, data| {
-                    for watermark in data.drain(..) {
-                        let arrival = Arrival::Watermark(map(watermark));
+                ticks.for_each(|time, data| {
+                    for tick in data.drain(..) {
+                        let arrival = Arrival::Tick(Tick { watermark: map(tick.watermark), ..tick });
                         result = std::mem::replace(&mut result, Ok(()))
                             .and_then(|()| gate.push(*time.time(), arrival, &mut panes));
                     }

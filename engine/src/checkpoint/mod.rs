@@ -1,0 +1,83 @@
+//! Checkpoints: what bounds a replay, and where a commit is decided.
+//!
+//! ```text
+//!   # │ a checkpoint of epoch e                                        │ if the process dies just after
+//!   ──┼────────────────────────────────────────────────────────────────┼─────────────────────────────────────────────
+//!   1 │ Seal(e) in the log is marked, and durable                      │ the checkpoint before, and the log behind it
+//!   2 │ each operator's gate closes e, hands its state over, goes on   │ the same
+//!   3 │ phase one: tables write and sync files that nobody names       │ the same; the files are garbage
+//!   4 │ the state is written to packs, in the background               │ the same; the packs are garbage
+//!   5 │ the manifest is written, once and at once                      │ the checkpoint exists, the commit is decided:
+//!     │                                                                │ recovery rolls it forward
+//!   6 │ phase two: each table commits, by the epoch in its own log     │ rolling forward finds what is done
+//!   7 │ older checkpoints and the log behind them are removed          │ removed next time
+//! ```
+//! Between two checkpoints tables may commit more often: such a manifest holds no state, only the decision, and names the
+//! manifest whose checkpoint it builds on. What was committed behind that checkpoint is computed again by the replay, and
+//! dropped by the table, which knows its last epoch.
+//!
+//! # Files
+//!
+//! ```text
+//!   checkpoint/manifest/00000000000000000042.json     numbered without a gap; written only if absent
+//!   checkpoint/state/000000000812-00000000000000000007-0000.pack
+//!                    └ epoch      └ incarnation        └ number within the checkpoint
+//! ```
+//! A pack holds *parts*: panes, and rows that no table file has yet. A later manifest may name parts of an earlier pack
+//! again: what has not changed is not written again. A pack lives as long as a manifest that names it.
+
+mod manifest;
+mod pack;
+mod recovery;
+mod store;
+
+pub use manifest::{
+    BufferState, Checkpoint, Holds, Manifest, PaneState, PartitionState, SourceState, TableState, WindowSaved,
+};
+pub use pack::{Part, PackWriter};
+pub use recovery::{Decision, FoundCheckpoint, FoundLog, FoundManifest, FoundTable, From, Start, decide};
+pub use store::{Collected, Store, STATE_FOLDER, MANIFEST_FOLDER};
+
+use crate::storage::StorageError;
+
+/// How many checkpoints are kept: the newest, the one that replaces it if it is damaged, and one to go back to.
+pub const CHECKPOINTS_KEPT: usize = 3;
+
+/// What can go wrong with the files of checkpoints.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// A file is not what was written.
+    #[error("{path} is damaged at byte {at}: {why}")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// Where in it.
+        at: u64,
+        /// What was found there.
+        why: String,
+    },
+    /// A newer version of the program wrote it.
+    #[error(
+        "{path} has format version {version}, and this program reads versions up to {}. Nothing was changed. Start the \
+         newer version of the program that wrote it",
+        manifest::VERSION
+    )]
+    Newer {
+        /// The file.
+        path: String,
+        /// Its version.
+        version: u64,
+    },
+    /// Another process has written where this one was to write.
+    #[error("{path} was written by another process, which has taken over the data folder: this one commits nothing more")]
+    Overtaken {
+        /// The manifest.
+        path: String,
+    },
+    /// Rows cannot be written as a part.
+    #[error("cannot encode state: {0}")]
+    Encode(#[from] arrow::error::ArrowError),
+    /// Storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}

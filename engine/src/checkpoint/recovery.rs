@@ -1,0 +1,450 @@
+//! The decision where to start from: what was found in, what to do out. Pure.
+//!
+//! ```text
+//!   newest manifest ──► a newer version wrote it, or it is of another log ─► refuse, untouched
+//!        │ its commits are rolled forward first
+//!        ▼
+//!   newest checkpoint that is whole, and that the log reaches ──┐
+//!   else the one before it, …                                   ├─► start ─► does every table fit?  yes ─► go on
+//!   else the beginning, if the log is whole                     │                    │ no: it is new, or changed
+//!   else refuse, and name what is damaged                       ┘                    ▼
+//!                                              the oldest start at which all the others fit: rebuild it from there
+//! ```
+//! A table fits a checkpoint if the checkpoint has all the state that its rows come from, and it fits the beginning if its
+//! own content begins there. Whatever the start is, the replay gives the same rows: so a table that fits goes on without a
+//! change, and one that does not is filled again as far as the log reaches.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::manifest::{Holds, Manifest};
+use crate::epoch::Epoch;
+use crate::sink::Found;
+
+/// What was found of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundLog {
+    /// Its own id, in hexadecimal.
+    pub id: String,
+    /// The first epoch that can be replayed.
+    pub first: Epoch,
+}
+
+/// What was found under the number of a manifest.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FoundManifest {
+    /// One that can be read.
+    Whole(Box<Manifest>),
+    /// One that cannot; what is wrong with it, and where.
+    Damaged(String),
+    /// One of a newer version; what to do.
+    Newer(String),
+}
+
+/// What is known of the parts that a checkpoint names, by the number of its manifest. Not listed: nothing bad.
+pub type FoundCheckpoint = BTreeMap<u64, String>;
+
+/// A table of the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundTable {
+    /// Its name.
+    pub name: String,
+    /// What is on disk.
+    pub found: Found,
+    /// Keys of the state that its rows come through.
+    pub needs: BTreeSet<String>,
+}
+
+/// Where a replay begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// The first record of the log.
+    Beginning,
+    /// Behind the epoch of the checkpoint in the manifest of this number.
+    Checkpoint {
+        /// The manifest.
+        number: u64,
+        /// The epoch.
+        epoch: Epoch,
+    },
+}
+
+/// How to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Where from.
+    pub from: From,
+    /// The number of the next manifest.
+    pub next_number: u64,
+    /// The newest manifest: its commits come first.
+    pub newest: Option<u64>,
+    /// Tables that are created, or filled again, with the reason; all others go on.
+    pub rebuilt: BTreeMap<String, String>,
+    /// What a person should know, in sentences.
+    pub notes: Vec<String>,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Start like this.
+    Start(Start),
+    /// Do not start, and why; nothing was changed.
+    Refuse(String),
+}
+
+impl From {
+    /// Returns the epoch behind which the replay begins.
+    pub fn epoch(self) -> Epoch {
+        match self {
+            From::Beginning => Epoch::NONE,
+            From::Checkpoint { epoch, .. } => epoch,
+        }
+    }
+}
+
+/// Decides. `manifests` are by number; `damaged` says which checkpoints have parts that cannot be read.
+pub fn decide(
+    log: &FoundLog,
+    manifests: &BTreeMap<u64, FoundManifest>,
+    damaged: &FoundCheckpoint,
+    tables: &[FoundTable],
+) -> Decision {
+    let mut notes = Vec::new();
+    for found in manifests.values() {
+        if let FoundManifest::Newer(what) = found {
+            return Decision::Refuse(what.clone());
+        }
+    }
+    if let Some(other) = whole(manifests).find(|manifest| manifest.log_id != log.id) {
+        return Decision::Refuse(format!(
+            "the checkpoints belong to the log {}, and the log in this folder is {}: restore the folder as a whole from a \
+             backup, or move it away to start anew",
+            other.log_id, log.id
+        ));
+    }
+    let mut bad: Vec<&str> = Vec::new();
+    let starts = starts(log, manifests, damaged, &mut bad);
+    let Some(newest) = starts.last() else {
+        let what = if bad.is_empty() { "no checkpoint is there".to_owned() } else { bad.join("; ") };
+        return Decision::Refuse(format!(
+            "cannot start from any checkpoint: {what}. The log reaches back only to epoch {}, so it cannot be replayed from \
+             its beginning. Nothing was changed. Restore the folder from a backup, or move it away to start anew",
+            log.first
+        ));
+    };
+    notes.extend(bad.iter().map(|what| format!("{what}; starting from {}", newest.words())));
+    let rebuilt: BTreeMap<&str, String> = tables
+        .iter()
+        .filter_map(|table| Some((table.name.as_str(), newest.misfit(table)?)))
+        .collect();
+    let fits = |start: &Candidate<'_>| {
+        let mut others = tables.iter().filter(|table| !rebuilt.contains_key(table.name.as_str()));
+        others.all(|table| start.misfit(table).is_none())
+    };
+    let from = if rebuilt.is_empty() {
+        newest
+    } else {
+        starts.iter().find(|start| fits(start)).expect("all others fit the newest start")
+    };
+    Decision::Start(Start {
+        from: from.from,
+        next_number: manifests.last_key_value().map_or(1, |(number, _)| number + 1),
+        newest: whole(manifests).last().map(|manifest| manifest.number),
+        rebuilt: rebuilt.into_iter().map(|(name, why)| (name.to_owned(), why)).collect(),
+        notes,
+    })
+}
+
+fn whole(manifests: &BTreeMap<u64, FoundManifest>) -> impl DoubleEndedIterator<Item = &Manifest> {
+    manifests.values().filter_map(|found| match found {
+        FoundManifest::Whole(manifest) => Some(&**manifest),
+        FoundManifest::Damaged(_) | FoundManifest::Newer(_) => None,
+    })
+}
+
+/// A place where a replay could begin.
+struct Candidate<'a> {
+    from: From,
+    manifest: Option<&'a Manifest>,
+}
+
+/// Returns all places where a replay could begin, oldest first; and why others cannot be one.
+fn starts<'a>(
+    log: &FoundLog,
+    manifests: &'a BTreeMap<u64, FoundManifest>,
+    damaged: &'a FoundCheckpoint,
+    bad: &mut Vec<&'a str>,
+) -> Vec<Candidate<'a>> {
+    let mut starts = Vec::new();
+    if log.first == Epoch::FIRST {
+        starts.push(Candidate { from: From::Beginning, manifest: None });
+    }
+    let line = line_of_descent(whole(manifests));
+    for (number, found) in manifests {
+        match found {
+            FoundManifest::Damaged(what) => bad.push(what),
+            FoundManifest::Newer(_) => {}
+            FoundManifest::Whole(manifest) => {
+                let Holds::Checkpoint(checkpoint) = &manifest.holds else { continue };
+                match damaged.get(number) {
+                    Some(what) => bad.push(what),
+                    None if checkpoint.epoch.next() < log.first || !line.contains(number) => {}
+                    None => starts.push(Candidate {
+                        from: From::Checkpoint { number: *number, epoch: checkpoint.epoch },
+                        manifest: Some(manifest),
+                    }),
+                }
+            }
+        }
+    }
+    starts
+}
+
+/// Returns the numbers of the manifests, given in ascending order, that the newest one descends from: all but those that
+/// were abandoned when somebody went back.
+pub(super) fn line_of_descent<'a>(manifests: impl DoubleEndedIterator<Item = &'a Manifest>) -> BTreeSet<u64> {
+    let mut line = BTreeSet::new();
+    let mut abandoned_from = u64::MAX;
+    for manifest in manifests.rev() {
+        if manifest.number >= abandoned_from {
+            continue;
+        }
+        line.insert(manifest.number);
+        if manifest.rewound_to.is_some() {
+            // It builds on an older one; those in between are abandoned.
+            abandoned_from = manifest.base().saturating_add(1);
+        }
+    }
+    line
+}
+
+impl Candidate<'_> {
+    fn words(&self) -> String {
+        match self.from {
+            From::Beginning => "the beginning of the log".to_owned(),
+            From::Checkpoint { epoch, .. } => format!("the checkpoint of epoch {epoch}"),
+        }
+    }
+
+    /// Returns why a table cannot go on from here; `None` if it can.
+    fn misfit(&self, table: &FoundTable) -> Option<String> {
+        let base = match &table.found {
+            Found::New => return Some("it is new".to_owned()),
+            Found::Changed { what } => return Some(what.clone()),
+            Found::Same { base, .. } => *base,
+        };
+        let Some(manifest) = self.manifest else {
+            return (base != Epoch::NONE).then(|| "its rows begin later than the log".to_owned());
+        };
+        match manifest.tables.get(&table.name) {
+            Some(known) if known.base == base => {}
+            // It was begun here, and nothing was checkpointed since: the same replay goes on.
+            _ if base == self.from.epoch() => return None,
+            _ => return Some(format!("{} does not know it", self.words())),
+        }
+        let windows = manifest.checkpoint().map(|checkpoint| &checkpoint.windows);
+        let missing = table.needs.iter().any(|key| windows.is_none_or(|windows| !windows.contains_key(key)));
+        missing.then(|| format!("{} does not have its state", self.words()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{Checkpoint, TableState, WindowSaved};
+    use crate::time::Watermark;
+
+    /// A manifest in short: its number, the epoch of its checkpoint, and the windows in it. Tables are `t` (which needs
+    /// `w`) and `raw`, both from the beginning.
+    fn manifest(number: u64, epoch: u64, windows: &[&str]) -> (u64, FoundManifest) {
+        let window = WindowSaved {
+            name: String::new(),
+            watermark: Watermark::UNKNOWN,
+            rows: 0,
+            late: 0,
+            results: 0,
+            panes: Vec::new(),
+        };
+        let checkpoint = Checkpoint {
+            epoch: Epoch(epoch),
+            sealed_us: 0,
+            next_offset: 0,
+            partitions: Vec::new(),
+            sources: BTreeMap::new(),
+            windows: windows.iter().map(|key| ((*key).to_owned(), window.clone())).collect(),
+            buffers: BTreeMap::new(),
+        };
+        let manifest = Manifest {
+            version: 1,
+            number,
+            incarnation: 1,
+            parent: None,
+            log_id: "log".to_owned(),
+            made_us: 0,
+            epoch: Epoch(epoch),
+            holds: Holds::Checkpoint(Box::new(checkpoint)),
+            tables: ["t", "raw"].map(|name| (name.to_owned(), TableState::default())).into(),
+            rewound_to: None,
+        };
+        (number, FoundManifest::Whole(Box::new(manifest)))
+    }
+
+    fn edit(found: (u64, FoundManifest), change: impl FnOnce(&mut Manifest)) -> (u64, FoundManifest) {
+        let (number, FoundManifest::Whole(mut manifest)) = found else { panic!("whole") };
+        change(&mut manifest);
+        (number, FoundManifest::Whole(manifest))
+    }
+
+    fn same(name: &str, base: u64) -> FoundTable {
+        let needs = if name == "raw" { BTreeSet::new() } else { BTreeSet::from(["w".to_owned()]) };
+        FoundTable { name: name.to_owned(), found: Found::Same { base: Epoch(base), committed: Epoch(5) }, needs }
+    }
+
+    fn on(name: &str, found: Found) -> FoundTable {
+        FoundTable { found, ..same(name, 0) }
+    }
+
+    /// The decision in one line.
+    fn decided(
+        first: u64,
+        manifests: Vec<(u64, FoundManifest)>,
+        damaged: &[(u64, &str)],
+        tables: &[FoundTable],
+    ) -> String {
+        let log = FoundLog { id: "log".to_owned(), first: Epoch(first) };
+        let damaged = damaged.iter().map(|(number, what)| (*number, (*what).to_owned())).collect();
+        match decide(&log, &manifests.into_iter().collect(), &damaged, tables) {
+            Decision::Refuse(why) => format!("refuse: {why}"),
+            Decision::Start(start) => {
+                let from = match start.from {
+                    From::Beginning => "beginning".to_owned(),
+                    From::Checkpoint { number, epoch } => format!("{number}@{epoch}"),
+                };
+                let rebuilt: Vec<&str> = start.rebuilt.keys().map(String::as_str).collect();
+                let newest = start.newest.map_or("-".to_owned(), |newest| newest.to_string());
+                format!("{from} newest {newest} next {} rebuild [{}]", start.next_number, rebuilt.join(" "))
+            }
+        }
+    }
+
+    #[test]
+    fn every_row_of_the_table_of_decisions() {
+        let both = || [same("t", 0), same("raw", 0)];
+        let damage = |number| (number, FoundManifest::Damaged(format!("manifest {number} is damaged")));
+        let newer = (9, FoundManifest::Newer("a newer program wrote it".to_owned()));
+        let three = || vec![manifest(1, 10, &["w"]), manifest(2, 20, &["w"]), manifest(3, 30, &["w"])];
+        let refers = edit(manifest(4, 35, &[]), |manifest| manifest.holds = Holds::Refers(3));
+        let changed = on("t", Found::Changed { what: "the view was changed".to_owned() });
+        let back = edit(manifest(4, 31, &["w"]), |manifest| {
+            manifest.holds = Holds::Refers(1);
+            manifest.rewound_to = Some(Epoch(10));
+        });
+        let later = edit(manifest(5, 15, &["w"]), |_| {});
+        let without_t = |number, epoch| {
+            edit(manifest(number, epoch, &[]), |manifest| drop(manifest.tables.remove("t")))
+        };
+        let with_late_t = |number, epoch, base| {
+            edit(manifest(number, epoch, &["w"]), |manifest| {
+                manifest.tables.get_mut("t").expect("known").base = Epoch(base);
+            })
+        };
+        let cases: Vec<(&str, String, &str)> = vec![
+            ("a fresh folder", decided(1, vec![], &[], &[on("t", Found::New)]), "beginning newest - next 1 rebuild [t]"),
+            ("killed before the first checkpoint", decided(1, vec![], &[], &both()), "beginning newest - next 1 rebuild []"),
+            ("the newest checkpoint", decided(11, three(), &[], &both()), "3@30 newest 3 next 4 rebuild []"),
+            (
+                "a manifest that only commits builds on a checkpoint",
+                decided(11, [three(), vec![refers]].concat(), &[], &both()),
+                "3@30 newest 4 next 5 rebuild []",
+            ),
+            (
+                "a damaged newest manifest: the one before",
+                decided(11, vec![manifest(1, 10, &["w"]), manifest(2, 20, &["w"]), damage(3)], &[], &both()),
+                "2@20 newest 2 next 4 rebuild []",
+            ),
+            (
+                "damaged state of the newest: the one before",
+                decided(11, three(), &[(3, "pack damaged")], &both()),
+                "2@20 newest 3 next 4 rebuild []",
+            ),
+            (
+                "all damaged, the log whole: all of it",
+                decided(1, vec![damage(1), damage(2)], &[], &both()),
+                "beginning newest - next 3 rebuild []",
+            ),
+            (
+                "the log does not reach behind an older checkpoint",
+                decided(21, three(), &[(3, "pack damaged")], &both()),
+                "2@20 newest 3 next 4 rebuild []",
+            ),
+            (
+                "a changed view is rebuilt from the oldest start, and the other goes on",
+                decided(11, three(), &[], &[changed.clone(), same("raw", 0)]),
+                "1@10 newest 3 next 4 rebuild [t]",
+            ),
+            (
+                "a changed view, the log whole: from the beginning",
+                decided(1, three(), &[], &[changed.clone(), same("raw", 0)]),
+                "beginning newest 3 next 4 rebuild [t]",
+            ),
+            (
+                "a new view, where the other began later: only as far back as the other can go on",
+                decided(
+                    1,
+                    vec![without_t(1, 10), with_late_t(2, 20, 10), with_late_t(3, 30, 10)],
+                    &[],
+                    &[same("t", 10), on("raw", Found::New)],
+                ),
+                // At 10 it begins with nothing, as it did the first time.
+                "1@10 newest 3 next 4 rebuild [raw]",
+            ),
+            (
+                "killed while a view was rebuilt: the same rebuild goes on",
+                decided(11, vec![without_t(1, 10)], &[], &[same("t", 10), same("raw", 0)]),
+                "1@10 newest 1 next 2 rebuild []",
+            ),
+            (
+                "a view that was away for a while",
+                decided(11, vec![manifest(1, 10, &["w"]), without_t(2, 20)], &[], &both()),
+                "1@10 newest 2 next 3 rebuild [t]",
+            ),
+            (
+                "state that a checkpoint does not have",
+                decided(11, vec![manifest(1, 10, &["other"])], &[], &both()),
+                "1@10 newest 1 next 2 rebuild [t]",
+            ),
+            (
+                "somebody went back to epoch 10",
+                decided(11, [three(), vec![back.clone()]].concat(), &[], &both()),
+                "1@10 newest 4 next 5 rebuild []",
+            ),
+            (
+                "and went on from there",
+                decided(11, [three(), vec![back, later]].concat(), &[(5, "pack damaged")], &both()),
+                "1@10 newest 5 next 6 rebuild []",
+            ),
+        ];
+        for (case, found, expected) in cases {
+            assert_eq!(found, expected, "{case}");
+        }
+        let refusals: Vec<(&str, String, &[&str])> = vec![
+            ("a newer version", decided(1, [three(), vec![newer]].concat(), &[], &both()), &["a newer program"]),
+            (
+                "all damaged, the log shrunk",
+                decided(11, vec![damage(1), damage(2)], &[], &both()),
+                &["manifest 1 is damaged; manifest 2 is damaged", "reaches back only to epoch 11", "Nothing was changed"],
+            ),
+            ("no checkpoints, the log shrunk", decided(11, vec![], &[], &both()), &["no checkpoint is there"]),
+            (
+                "another log",
+                decided(1, vec![edit(manifest(1, 1, &[]), |m| m.log_id = "other".to_owned())], &[], &both()),
+                &["belong to the log other"],
+            ),
+        ];
+        for (case, found, expected) in refusals {
+            for words in expected {
+                assert!(found.starts_with("refuse: ") && found.contains(words), "{case}: {found}");
+            }
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The store: the folder of manifests and packs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+
+use super::manifest::Manifest;
+use super::recovery::line_of_descent;
+use super::pack::{PackReader, PackWriter, Part};
+use super::{CHECKPOINTS_KEPT, CheckpointError};
+use crate::epoch::Epoch;
+use crate::storage::{Storage, StorageError};
+
+/// The folder of the manifests.
+pub const MANIFEST_FOLDER: &str = "checkpoint/manifest";
+
+/// The folder of the packs.
+pub const STATE_FOLDER: &str = "checkpoint/state";
+
+/// How many numbers taken by processes of before a manifest steps over.
+const STEPS_MAX: usize = 100;
+
+/// Manifests and packs of one data folder.
+#[derive(Clone)]
+pub struct Store {
+    storage: Arc<dyn Storage>,
+}
+
+/// What a clean-up removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Manifests.
+    pub manifests: u64,
+    /// Packs.
+    pub packs: u64,
+    /// The oldest epoch that a kept checkpoint starts from: the log is needed behind it. None while the beginning of the
+    /// log may still be needed.
+    pub oldest: Option<Epoch>,
+}
+
+impl Store {
+    /// Looks into a data folder; reads and makes nothing.
+    pub fn new(storage: Arc<dyn Storage>) -> Store {
+        Store { storage }
+    }
+
+    /// Makes what is visible durable, before a decision is based on it.
+    pub fn sync(&self) -> Result<(), StorageError> {
+        self.storage.sync_dir(MANIFEST_FOLDER)?;
+        self.storage.sync_dir(STATE_FOLDER)
+    }
+
+    /// Returns the numbers of the manifests that are there, ascending. Files with other names are not ours.
+    pub fn numbers(&self) -> Result<Vec<u64>, StorageError> {
+        let mut numbers: Vec<u64> = self
+            .storage
+            .list(MANIFEST_FOLDER)?
+            .iter()
+            .filter_map(|entry| {
+                let number = entry.name.strip_suffix(".json")?.parse().ok()?;
+                (manifest_path(number) == format!("{MANIFEST_FOLDER}/{}", entry.name)).then_some(number)
+            })
+            .collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// Reads a manifest.
+    pub fn read(&self, number: u64) -> Result<Manifest, CheckpointError> {
+        let path = manifest_path(number);
+        let manifest = Manifest::decode(&path, &self.storage.get(&path)?)?;
+        if manifest.number != number {
+            let why = format!("this is manifest {} under another name", manifest.number);
+            return Err(CheckpointError::Damaged { path, at: 0, why });
+        }
+        Ok(manifest)
+    }
+
+    /// Writes a manifest, once and at once. Its number may become a later one: numbers that an earlier process has taken
+    /// at the last moment are stepped over; one of a later process ends this one.
+    pub fn write(&self, mut manifest: Manifest) -> Result<Manifest, CheckpointError> {
+        for _ in 0..STEPS_MAX {
+            let path = manifest_path(manifest.number);
+            let outcome = self.storage.put_new(&path, &manifest.encode());
+            match outcome {
+                Ok(()) => return Ok(manifest),
+                Err(StorageError::Exists { .. }) => match self.read(manifest.number) {
+                    Ok(found) if found == manifest => return Ok(manifest),
+                    Ok(found) if found.incarnation > manifest.incarnation => {
+                        return Err(CheckpointError::Overtaken { path });
+                    }
+                    // Somebody of before, or nothing that can be read: it decides nothing any more.
+                    Ok(_) | Err(CheckpointError::Damaged { .. }) => {
+                        manifest.number += 1;
+                    }
+                    Err(error) => return Err(error),
+                },
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(CheckpointError::Overtaken { path: manifest_path(manifest.number) })
+    }
+
+    /// Begins the packs of a checkpoint.
+    pub fn packs(&self, epoch: Epoch, incarnation: u64) -> PackWriter<'_> {
+        PackWriter::new(&*self.storage, move |number| pack_name(epoch, incarnation, number))
+    }
+
+    /// Reads parts, in the order given, and checks each.
+    pub fn read_parts<'p>(
+        &self,
+        parts: impl IntoIterator<Item = &'p Part>,
+    ) -> Result<Vec<RecordBatch>, CheckpointError> {
+        let mut reader = PackReader::new(&*self.storage);
+        parts.into_iter().map(|part| reader.read(part)).collect()
+    }
+
+    /// Removes manifests and packs that nothing will start from: all but the newest [`CHECKPOINTS_KEPT`] checkpoints, and
+    /// the newest manifest. `incarnation` is this process's: what a later one has made is not touched.
+    ///
+    /// Manifests go before the packs they name, so that a manifest that is there can be used.
+    pub fn collect(&self, incarnation: u64) -> Result<Collected, CheckpointError> {
+        let mut readable: BTreeMap<u64, Manifest> = BTreeMap::new();
+        let mut unreadable = Vec::new();
+        for number in self.numbers()? {
+            match self.read(number) {
+                Ok(manifest) => drop(readable.insert(number, manifest)),
+                Err(CheckpointError::Damaged { .. }) => unreadable.push(number),
+                Err(error) => return Err(error),
+            }
+        }
+        let line = line_of_descent(readable.values());
+        let is_start = |manifest: &&Manifest| manifest.checkpoint().is_some() && line.contains(&manifest.number);
+        let with_state = readable.values().rev().filter(is_start);
+        let mut keep: BTreeSet<u64> = with_state.map(|manifest| manifest.number).take(CHECKPOINTS_KEPT).collect();
+        let mut collected = Collected::default();
+        // Fewer than that: the beginning of the log is the one before.
+        if keep.len() == CHECKPOINTS_KEPT {
+            let oldest = keep.first().and_then(|number| readable.get(number));
+            collected.oldest = oldest.map(|manifest| manifest.epoch);
+        }
+        keep.extend(readable.last_key_value().map(|(number, _)| *number));
+        let newest_kept = keep.last().copied().unwrap_or(0);
+        let old = |number: &&u64| **number < newest_kept && !keep.contains(*number);
+        let mut removed = BTreeSet::new();
+        for number in readable.keys().chain(&unreadable).filter(old) {
+            if readable.get(number).is_some_and(|manifest| manifest.incarnation > incarnation) {
+                continue;
+            }
+            self.storage.delete(&manifest_path(*number))?;
+            removed.insert(*number);
+        }
+        collected.manifests = removed.len() as u64;
+        self.storage.sync_dir(MANIFEST_FOLDER)?;
+        // A manifest that cannot be read may name any pack: nothing is removed while one is left.
+        if unreadable.iter().all(|number| removed.contains(number)) {
+            let kept = readable.iter().filter(|(number, _)| !removed.contains(number));
+            let named: BTreeSet<&str> =
+                kept.filter_map(|(_, manifest)| manifest.checkpoint()).flat_map(|checkpoint| checkpoint.packs()).collect();
+            for entry in self.storage.list(STATE_FOLDER)? {
+                if !named.contains(entry.name.as_str()) && pack_incarnation(&entry.name).is_some_and(|of| of <= incarnation)
+                {
+                    self.storage.delete(&pack_path(&entry.name))?;
+                    collected.packs += 1;
+                }
+            }
+        }
+        Ok(collected)
+    }
+}
+
+fn manifest_path(number: u64) -> String {
+    format!("{MANIFEST_FOLDER}/{number:020}.json")
+}
+
+pub(super) fn pack_path(name: &str) -> String {
+    format!("{STATE_FOLDER}/{name}")
+}
+
+fn pack_name(epoch: Epoch, incarnation: u64, number: u32) -> String {
+    format!("{:012}-{incarnation:020}-{number:04}.pack", epoch.0)
+}
+
+/// Returns the process that made a pack; `None` for a name that is not ours.
+fn pack_incarnation(name: &str) -> Option<u64> {
+    let mut words = name.strip_suffix(".pack")?.split('-');
+    let (_, incarnation) = (words.next()?.parse::<u64>().ok()?, words.next()?.parse().ok()?);
+    words.next()?.parse::<u32>().ok().filter(|_| words.next().is_none()).map(|_| incarnation)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+
+    use super::*;
+    use crate::checkpoint::{BufferState, Checkpoint, Holds};
+    use crate::storage::MemoryStorage;
+
+    fn batch(values: std::ops::Range<i64>) -> RecordBatch {
+        RecordBatch::try_from_iter([("x", Arc::new(Int64Array::from_iter_values(values)) as _)]).expect("a batch")
+    }
+
+    fn manifest(number: u64, holds: Holds) -> Manifest {
+        Manifest {
+            version: 1,
+            number,
+            incarnation: 1,
+            parent: None,
+            log_id: String::new(),
+            made_us: 0,
+            epoch: Epoch(number * 10),
+            holds,
+            tables: BTreeMap::new(),
+            rewound_to: None,
+        }
+    }
+
+    fn holding(epoch: u64, parts: Vec<Part>) -> Holds {
+        let buffers = parts.into_iter().map(|part| BufferState { epoch: Epoch(epoch), part }).collect();
+        Holds::Checkpoint(Box::new(Checkpoint {
+            epoch: Epoch(epoch),
+            sealed_us: 0,
+            next_offset: 0,
+            partitions: Vec::new(),
+            sources: BTreeMap::new(),
+            windows: BTreeMap::new(),
+            buffers: BTreeMap::from([("t".to_owned(), buffers)]),
+        }))
+    }
+
+    fn pack(store: &Store, epoch: u64, values: std::ops::Range<i64>) -> Part {
+        let mut packs = store.packs(Epoch(epoch), 1);
+        let part = packs.add(&batch(values)).expect("encodes");
+        packs.finish().expect("written");
+        part
+    }
+
+    #[test]
+    fn a_flipped_bit_of_a_pack_is_found_and_named() {
+        let storage = Arc::new(MemoryStorage::default());
+        let store = Store::new(Arc::<MemoryStorage>::clone(&storage));
+        let mut packs = store.packs(Epoch(1), 1);
+        let parts = [packs.add(&batch(0..10)).expect("encodes"), packs.add(&batch(5..100)).expect("encodes")];
+        packs.finish().expect("written");
+        assert_eq!(store.read_parts(&parts).expect("whole"), [batch(0..10), batch(5..100)]);
+        let path = pack_path(&parts[0].file);
+        let whole = storage.get(&path).expect("there");
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            storage.put(&path, &flipped).expect("memory");
+            let error = store.read_parts(&parts).expect_err("damaged").to_string();
+            assert!(error.contains(&path), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_a_kept_checkpoint_names_stays_and_everything_else_goes() {
+        let storage = Arc::new(MemoryStorage::default());
+        let store = Store::new(Arc::<MemoryStorage>::clone(&storage));
+        let first = pack(&store, 10, 0..3);
+        store.write(manifest(1, holding(10, vec![first.clone()]))).expect("written");
+        assert_eq!(store.collect(1).expect("works"), Collected::default(), "the beginning may still be needed");
+        for number in 2..=6 {
+            let holds = match number {
+                3 => Holds::Refers(2),
+                // The first part has not changed since, and is named again and again.
+                _ => holding(number * 10, vec![first.clone(), pack(&store, number * 10, 0..3)]),
+            };
+            store.write(manifest(number, holds)).expect("written");
+        }
+        let orphan = pack(&store, 55, 0..1);
+        let later = { let mut packs = store.packs(Epoch(70), 2); let part = packs.add(&batch(0..1)).expect("encodes"); packs.finish().expect("written"); part };
+        let collected = store.collect(1).expect("works");
+        assert_eq!(collected.oldest, Some(Epoch(40)));
+        assert_eq!((collected.manifests, collected.packs), (3, 2), "1, 2 and 3; the packs of 2 and the orphan");
+        assert_eq!(store.numbers().expect("listed"), [4, 5, 6]);
+        for number in 4..=6 {
+            store.read_parts(store.read(number).expect("there").checkpoint().expect("a checkpoint").parts()).expect("whole");
+        }
+        assert!(store.read_parts([&orphan]).is_err());
+        store.read_parts([&later]).expect("of a later process");
+    }
+
+    #[test]
+    fn a_number_is_written_once_and_a_later_process_ends_an_earlier_one() {
+        let store = Store::new(Arc::new(MemoryStorage::default()));
+        let own = store.write(manifest(1, Holds::Refers(0))).expect("written");
+        assert_eq!(store.write(own.clone()).expect("the same again"), own);
+        let later = Manifest { incarnation: 2, ..manifest(1, Holds::Refers(0)) };
+        let later = store.write(later).expect("steps over");
+        assert_eq!(later.number, 2);
+        let zombie = Manifest { made_us: 9, ..manifest(2, Holds::Refers(0)) };
+        assert!(matches!(store.write(zombie), Err(CheckpointError::Overtaken { .. })));
+    }
+}

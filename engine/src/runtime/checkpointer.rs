@@ -1,0 +1,511 @@
+//! The checkpointer: the thread that decides. It gathers what operators and tables hand over, writes the manifest, and lets
+//! the tables commit. The steps, and what a crash after each means, are drawn in [`checkpoint`](crate::checkpoint).
+//!
+//! ```text
+//!   marked epoch complete ─┐                          ┌─► packs ─┐
+//!                          ├─► prepare on all tables ─┤          ├─► manifest ─► commit on all tables ─► remove what is old
+//!   rows wait long enough ─┘   (those that are due)   └──────────┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt64Array};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
+use arrow::error::ArrowError;
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::egress::{Order, Prepared, TableState, fail};
+use super::marks::{Marked, Marks, Next};
+use super::progress::Progress;
+use super::{CheckpointStatus, LOG_FOLDER};
+use crate::checkpoint::{
+    BufferState, Checkpoint, CheckpointError, Holds, Manifest, PackWriter, PaneState, SourceState, Store,
+    TableState as TableDecision, WindowSaved,
+};
+use crate::clock::Clock;
+use crate::dataflow::{Failure, Snapshot, Snapshots};
+use crate::epoch::Epoch;
+use crate::error::with_causes;
+use crate::ingest;
+use crate::key::KeyGroups;
+use crate::plan::NodeId;
+use crate::sink::{Committable, SinkError};
+use crate::storage::Storage;
+use crate::window::{PaneCodec, PaneSnapshot};
+
+/// How long a commit that has to wait for its epoch waits before it looks again.
+const EPOCH_CHECK: Duration = Duration::from_millis(10);
+
+/// How often a waiting checkpointer looks whether the job has failed.
+const FAILURE_CHECK: Duration = Duration::from_millis(100);
+
+/// The column that tells the epoch of a row that is in no file.
+const EPOCH_COLUMN: &str = "tidemill$epoch";
+
+/// Tables are cleaned after this many checkpoints, and at the start.
+const CHECKPOINTS_BETWEEN_CLEANS: u64 = 64;
+
+/// Why the checkpointer ended before its time.
+enum Ended {
+    /// The job has failed elsewhere.
+    Failed,
+    Sink(SinkError),
+    Checkpoint(CheckpointError),
+    Log(ingest::LogError),
+}
+
+impl From<CheckpointError> for Ended {
+    fn from(error: CheckpointError) -> Self {
+        Ended::Checkpoint(error)
+    }
+}
+
+impl From<SinkError> for Ended {
+    fn from(error: SinkError) -> Self {
+        Ended::Sink(error)
+    }
+}
+
+/// A table as the checkpointer knows it.
+pub(super) struct Table {
+    pub(super) name: String,
+    pub(super) schema: SchemaRef,
+    pub(super) state: Arc<TableState>,
+    /// One for each writer; the first has the table.
+    pub(super) orders: Vec<Sender<Order>>,
+    pub(super) base: Epoch,
+    pub(super) committed: Epoch,
+    /// Parts with rows that are in no file, and the epoch up to which they have them all.
+    pub(super) saved: Vec<BufferState>,
+    pub(super) saved_up_to: Epoch,
+}
+
+/// A window as the checkpointer knows it.
+pub(super) struct Window {
+    pub(super) key: String,
+    pub(super) name: String,
+    pub(super) codec: PaneCodec,
+    /// What it had counted when the job started.
+    pub(super) before: WindowCounts,
+    /// For each worker and pane, where the last checkpoint has it.
+    pub(super) saved: BTreeMap<(usize, i64), Vec<PaneState>>,
+}
+
+/// Rows, late rows and results.
+#[derive(Clone, Copy, Default)]
+pub(super) struct WindowCounts {
+    pub(super) rows: u64,
+    pub(super) late: u64,
+    pub(super) results: u64,
+}
+
+/// A source as the checkpointer knows it.
+pub(super) struct SourceKept {
+    pub(super) key: String,
+    /// What it had counted when the job started.
+    pub(super) before: SourceState,
+}
+
+/// See the module.
+pub(super) struct Checkpointer {
+    pub(super) store: Store,
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) marks: Arc<Marks>,
+    pub(super) snapshots: Arc<Snapshots>,
+    pub(super) failure: Failure,
+    pub(super) commit_interval: Duration,
+    pub(super) workers: usize,
+    pub(super) incarnation: u64,
+    pub(super) log_id: String,
+    pub(super) next_number: u64,
+    /// The last manifest, and the one whose checkpoint a replay would start from.
+    pub(super) parent: Option<u64>,
+    pub(super) base: u64,
+    pub(super) tables: Vec<Table>,
+    pub(super) windows: BTreeMap<NodeId, Window>,
+    pub(super) sources: BTreeMap<NodeId, SourceKept>,
+    pub(super) log_removed_bytes: Arc<AtomicU64>,
+    pub(super) status: Arc<parking_lot::Mutex<CheckpointStatus>>,
+}
+
+impl Checkpointer {
+    /// Runs until the dataflow has ended and everything is committed, or until the job fails.
+    pub(super) fn run(mut self) {
+        let failure = self.failure.clone();
+        match catch_unwind(AssertUnwindSafe(|| self.serve())) {
+            Ok(Ok(()) | Err(Ended::Failed)) => {}
+            Ok(Err(Ended::Sink(error))) => fail(&failure, &error),
+            Ok(Err(Ended::Checkpoint(error))) => match &error {
+                CheckpointError::Storage(source) => failure.set_disk(with_causes(&error), source.is_disk_full()),
+                _ => failure.set_environment(with_causes(&error)),
+            },
+            Ok(Err(Ended::Log(error))) => failure.set_environment(with_causes(&error)),
+            Err(_) => failure.set("the checkpointer ended by an internal error".to_owned()),
+        }
+        self.marks.done();
+    }
+
+    fn serve(&mut self) -> Result<(), Ended> {
+        self.clean()?;
+        loop {
+            match self.marks.next(self.due_in()) {
+                Next::Marked(marked) => {
+                    let begun_us = self.clock.monotonic_us();
+                    self.wait_for(marked.epoch)?;
+                    self.decide(marked.epoch, Some(marked), self.marks.is_stopping())?;
+                    self.status.lock().duration_us = self.clock.monotonic_us() - begun_us;
+                    self.marks.done();
+                }
+                Next::Look => {
+                    let epoch = self.progress.committable();
+                    let is_due = self.tables.iter().any(|table| self.is_due(table));
+                    if is_due && self.tables.iter().any(|table| table.committed < epoch && self.is_due(table)) {
+                        self.decide(epoch, None, false)?;
+                    }
+                    if is_due && self.tables.iter().any(|table| self.is_due(table)) {
+                        // What is due still belongs to an epoch that is not complete.
+                        self.progress.wait_completed(epoch.next(), EPOCH_CHECK);
+                    }
+                }
+                Next::Ended => {
+                    if self.failure.is_set() {
+                        return Err(Ended::Failed);
+                    }
+                    return self.decide(self.progress.committable(), None, true);
+                }
+            }
+        }
+    }
+
+    /// Returns how long until the next commit is due; `None` if no rows wait.
+    fn due_in(&self) -> Option<Duration> {
+        let since_us = self.tables.iter().filter_map(|table| table.state.waiting_since_us()).min()?;
+        let due_us = since_us.saturating_add(crate::time::micros(self.commit_interval));
+        let left_us = due_us.saturating_sub(self.clock.monotonic_us());
+        Some(Duration::from_micros(left_us.try_into().unwrap_or(0)))
+    }
+
+    fn is_due(&self, table: &Table) -> bool {
+        let interval_us = crate::time::micros(self.commit_interval);
+        let waited = |since_us: i64| self.clock.monotonic_us().saturating_sub(since_us) >= interval_us;
+        table.state.is_full() || table.state.waiting_since_us().is_some_and(waited)
+    }
+
+    fn wait_for(&self, epoch: Epoch) -> Result<(), Ended> {
+        while self.progress.committable() < epoch {
+            if self.failure.is_set() || !self.progress.wait_committable(epoch, FAILURE_CHECK) && self.progress.has_ended()
+            {
+                return Err(Ended::Failed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides an epoch that is complete, and durable in the log: a checkpoint if it was marked, and the commit of all
+    /// tables that are due.
+    pub(super) fn decide(&mut self, epoch: Epoch, marked: Option<Marked>, are_all_due: bool) -> Result<(), Ended> {
+        let due: Vec<bool> = self.tables.iter().map(|table| are_all_due || self.is_due(table)).collect();
+        let asked: Vec<Option<Receiver<Result<Prepared, SinkError>>>> = self
+            .tables
+            .iter()
+            .zip(&due)
+            .map(|(table, is_due)| (*is_due || marked.is_some()).then(|| table.ask(epoch, *is_due)))
+            .collect();
+        let mut packs_status = None;
+        let mut checkpoint = match &marked {
+            None => None,
+            Some(marked) => {
+                let store = self.store.clone();
+                let mut packs = store.packs(epoch, self.incarnation);
+                // Tables prepare meanwhile.
+                let checkpoint = self.state(marked, &mut packs)?;
+                Some((checkpoint, packs))
+            }
+        };
+        let mut pending: BTreeMap<String, Vec<Committable>> = BTreeMap::new();
+        for ((table, answers), is_due) in self.tables.iter_mut().zip(asked).zip(due) {
+            let Some(answers) = answers else { continue };
+            let prepared = table.gather(answers, &self.failure)?;
+            if is_due {
+                table.saved.clear();
+            }
+            if let Some((_, packs)) = &mut checkpoint {
+                table.save(&prepared.waiting, epoch, packs)?;
+            }
+            if !prepared.committables.is_empty() {
+                pending.insert(table.name.clone(), prepared.committables);
+            }
+        }
+        // An operator that failed has set this before any epoch without its rows could look complete.
+        if self.failure.is_set() {
+            return Err(Ended::Failed);
+        }
+        let holds = match checkpoint {
+            None if pending.is_empty() => return Ok(()),
+            None => Holds::Refers(self.base),
+            Some((mut checkpoint, packs)) => {
+                let saved = self.tables.iter().filter(|table| !table.saved.is_empty());
+                checkpoint.buffers = saved.map(|table| (table.name.clone(), table.saved.clone())).collect();
+                packs_status = Some(packs.finish()?);
+                Holds::Checkpoint(Box::new(checkpoint))
+            }
+        };
+        self.write(epoch, holds, &pending)?;
+        self.commit(epoch, pending)?;
+        if let Some(bytes) = packs_status {
+            self.remove_what_is_old(epoch, bytes)?;
+        }
+        Ok(())
+    }
+
+    fn write(
+        &mut self,
+        epoch: Epoch,
+        holds: Holds,
+        pending: &BTreeMap<String, Vec<Committable>>,
+    ) -> Result<(), Ended> {
+        let decision = |table: &Table| TableDecision {
+            base: table.base,
+            committed: table.committed,
+            pending: pending.get(&table.name).cloned().unwrap_or_default(),
+            generation: None,
+        };
+        let manifest = self.store.write(Manifest {
+            version: Manifest::VERSION,
+            number: self.next_number,
+            incarnation: self.incarnation,
+            parent: self.parent,
+            log_id: self.log_id.clone(),
+            made_us: self.clock.now_us(),
+            epoch,
+            holds,
+            tables: self.tables.iter().map(|table| (table.name.clone(), decision(table))).collect(),
+            rewound_to: None,
+        })?;
+        self.base = manifest.base();
+        self.parent = Some(manifest.number);
+        self.next_number = manifest.number + 1;
+        Ok(())
+    }
+
+    /// Phase two. From here on there is no way back: what fails now is rolled forward by the next start.
+    fn commit(&mut self, epoch: Epoch, mut pending: BTreeMap<String, Vec<Committable>>) -> Result<(), Ended> {
+        let mut asked = Vec::new();
+        for (at, table) in self.tables.iter().enumerate() {
+            if let Some(committables) = pending.remove(&table.name) {
+                let (answer, answers) = bounded(1);
+                let _ = table.orders[0].send(Order::Commit { epoch, committables, answer });
+                asked.push((at, answers));
+            }
+        }
+        for (at, answers) in asked {
+            let table = &mut self.tables[at];
+            table.committed = answer_of(&answers, &self.failure)??;
+            table.state.committed.store(table.committed.0, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Returns the state of the job at the end of a marked epoch; new parts go into packs.
+    fn state(&mut self, marked: &Marked, packs: &mut PackWriter<'_>) -> Result<Checkpoint, Ended> {
+        let mut sources: BTreeMap<NodeId, SourceState> =
+            self.sources.iter().map(|(id, kept)| (*id, kept.before.clone())).collect();
+        for (id, (messages, bytes)) in &marked.received {
+            if let Some(source) = sources.get_mut(id) {
+                (source.messages, source.bytes) = (*messages, *bytes);
+            }
+        }
+        let before = |window: &Window| WindowSaved {
+            name: window.name.clone(),
+            watermark: crate::time::Watermark::UNKNOWN,
+            rows: window.before.rows,
+            late: window.before.late,
+            results: window.before.results,
+            panes: Vec::new(),
+        };
+        let mut windows: BTreeMap<NodeId, WindowSaved> =
+            self.windows.iter().map(|(id, window)| (*id, before(window))).collect();
+        for snapshot in self.snapshots.take(marked.epoch) {
+            match snapshot {
+                Snapshot::Source { id, counts } => {
+                    let source = sources.get_mut(&id).expect("a source of the plan");
+                    source.rows += counts.rows;
+                    source.dead += counts.dead;
+                    source.quarantined += counts.quarantined;
+                }
+                Snapshot::Fold { id, fold } => {
+                    sources.get_mut(&id).expect("a source of the plan").fold = Some(fold);
+                }
+                Snapshot::Window { id, worker, snapshot } => {
+                    let kept = self.windows.get_mut(&id).expect("a window of the plan");
+                    let saved = windows.get_mut(&id).expect("a window of the plan");
+                    saved.watermark = snapshot.watermark;
+                    saved.rows += snapshot.rows;
+                    saved.late += snapshot.late;
+                    saved.results += snapshot.results;
+                    let groups = KeyGroups::of_worker(worker, self.workers);
+                    kept.save(worker, groups, snapshot.panes, packs)?;
+                }
+            }
+        }
+        for (id, window) in &self.windows {
+            windows.get_mut(id).expect("made above").panes = window.saved.values().flatten().cloned().collect();
+        }
+        let keyed = |id: &NodeId| self.windows[id].key.clone();
+        Ok(Checkpoint {
+            epoch: marked.epoch,
+            sealed_us: marked.sealed_us,
+            next_offset: marked.next_offset,
+            partitions: marked.partitions.clone(),
+            sources: sources.into_iter().map(|(id, state)| (self.sources[&id].key.clone(), state)).collect(),
+            windows: windows.into_iter().map(|(id, saved)| (keyed(&id), saved)).collect(),
+            buffers: BTreeMap::new(),
+        })
+    }
+
+    /// Removes older checkpoints, and the log that no kept one needs.
+    fn remove_what_is_old(&mut self, epoch: Epoch, bytes: u64) -> Result<(), Ended> {
+        let collected = self.store.collect(self.incarnation)?;
+        if let Some(oldest) = collected.oldest {
+            let shrunk = ingest::shrink(&*self.storage, LOG_FOLDER, oldest.next()).map_err(Ended::Log)?;
+            self.log_removed_bytes.fetch_add(shrunk.bytes, Ordering::Relaxed);
+        }
+        let count = {
+            let mut status = self.status.lock();
+            status.epoch = epoch;
+            status.bytes = bytes;
+            status.made_us = self.clock.now_us();
+            status.count += 1;
+            status.count
+        };
+        if count.is_multiple_of(CHECKPOINTS_BETWEEN_CLEANS) { self.clean() } else { Ok(()) }
+    }
+
+    fn clean(&self) -> Result<(), Ended> {
+        for table in &self.tables {
+            let (answer, answers) = bounded(1);
+            let _ = table.orders[0].send(Order::Clean { answer });
+            answer_of(&answers, &self.failure)??;
+        }
+        Ok(())
+    }
+}
+
+impl Table {
+    /// Orders phase one; the answers of all writers come on one channel.
+    fn ask(&self, epoch: Epoch, is_due: bool) -> Receiver<Result<Prepared, SinkError>> {
+        let (answer, answers) = bounded(self.orders.len());
+        for orders in &self.orders {
+            // A thread that has ended answers nothing, which is found when the answer is waited for.
+            let _ = orders.send(Order::Prepare { epoch, is_due, answer: answer.clone() });
+        }
+        answers
+    }
+
+    fn gather(
+        &self,
+        answers: Receiver<Result<Prepared, SinkError>>,
+        failure: &Failure,
+    ) -> Result<Prepared, Ended> {
+        let mut all = Prepared::default();
+        for _ in &self.orders {
+            let mut prepared = answer_of(&answers, failure)??;
+            all.committables.append(&mut prepared.committables);
+            all.waiting.append(&mut prepared.waiting);
+        }
+        Ok(all)
+    }
+
+    /// Saves the rows that no file and no earlier part has.
+    fn save(
+        &mut self,
+        waiting: &[(Epoch, RecordBatch)],
+        epoch: Epoch,
+        packs: &mut PackWriter<'_>,
+    ) -> Result<(), Ended> {
+        let new: Vec<&(Epoch, RecordBatch)> = waiting.iter().filter(|(of, _)| *of > self.saved_up_to).collect();
+        self.saved_up_to = epoch;
+        if new.is_empty() {
+            return Ok(());
+        }
+        let rows = with_epochs(&self.schema, &new).map_err(CheckpointError::from)?;
+        self.saved.push(BufferState { epoch, part: packs.add(&rows)? });
+        Ok(())
+    }
+}
+
+impl Window {
+    /// Notes where each pane of a worker is; what has changed becomes a new part.
+    fn save(
+        &mut self,
+        worker: usize,
+        groups: KeyGroups,
+        panes: Vec<(i64, PaneSnapshot)>,
+        packs: &mut PackWriter<'_>,
+    ) -> Result<(), CheckpointError> {
+        let mut before: BTreeMap<i64, Vec<PaneState>> = BTreeMap::new();
+        self.saved.retain(|(of, start), states| {
+            if *of == worker {
+                before.insert(*start, std::mem::take(states));
+            }
+            *of != worker
+        });
+        for (start_us, snapshot) in panes {
+            let states = match snapshot {
+                PaneSnapshot::Unchanged => before.remove(&start_us).expect("saved by the checkpoint before"),
+                PaneSnapshot::Changed(pane) => {
+                    let part = packs.add(&self.codec.encode(&pane)?)?;
+                    vec![PaneState { start_us, groups, part }]
+                }
+            };
+            self.saved.insert((worker, start_us), states);
+        }
+        Ok(())
+    }
+}
+
+/// Waits for an answer of a table's thread.
+fn answer_of<T>(answers: &Receiver<T>, failure: &Failure) -> Result<T, Ended> {
+    loop {
+        match answers.recv_timeout(FAILURE_CHECK) {
+            Ok(answer) => return Ok(answer),
+            Err(crossbeam_channel::RecvTimeoutError::Timeout) if !failure.is_set() => {}
+            // A thread that ended has said why.
+            Err(_) => return Err(Ended::Failed),
+        }
+    }
+}
+
+/// Joins rows to one batch, with the epoch of each beside them.
+fn with_epochs(schema: &SchemaRef, rows: &[&(Epoch, RecordBatch)]) -> Result<RecordBatch, ArrowError> {
+    let joined = concat_batches(schema, rows.iter().map(|(_, rows)| rows))?;
+    let epochs = rows.iter().flat_map(|(epoch, rows)| std::iter::repeat_n(epoch.0, rows.num_rows()));
+    let epochs: ArrayRef = Arc::new(UInt64Array::from_iter_values(epochs));
+    let mut fields: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone()).collect();
+    fields.push(Field::new(EPOCH_COLUMN, DataType::UInt64, false));
+    let columns = joined.columns().iter().cloned().chain([epochs]).collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+}
+
+/// Takes rows apart again that were joined by [`with_epochs`].
+pub(super) fn by_epoch(schema: &SchemaRef, rows: &RecordBatch) -> Result<Vec<(Epoch, RecordBatch)>, ArrowError> {
+    let count = rows.num_columns().saturating_sub(1);
+    let epochs = rows.column_by_name(EPOCH_COLUMN).and_then(|column| column.as_primitive_opt::<UInt64Type>());
+    let epochs = epochs.ok_or_else(|| ArrowError::SchemaError("saved rows have no epochs".to_owned()))?;
+    let plain = RecordBatch::try_new(Arc::clone(schema), rows.columns()[..count].to_vec())?;
+    let (mut parts, mut start) = (Vec::new(), 0);
+    for end in 1..=plain.num_rows() {
+        if end == plain.num_rows() || epochs.value(end) != epochs.value(start) {
+            parts.push((Epoch(epochs.value(start)), plain.slice(start, end - start)));
+            start = end;
+        }
+    }
+    Ok(parts)
+}

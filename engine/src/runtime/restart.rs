@@ -1,0 +1,256 @@
+//! The restart: reads what is there, lets [`decide`] decide, and prepares everything that a job begins with.
+//!
+//! ```text
+//!   claim the folder ─► open the log ─► read manifests ─► what do the tables say? ─► decide ─► read the state
+//!                                                                            ▲              │ damaged
+//!                                                                            └──────────────┘
+//!   ─► skip the log to there ─► begin each table ─► roll the newest manifest's commits forward ─► replay
+//! ```
+//! Everything here may be interrupted, and begins anew then.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+
+use super::checkpointer::by_epoch;
+use super::{JobError, JobOptions, LOG_FOLDER};
+use crate::checkpoint::{
+    BufferState, Checkpoint, CheckpointError, Decision, FoundLog, FoundManifest, FoundTable, Manifest, PaneState, Part,
+    SourceState, Start, Store, WindowSaved, decide,
+};
+use crate::dataflow::{Restored, RestoredWindow};
+use crate::epoch::Epoch;
+use crate::error::with_causes;
+use crate::fence::Incarnation;
+use crate::ingest::{Log, Replay};
+use crate::key::KeyGroups;
+use crate::plan::{NodeId, Plan};
+use crate::sink::{Found, Sink};
+use crate::window::SavedPane;
+
+/// What a job begins with.
+pub(super) struct Restart {
+    pub(super) incarnation: Incarnation,
+    pub(super) replay: Replay,
+    pub(super) log_id: String,
+    pub(super) start: Start,
+    pub(super) checkpoint: Option<Checkpoint>,
+    /// The parts of the checkpoint.
+    parts: HashMap<Part, RecordBatch>,
+    pub(super) sinks: Vec<Box<dyn Sink>>,
+    /// For each sink, the epoch behind which its content begins.
+    pub(super) bases: Vec<Epoch>,
+}
+
+impl Restart {
+    /// Finds out where to begin, and brings the tables there. Blocking. `names` are those of the sinks, in their order.
+    pub(super) fn prepare(
+        plan: &Plan,
+        names: &[String],
+        sinks: Vec<Box<dyn Sink>>,
+        options: &JobOptions,
+    ) -> Result<Restart, JobError> {
+        // Before anything is read that an earlier process may still write.
+        let incarnation = Incarnation::claim(&options.storage, &*options.clock)?;
+        let store = Store::new(Arc::clone(&options.storage));
+        store.sync()?;
+        let log_error = |error: crate::ingest::LogError| JobError::Log(with_causes(&error));
+        let mut replay =
+            Log::open(Arc::clone(&options.storage), LOG_FOLDER, &*options.dice, options.log).map_err(log_error)?;
+        let log = FoundLog { id: format!("{:032x}", replay.log_id()), first: replay.reach().first };
+        let manifests = read_manifests(&store)?;
+        let tables = found_tables(plan, names, &sinks);
+        let (start, checkpoint, parts) = choose(&store, &log, &manifests, &tables)?;
+        replay.skip_to(start.from.epoch()).map_err(log_error)?;
+        for note in &start.notes {
+            tracing::warn!("{note}");
+        }
+        let oldest_us = replay.oldest_sealed_us().map_err(log_error)?;
+        let mut restart = Restart {
+            incarnation,
+            replay,
+            log_id: log.id,
+            bases: Vec::with_capacity(sinks.len()),
+            start,
+            checkpoint,
+            parts,
+            sinks,
+        };
+        restart.begin_tables(&tables, oldest_us)?;
+        if let Some(FoundManifest::Whole(newest)) = restart.start.newest.and_then(|number| manifests.get(&number)) {
+            restart.roll_forward(newest)?;
+        }
+        Ok(restart)
+    }
+
+    fn begin_tables(&mut self, tables: &[FoundTable], oldest_us: Option<i64>) -> Result<(), JobError> {
+        let from = self.start.from.epoch();
+        for (sink, table) in self.sinks.iter_mut().zip(tables) {
+            let base = match (&table.found, self.start.rebuilt.get(&table.name)) {
+                (Found::Same { base, .. }, None) => *base,
+                _ => from,
+            };
+            let done = sink.begin(base)?;
+            if let Some(why) = self.start.rebuilt.get(&table.name).filter(|_| table.found != Found::New) {
+                let reach = match oldest_us {
+                    _ if from == Epoch::NONE => "from the beginning of the log".to_owned(),
+                    Some(us) => format!("from epoch {} on, as far as the log reaches back: {}", from.next(), instant(us)),
+                    None => format!("from epoch {} on", from.next()),
+                };
+                tracing::warn!(table = table.name, "{why}: it is filled again {reach}; {done}");
+            } else if table.found == Found::New && from != Epoch::NONE {
+                tracing::info!(
+                    table = table.name,
+                    "new: it begins with epoch {}, as far as the log reaches back",
+                    from.next()
+                );
+            }
+            self.bases.push(base);
+        }
+        Ok(())
+    }
+
+    /// Commits what the newest manifest has decided, and a crash has kept from its tables.
+    fn roll_forward(&mut self, newest: &Manifest) -> Result<(), JobError> {
+        for sink in &mut self.sinks {
+            let Some(decided) = newest.tables.get(sink.name()) else { continue };
+            if self.start.rebuilt.contains_key(sink.name()) || sink.last_committed() >= newest.epoch {
+                continue;
+            }
+            if !decided.pending.is_empty() {
+                sink.commit(newest.epoch, &decided.pending)?;
+                tracing::info!(table = sink.name(), epoch = newest.epoch.0, "committed what was decided before the stop");
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what a source had counted.
+    pub(super) fn source(&self, key: &str, name: &str) -> SourceState {
+        let found = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.sources.get(key)).cloned();
+        found.unwrap_or_else(|| SourceState { name: name.to_owned(), ..SourceState::default() })
+    }
+
+    /// Returns what the checkpoint has of a window.
+    pub(super) fn window(&self, key: &str) -> Option<&WindowSaved> {
+        self.checkpoint.as_ref()?.windows.get(key)
+    }
+
+    /// Returns the parts with rows of a table that no file has.
+    pub(super) fn buffers(&self, table: &str) -> Vec<BufferState> {
+        let buffers = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.buffers.get(table));
+        buffers.cloned().unwrap_or_default()
+    }
+
+    /// Whether the state of this key goes on.
+    pub(super) fn has_source(&self, key: &str) -> bool {
+        self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.sources.contains_key(key))
+    }
+
+    /// Returns the state that one worker begins with.
+    pub(super) fn state_of(&self, keys: &BTreeMap<NodeId, String>, worker: usize, workers: usize) -> Restored {
+        let mut restored = Restored::default();
+        let Some(checkpoint) = &self.checkpoint else { return restored };
+        for (id, key) in keys {
+            if let Some(fold) = checkpoint.sources.get(key).and_then(|source| source.fold.clone()) {
+                restored.folds.insert(*id, fold);
+            }
+            if let Some(window) = checkpoint.windows.get(key) {
+                let mut panes: BTreeMap<i64, Vec<SavedPane>> = BTreeMap::new();
+                for state in shares(&window.panes, worker, workers) {
+                    let rows = self.parts[&state.part].clone();
+                    panes.entry(state.start_us).or_default().push(SavedPane { rows, groups: state.groups });
+                }
+                let panes = panes.into_iter().collect();
+                restored.windows.insert(*id, RestoredWindow { watermark: window.watermark, panes });
+            }
+        }
+        restored
+    }
+
+    /// Returns the rows of a table that no file has, and whether there are any parts with them.
+    pub(super) fn buffer_of(
+        &self,
+        table: &str,
+        schema: &arrow::datatypes::SchemaRef,
+        committed: Epoch,
+    ) -> Result<Vec<(Epoch, RecordBatch)>, JobError> {
+        let Some(checkpoint) = &self.checkpoint else { return Ok(Vec::new()) };
+        // A commit takes all rows up to its epoch: so either all of these are in a file, or none is.
+        if self.start.rebuilt.contains_key(table) || committed >= checkpoint.epoch {
+            return Ok(Vec::new());
+        }
+        let mut rows = Vec::new();
+        for buffer in checkpoint.buffers.get(table).into_iter().flatten() {
+            let part = by_epoch(schema, &self.parts[&buffer.part])
+                .map_err(|error| JobError::Log(format!("cannot restore the rows of table {table}: {error}")))?;
+            rows.extend(part);
+        }
+        Ok(rows)
+    }
+}
+
+/// Returns the pieces of panes that a worker owns.
+pub(super) fn shares(panes: &[PaneState], worker: usize, workers: usize) -> Vec<PaneState> {
+    let own = KeyGroups::of_worker(worker, workers);
+    let share = |pane: &PaneState| Some(PaneState { groups: pane.groups.shared_with(own)?, ..pane.clone() });
+    panes.iter().filter_map(share).collect()
+}
+
+fn read_manifests(store: &Store) -> Result<BTreeMap<u64, FoundManifest>, JobError> {
+    let mut manifests = BTreeMap::new();
+    for number in store.numbers()? {
+        let found = match store.read(number) {
+            Ok(manifest) => FoundManifest::Whole(Box::new(manifest)),
+            Err(error @ CheckpointError::Damaged { .. }) => FoundManifest::Damaged(error.to_string()),
+            Err(error @ CheckpointError::Newer { .. }) => FoundManifest::Newer(error.to_string()),
+            Err(error) => return Err(JobError::Log(with_causes(&error))),
+        };
+        manifests.insert(number, found);
+    }
+    Ok(manifests)
+}
+
+fn found_tables(plan: &Plan, names: &[String], sinks: &[Box<dyn Sink>]) -> Vec<FoundTable> {
+    let keys = plan.state_keys();
+    let table = |(name, sink): (&String, &Box<dyn Sink>)| FoundTable {
+        name: name.clone(),
+        found: sink.found(),
+        needs: plan.windows_of(name).iter().map(|id| keys[id].clone()).collect(),
+    };
+    names.iter().zip(sinks).map(table).collect()
+}
+
+/// Decides, and reads the state; decides again without a checkpoint that turns out to be damaged.
+fn choose(
+    store: &Store,
+    log: &FoundLog,
+    manifests: &BTreeMap<u64, FoundManifest>,
+    tables: &[FoundTable],
+) -> Result<(Start, Option<Checkpoint>, HashMap<Part, RecordBatch>), JobError> {
+    use crate::checkpoint::From;
+    let mut damaged = BTreeMap::new();
+    loop {
+        let start = match decide(log, manifests, &damaged, tables) {
+            Decision::Refuse(why) => return Err(JobError::Log(why)),
+            Decision::Start(start) => start,
+        };
+        let From::Checkpoint { number, .. } = start.from else { return Ok((start, None, HashMap::new())) };
+        let Some(FoundManifest::Whole(manifest)) = manifests.get(&number) else { unreachable!("only a whole one is chosen") };
+        let checkpoint = manifest.checkpoint().expect("only one with a checkpoint is chosen").clone();
+        match store.read_parts(checkpoint.parts()) {
+            Ok(batches) => {
+                let parts = checkpoint.parts().cloned().zip(batches).collect();
+                return Ok((start, Some(checkpoint), parts));
+            }
+            Err(error @ CheckpointError::Damaged { .. }) => drop(damaged.insert(number, error.to_string())),
+            Err(error) => return Err(JobError::Log(with_causes(&error))),
+        }
+    }
+}
+
+fn instant(us: i64) -> String {
+    arrow::temporal_conversions::timestamp_us_to_datetime(us)
+        .map_or_else(|| format!("{us} us"), |instant| instant.format("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
