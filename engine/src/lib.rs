@@ -6,7 +6,7 @@
 //! - words: [`epoch`], [`time`], [`key`], [`error`]
 //! - traits, each a contract: [`clock`], [`storage`], [`source`], [`decode`], [`expr`], [`sink`]
 //! - pure, without I/O and without a clock: [`watermark`], [`window`], [`aggregate`], [`plan`]
-//! - the log on disk: [`ingest`]
+//! - files: [`fence`], [`ingest`]
 //! - operators on timely: [`dataflow`]
 //! - threads: [`runtime`]
 //! - for tests: [`testing`]
@@ -28,6 +28,7 @@ pub mod plan;
 pub mod watermark;
 pub mod window;
 
+pub mod fence;
 pub mod ingest;
 
 pub mod dataflow;
