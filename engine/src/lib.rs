@@ -6,7 +6,7 @@
 //! - words: [`epoch`], [`time`], [`key`], [`error`]
 //! - traits, each a contract: [`clock`], [`storage`], [`source`], [`decode`], [`expr`], [`sink`]
 //! - pure, without I/O and without a clock: [`watermark`], [`window`], [`aggregate`], [`plan`]
-//! - files on disk: the log in [`ingest`], state and decisions in [`checkpoint`]
+//! - files: [`checkpoint`], [`fence`], [`ingest`]
 //! - operators on timely: [`dataflow`]
 //! - threads: [`runtime`]
 //! - for tests: [`testing`]
@@ -29,6 +29,7 @@ pub mod watermark;
 pub mod window;
 
 pub mod checkpoint;
+pub mod fence;
 pub mod ingest;
 
 pub mod dataflow;

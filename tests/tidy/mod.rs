@@ -16,7 +16,7 @@ const ENGINE_LAYERS: &[(&str, &[&str])] = &[
     ("words", &["epoch", "error", "key", "time"]),
     ("traits", &["clock", "decode", "expr", "sink", "source", "storage"]),
     ("pure", &["aggregate", "plan", "watermark", "window"]),
-    ("files", &["checkpoint", "ingest"]),
+    ("files", &["checkpoint", "fence", "ingest"]),
     ("operators", &["dataflow"]),
     ("threads", &["runtime"]),
     ("tests", &["testing"]),

@@ -17,6 +17,7 @@ pub(super) const HEADER_BYTES: usize = 80;
 const MAGIC: [u8; 8] = *b"tidemill";
 /// Where the header's own checksum stands.
 const CRC_AT: usize = HEADER_BYTES - 4;
+/// The number of the segment that a log is made with.
 const FIRST_NUMBER: u64 = 1;
 
 /// What a segment says about itself and the one before it.
@@ -51,12 +52,18 @@ impl Header {
     pub(super) fn successor(&self, end: u64, start: Position) -> Header {
         Header {
             log_id: self.log_id,
-            number: self.number + 1,
+            number: self.number.checked_add(1).expect("fewer segments than there are numbers"),
             start,
             previous_end: end,
             previous_crc: crc_of(&self.encode()),
             made_bytes: HEADER_BYTES as u64,
         }
+    }
+
+    /// Returns whether nothing of the log stands before this segment. That need not be the one with the first number: a
+    /// recovery may have taken everything over into a later one.
+    pub(super) fn is_beginning(&self) -> bool {
+        self.start == Position::START
     }
 
     pub(super) fn place(&self) -> Place {
@@ -159,19 +166,39 @@ pub(super) fn read(storage: &dyn Storage, dir: &str, number: u64) -> Result<Segm
 }
 
 /// Reads the headers of all segments and checks their chain. Reads no records and changes nothing.
+///
+/// The first one that is there may have any number: a log that was shrunk begins later.
 pub(super) fn load(storage: &dyn Storage, dir: &str) -> Result<Vec<Segment>, LogError> {
     let mut segments: Vec<Segment> = Vec::new();
     for number in numbers(storage, dir)? {
-        let expected = FIRST_NUMBER + segments.len() as u64;
-        if number != expected {
-            let why = format!("the file is missing, though segment {number} is there");
-            return Err(damaged(&path(dir, expected), 0, why));
-        }
-        let segment = read(storage, dir, number)?;
-        check_chain(segments.last(), &segment)?;
+        let segment = match segments.last() {
+            None => {
+                let segment = read(storage, dir, number)?;
+                check_first(&segment)?;
+                segment
+            }
+            Some(previous) => read_successor(storage, dir, previous, number)?,
+        };
         segments.push(segment);
     }
     Ok(segments)
+}
+
+/// Reads the header of the segment with the next number that is there, and checks that it is the next one.
+pub(super) fn read_successor(
+    storage: &dyn Storage,
+    dir: &str,
+    previous: &Segment,
+    number: u64,
+) -> Result<Segment, LogError> {
+    let expected = previous.header.number.saturating_add(1);
+    if number != expected {
+        let why = format!("the file is missing, though segments {} and {number} are there", previous.header.number);
+        return Err(damaged(&path(dir, expected), 0, why));
+    }
+    let segment = read(storage, dir, number)?;
+    check_chain(previous, &segment)?;
+    Ok(segment)
 }
 
 /// Reads until `buf` is full or the file ends; returns how much it read.
@@ -186,16 +213,19 @@ pub(super) fn read_full(file: &dyn AppendFile, offset: u64, buf: &mut [u8]) -> R
     Ok(len)
 }
 
-fn check_chain(previous: Option<&Segment>, segment: &Segment) -> Result<(), LogError> {
+/// Checks the first segment that is there. What it says of the one before cannot be checked if that was deleted.
+fn check_first(segment: &Segment) -> Result<(), LogError> {
     let Segment { path, header, .. } = segment;
-    let Some(previous) = previous else {
-        let expected = Header { made_bytes: header.made_bytes, ..Header::first(header.log_id) };
-        return if *header == expected {
-            Ok(())
-        } else {
-            Err(damaged(path, 0, "the first segment does not start at the beginning of a log"))
-        };
-    };
+    let beginning = Header { made_bytes: header.made_bytes, ..Header::first(header.log_id) };
+    if header.number > FIRST_NUMBER || *header == beginning {
+        Ok(())
+    } else {
+        Err(damaged(path, 0, "the first segment does not start at the beginning of a log"))
+    }
+}
+
+fn check_chain(previous: &Segment, segment: &Segment) -> Result<(), LogError> {
+    let Segment { path, header, .. } = segment;
     if header.log_id != previous.header.log_id {
         return Err(damaged(path, 16, "the segment belongs to another log"));
     }

@@ -8,6 +8,7 @@ use super::record::Record;
 use super::segment::{self, HEADER_BYTES, Header, Segment};
 use super::{LogError, LogOptions, damaged};
 use crate::error::with_causes;
+use crate::fence::Incarnation;
 use crate::storage::{AppendFile, Storage};
 
 /// The largest group: bytes that may wait for one [`LogWriter::sync`]. Who appends keeps far below it.
@@ -19,7 +20,8 @@ const PENDING_BYTES_KEPT: usize = 8 << 20;
 /// The end of a log, to append to.
 ///
 /// ```text
-///   append ─► … ─► append ─► sync ─► Ok: durable         append after a Seal, segment full: goes to the next segment
+///   append ─► … ─► append ─► sync ─► Ok: durable, and    append after a Seal, segment full: goes to the next segment
+///                             │      no successor claimed
 ///                             └─► Err: poisoned; whether the group is durable is unknown until the log is opened again
 /// ```
 pub struct LogWriter {
@@ -34,6 +36,8 @@ pub struct LogWriter {
     next: Option<Draft>,
     position: Position,
     bytes: u64,
+    /// What every sync asks before it reports success.
+    fence: Option<Incarnation>,
     /// Why nothing is taken any more.
     poison: Option<String>,
 }
@@ -47,7 +51,20 @@ impl LogWriter {
         position: Position,
         bytes: u64,
     ) -> LogWriter {
-        LogWriter { storage, dir, options, current, pending: Vec::new(), next: None, position, bytes, poison: None }
+        let (pending, next, fence, poison) = (Vec::new(), None, None, None);
+        LogWriter { storage, dir, options, current, pending, next, position, bytes, fence, poison }
+    }
+
+    /// Leaves the current segment as it is, and goes on in the next one.
+    pub(super) fn starting_with(self, next: Draft) -> LogWriter {
+        LogWriter { next: Some(next), ..self }
+    }
+
+    /// Returns the writer so that each [`LogWriter::sync`] also looks whether another process has taken over.
+    ///
+    /// The incarnation must have been claimed before the log was opened: see [`crate::fence`].
+    pub fn fenced_by(self, incarnation: Incarnation) -> LogWriter {
+        LogWriter { fence: Some(incarnation), ..self }
     }
 
     /// Adds a record to the group that the next [`LogWriter::sync`] makes durable. Returns the bytes it takes in the
@@ -71,20 +88,22 @@ impl LogWriter {
         let size = frame::push(&mut self.pending, record, place, at, len);
         assert!(self.pending.len() <= GROUP_BYTES_MAX, "a group of more than {GROUP_BYTES_MAX} bytes waits for a sync");
         let end = at + size as u64;
-        if matches!(record, Record::Seal { .. }) && end >= self.options.segment_bytes_max {
+        if self.options.is_full(record, end) {
             self.next = Some(Draft::new(self.current.header.successor(end, self.position)));
         }
         size
     }
 
-    /// Makes everything durable that was appended before.
+    /// Makes everything durable that was appended before. With [`LogWriter::fenced_by`]: `Ok` also says that no
+    /// other process had taken over when all of it was durable, so it may be acknowledged.
     ///
     /// After an error the writer is poisoned: this and every later call fails, and nothing is tried again.
     pub fn sync(&mut self) -> Result<(), LogError> {
         if let Some(why) = &self.poison {
             return Err(LogError::Poisoned(why.clone()));
         }
-        let result = self.write_group();
+        // In this order: a successor that claims after the check reads all that was written before it.
+        let result = self.write_group().and_then(|()| self.check_fence());
         if let Err(error) = &result {
             self.poison = Some(with_causes(error));
             self.pending = Vec::new();
@@ -93,7 +112,8 @@ impl LogWriter {
         result
     }
 
-    /// Returns the size of the log in bytes, without what waits for a sync.
+    /// Returns the size of the log in bytes, without what waits for a sync, and with what was
+    /// [shrunk](super::shrink()) away since it was opened.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -114,6 +134,10 @@ impl LogWriter {
     #[cfg(test)]
     pub(super) fn open_epoch(&self) -> crate::epoch::Epoch {
         self.position.epoch
+    }
+
+    fn check_fence(&self) -> Result<(), LogError> {
+        self.fence.as_ref().map_or(Ok(()), Incarnation::check).map_err(LogError::from)
     }
 
     fn write_group(&mut self) -> Result<(), LogError> {

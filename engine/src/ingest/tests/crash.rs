@@ -1,9 +1,10 @@
 //! Crashes: the process is killed or the power is lost at every call that changes the disk, again and again.
 //!
 //! The model of the disk is harsher than most: of what was not synced any selection of sectors may vanish, also after
-//! a later process has read it, and a sync makes nothing durable that an earlier process wrote.
+//! a later process has read it, and a sync makes nothing durable that an earlier process wrote. A file that was made or
+//! deleted in the last moment may be there or not, in any selection, until its folder is synced.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use parking_lot::Mutex;
@@ -27,6 +28,14 @@ struct State {
     changes: usize,
     /// For each file, how much of it is durable.
     durable: BTreeMap<String, usize>,
+    /// Which process made a file.
+    makers: BTreeMap<String, usize>,
+    /// How many processes there were before this one.
+    process: usize,
+    /// Files that are visible, and gone after a power loss, perhaps.
+    unsynced_names: BTreeSet<String>,
+    /// Files that are gone, and there again after a power loss, perhaps: the bytes, and how many of them are durable.
+    unsynced_deletes: BTreeMap<String, (Bytes, usize)>,
 }
 
 enum Step {
@@ -38,7 +47,16 @@ enum Step {
 impl CrashDisk {
     fn new(seed: u64, changes_left: usize) -> CrashDisk {
         let random = SmallRng::seed_from_u64(seed);
-        let state = State { random, changes_left: Some(changes_left), changes: 0, durable: BTreeMap::new() };
+        let state = State {
+            random,
+            changes_left: Some(changes_left),
+            changes: 0,
+            durable: BTreeMap::new(),
+            makers: BTreeMap::new(),
+            process: 0,
+            unsynced_names: BTreeSet::new(),
+            unsynced_deletes: BTreeMap::new(),
+        };
         CrashDisk { inner: MemoryStorage::default(), state: Arc::new(Mutex::new(state)) }
     }
 
@@ -46,8 +64,21 @@ impl CrashDisk {
     fn restart(&self, power_lost: bool, changes_left: usize) {
         let mut state = self.state.lock();
         state.changes_left = Some(changes_left);
+        state.process += 1;
         if !power_lost {
             return;
+        }
+        for path in std::mem::take(&mut state.unsynced_names) {
+            if state.random.random() {
+                self.inner.delete(&path).unwrap();
+                state.durable.remove(&path);
+            }
+        }
+        for (path, (bytes, durable)) in std::mem::take(&mut state.unsynced_deletes) {
+            if state.random.random() {
+                self.inner.put(&path, &bytes).unwrap();
+                state.durable.insert(path, durable);
+            }
         }
         for (path, bytes) in files(&self.inner) {
             let durable = *state.durable.get(&path).unwrap_or(&0);
@@ -91,11 +122,17 @@ impl Storage for CrashDisk {
     fn put_new(&self, path: &str, bytes: &[u8]) -> Result<(), StorageError> {
         let mut state = self.state.lock();
         let step = state.step()?;
-        if matches!(step, Step::Whole) || state.random.random() {
+        let is_whole = matches!(step, Step::Whole);
+        if is_whole || state.random.random() {
             self.inner.put_new(path, bytes)?;
             state.durable.insert(path.to_owned(), bytes.len());
+            let process = state.process;
+            state.makers.insert(path.to_owned(), process);
+            if !is_whole && state.random.random() {
+                state.unsynced_names.insert(path.to_owned());
+            }
         }
-        if matches!(step, Step::Whole) { Ok(()) } else { Err(crashed()) }
+        if is_whole { Ok(()) } else { Err(crashed()) }
     }
 
     fn get(&self, path: &str) -> Result<Bytes, StorageError> {
@@ -108,19 +145,41 @@ impl Storage for CrashDisk {
 
     fn open(&self, path: &str) -> Result<Box<dyn AppendFile>, StorageError> {
         let file = self.inner.open(path)?;
-        Ok(Box::new(CrashFile { path: path.to_owned(), found_len: file.size(), file, state: self.state.clone() }))
+        Ok(Box::new(CrashFile { path: path.to_owned(), file, state: self.state.clone() }))
     }
 
     fn sync_dir(&self, dir: &str) -> Result<(), StorageError> {
-        self.inner.sync_dir(dir)
+        self.inner.sync_dir(dir)?;
+        let mut state = self.state.lock();
+        if state.unsynced_names.is_empty() && state.unsynced_deletes.is_empty() {
+            return Ok(());
+        }
+        match state.step()? {
+            Step::Whole => {
+                state.unsynced_names.clear();
+                state.unsynced_deletes.clear();
+                Ok(())
+            }
+            Step::Partly => Err(crashed()),
+        }
     }
 
     fn put(&self, _: &str, _: &[u8]) -> Result<(), StorageError> {
         panic!("the log replaces no file")
     }
 
-    fn delete(&self, _: &str) -> Result<(), StorageError> {
-        panic!("the log deletes no file")
+    fn delete(&self, path: &str) -> Result<(), StorageError> {
+        let mut state = self.state.lock();
+        assert!(state.unsynced_names.is_empty(), "deleted on the word of a file that may vanish");
+        assert!(state.unsynced_deletes.is_empty(), "deleted, though an older file may come back without this one");
+        let step = state.step()?;
+        if matches!(step, Step::Whole) || state.random.random() {
+            let bytes = self.inner.get(path)?;
+            self.inner.delete(path)?;
+            let durable = state.durable.remove(path).unwrap_or(0);
+            state.unsynced_deletes.insert(path.to_owned(), (bytes, durable));
+        }
+        if matches!(step, Step::Whole) { Ok(()) } else { Err(crashed()) }
     }
 
     fn create(&self, _: &str) -> Result<Box<dyn AppendFile>, StorageError> {
@@ -131,16 +190,14 @@ impl Storage for CrashDisk {
 struct CrashFile {
     path: String,
     file: Box<dyn AppendFile>,
-    /// The length that this process found.
-    found_len: u64,
     state: Arc<Mutex<State>>,
 }
 
 impl AppendFile for CrashFile {
     fn append(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
         let mut state = self.state.lock();
-        let durable = state.durable.get(&self.path).copied().unwrap_or(0);
-        assert!(durable as u64 >= self.found_len, "appended behind bytes of another process that may vanish");
+        let is_own = state.makers.get(&self.path) == Some(&state.process);
+        assert!(is_own, "appended behind bytes of another process, which may vanish, or still be written to");
         match state.step()? {
             Step::Whole => self.file.append(bytes),
             Step::Partly => {
@@ -174,49 +231,91 @@ impl AppendFile for CrashFile {
     }
 }
 
-/// One process: recovers, writes until it crashes or has enough. Updates what was tried and how much of it is durable.
-fn live(disk: &CrashDisk, feed: &mut Feed, tried: &mut Vec<Record>, durable_count: &mut usize, context: &str) {
-    let options = options(1_500);
-    let (records, mut writer) = match recover(disk, options) {
-        Ok(recovered) => recovered,
+/// What was written to a log in all its lives, and what must still be there.
+#[derive(Default)]
+struct History {
+    /// Every record that may be in the log, also those that it was shrunk by.
+    tried: Vec<Record>,
+    /// How many of them are durable.
+    durable_count: usize,
+    /// The epoch of the newest checkpoint, which stands elsewhere: what is behind it is needed.
+    checkpoint: Epoch,
+    segments_deleted: u64,
+}
+
+impl History {
+    /// Opens the log and replays it, behind the checkpoint or as far back as it goes; checks what comes.
+    fn recover(&mut self, disk: &CrashDisk, skips: bool, context: &str) -> Result<LogWriter, LogError> {
+        let mut replay = open(disk, options(1_500))?;
+        let Reach { first, whole } = replay.reach();
+        assert!(first <= self.checkpoint.next(), "{context}: epoch {first} is too late for {}", self.checkpoint);
+        assert_eq!(whole, first == Epoch::FIRST, "{context}");
+        let behind = if skips { self.checkpoint } else { Epoch(first.0 - 1) };
+        if skips {
+            replay.skip_to(behind)?;
+        }
+        let records = read_all(&mut replay)?;
+        let writer = replay.finish()?;
+        let before = count_before(&self.tried, behind);
+        let count = before + records.len();
+        assert!(count >= self.durable_count, "{context}: {count} of {} records are left", self.durable_count);
+        assert_eq!(records[..], self.tried[before..count], "{context}");
+        // The writer exists, so what it goes on from is durable; what was lost was never promised, and is forgotten.
+        self.tried.truncate(count);
+        self.durable_count = count;
+        Ok(writer)
+    }
+}
+
+/// One process: recovers, writes, makes checkpoints and shrinks, until it crashes or has enough.
+fn live(disk: &CrashDisk, feed: &mut Feed, history: &mut History, context: &str) {
+    let mut writer = match history.recover(disk, feed.random.random(), context) {
+        Ok(writer) => writer,
         Err(LogError::Storage(_)) => return,
         Err(error) => panic!("{context}: {error}"),
     };
-    assert!(records.len() >= *durable_count, "{context}: {} of {durable_count} records are left", records.len());
-    assert_eq!(records[..], tried[..records.len()], "{context}");
-    // The writer exists, so what it goes on from is durable; what was lost was never promised, and is forgotten.
-    tried.truncate(records.len());
-    *durable_count = records.len();
-    feed.rewind(tried);
+    feed.rewind(&history.tried);
 
     for _ in 0..12 {
         let group = feed.group();
         append_all(&mut writer, &group);
-        tried.extend(group);
+        history.tried.extend(group);
         if writer.sync().is_err() {
             assert!(writer.poisoned());
             return;
         }
-        *durable_count = tried.len();
+        history.durable_count = history.tried.len();
+        if feed.random.random_range(0..3) == 0 {
+            history.checkpoint = last_sealed(&history.tried);
+            match shrink(disk, DIR, history.checkpoint.next()) {
+                Ok(shrunk) => history.segments_deleted += shrunk.segments,
+                Err(LogError::Storage(_)) => return,
+                Err(error) => panic!("{context}: {error}"),
+            }
+        }
     }
 }
 
 #[test]
-fn what_was_synced_survives_crashes_at_every_change_and_recovery_may_crash_too() {
+fn what_was_synced_behind_a_checkpoint_survives_crashes_at_every_change_and_recovery_may_crash_too() {
+    let mut segments_deleted = 0;
     for seed in 0..300 {
         let mut feed = Feed::new(seed);
         // The first crash comes at each of the first changes in turn, the others anywhere.
         let disk = CrashDisk::new(seed, seed as usize % 40);
-        let (mut tried, mut durable_count) = (Vec::new(), 0);
+        let mut history = History::default();
         for life in 0..8 {
-            live(&disk, &mut feed, &mut tried, &mut durable_count, &format!("seed {seed}, life {life}"));
+            live(&disk, &mut feed, &mut history, &format!("seed {seed}, life {life}"));
             let power_lost = feed.random.random();
             disk.restart(power_lost, feed.random.random_range(0..40));
         }
-        disk.restart(true, usize::MAX);
-        let (records, _) = recover(&disk, options(1_500)).unwrap();
-        assert!(records.len() >= durable_count && records[..] == tried[..records.len()], "seed {seed}");
+        for skips in [true, false] {
+            disk.restart(true, usize::MAX);
+            history.recover(&disk, skips, &format!("seed {seed}, at the end")).unwrap();
+        }
+        segments_deleted += history.segments_deleted;
     }
+    assert!(segments_deleted > 500, "{segments_deleted} segments were deleted: the test tests too little");
 }
 
 #[test]
@@ -284,13 +383,12 @@ fn a_failed_write_or_sync_poisons_the_writer_for_good() {
 fn a_failed_roll_poisons_the_writer_and_keeps_what_was_synced() {
     let disk = CrashDisk::new(6, 3);
     let (_, mut writer) = recover(&disk, options(0)).unwrap();
-    let seal = |epoch| Record::Seal { epoch: Epoch(epoch), now_us: 0, checkpoint: false };
-    writer.append(&seal(1));
+    writer.append(&seal(1, false));
     writer.sync().unwrap();
-    writer.append(&seal(2));
+    writer.append(&seal(2, false));
     writer.sync().unwrap_err();
     assert!(writer.poisoned());
     disk.restart(true, usize::MAX);
     let (records, _) = recover(&disk, options(0)).unwrap();
-    assert_eq!(records[0], seal(1));
+    assert_eq!(records[0], seal(1, false));
 }

@@ -1,7 +1,12 @@
-//! Whole logs: written, closed, opened again. What a crash does is in `crash.rs`, what damage does in `damage.rs`.
+//! Whole logs: written, closed, opened again. Each file beside this one holds claims about one thing.
 
 mod crash;
 mod damage;
+mod describe;
+mod fence;
+mod golden;
+mod shrink;
+mod skip;
 
 use std::sync::Arc;
 
@@ -18,7 +23,7 @@ use crate::storage::{LocalStorage, MemoryStorage};
 const DIR: &str = "log";
 
 fn options(segment_bytes_max: u64) -> LogOptions {
-    LogOptions { segment_bytes_max }
+    LogOptions { segment_bytes_max, checkpoint_segment_bytes_min: segment_bytes_max / 3 }
 }
 
 fn open(storage: &(impl Storage + Clone), options: LogOptions) -> Result<Replay, LogError> {
@@ -28,11 +33,54 @@ fn open(storage: &(impl Storage + Clone), options: LogOptions) -> Result<Replay,
 /// Reads all records, then makes the writer.
 fn recover(storage: &(impl Storage + Clone), options: LogOptions) -> Result<(Vec<Record>, LogWriter), LogError> {
     let mut replay = open(storage, options)?;
+    Ok((read_all(&mut replay)?, replay.finish()?))
+}
+
+fn read_all(replay: &mut Replay) -> Result<Vec<Record>, LogError> {
     let mut records = Vec::new();
     while let Some(record) = replay.next()? {
         records.push(record);
     }
-    Ok((records, replay.finish()?))
+    Ok(records)
+}
+
+/// Reads the records behind the Seal of `epoch`.
+fn read_behind(storage: &(impl Storage + Clone), epoch: Epoch) -> Result<Vec<Record>, LogError> {
+    let mut replay = open(storage, LogOptions::default())?;
+    replay.skip_to(epoch)?;
+    read_all(&mut replay)
+}
+
+/// Returns how many of the records stand before those behind the Seal of `epoch`.
+fn count_before(records: &[Record], epoch: Epoch) -> usize {
+    let is_it = |record: &Record| matches!(record, Record::Seal { epoch: sealed, .. } if *sealed == epoch);
+    if epoch == Epoch::NONE { 0 } else { records.iter().position(is_it).expect("the epoch is sealed") + 1 }
+}
+
+/// Returns the last epoch that is sealed.
+fn last_sealed(records: &[Record]) -> Epoch {
+    let sealed = |record: &Record| if let Record::Seal { epoch, .. } = record { Some(*epoch) } else { None };
+    records.iter().rev().find_map(sealed).unwrap_or(Epoch::NONE)
+}
+
+fn seal(epoch: u64, checkpoint: bool) -> Record {
+    Record::Seal { epoch: Epoch(epoch), now_us: epoch as i64 * 1_000, checkpoint }
+}
+
+/// Writes a log of several segments, lives and epochs; returns its records.
+fn write_example(storage: &MemoryStorage, seed: u64, segment_bytes_max: u64) -> Vec<Record> {
+    let mut feed = Feed::new(seed);
+    let mut written = Vec::new();
+    for _ in 0..3 {
+        let (_, mut writer) = recover(storage, options(segment_bytes_max)).unwrap();
+        for _ in 0..12 {
+            let group = feed.group();
+            append_all(&mut writer, &group);
+            writer.sync().unwrap();
+            written.extend(group);
+        }
+    }
+    written
 }
 
 fn append_all(writer: &mut LogWriter, records: &[Record]) {
