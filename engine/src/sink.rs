@@ -1,10 +1,12 @@
 //! Sinks: where results leave, in two phases.
 //!
 //! ```text
-//!   write(epoch, rows) … ─► prepare(epoch) ─► commit(epoch, committables)
-//!                           durable, invisible   visible, all or nothing, idempotent by epoch
+//!   writer 0: prepare(epoch, rows) ─┐
+//!   writer 1: prepare(epoch, rows) ─┴─► committables ─► commit(epoch, committables)
+//!             durable, invisible        in a manifest   visible, all or nothing, idempotent by epoch
 //! ```
-//! Calls block; the runtime makes them on threads that may wait. One sink is driven by one caller at a time.
+//! Calls block; the runtime makes them on threads that may wait. Until they are prepared, rows are the runtime's: they
+//! are part of its checkpoints.
 
 use arrow::array::RecordBatch;
 use serde::{Deserialize, Serialize};
@@ -52,19 +54,23 @@ pub enum SinkError {
     },
 }
 
-/// A place where results leave.
+/// A place where results leave: one committer, and writers beside it.
 pub trait Sink: Send + 'static {
     /// The sink's name, for logs and metrics.
     fn name(&self) -> &str;
     /// The last epoch that is committed, read from the sink itself: rows up to it are never sent again.
     fn last_committed(&self) -> Epoch;
-    /// Takes rows of an epoch. Epochs come in order; rows of one epoch in any order.
-    fn write(&mut self, epoch: Epoch, rows: RecordBatch) -> Result<(), SinkError>;
-    /// Bytes held in memory since the last `prepare`.
-    fn buffered_bytes(&self) -> usize;
-    /// Phase one: makes all rows up to and including `epoch` durable, and invisible.
-    fn prepare(&mut self, epoch: Epoch) -> Result<Vec<Committable>, SinkError>;
-    /// Phase two: makes them visible at once. Doing it again for the same epoch does nothing. With no committables it
-    /// does nothing at all.
+    /// Makes a writer. Several prepare side by side, and what they leave can be committed together; `index` tells them
+    /// apart. A writer is used by one thread.
+    fn writer(&mut self, index: usize) -> Box<dyn SinkWriter>;
+    /// Phase two: makes everything that was prepared for `epoch` visible at once. Doing it again for the same epoch, also
+    /// in another process, does nothing. With no committables it does nothing at all.
     fn commit(&mut self, epoch: Epoch, committables: &[Committable]) -> Result<(), SinkError>;
+}
+
+/// Phase one of a sink.
+pub trait SinkWriter: Send + 'static {
+    /// Makes rows of epochs up to `epoch` durable, and invisible. After an error nothing counts as prepared; the same
+    /// rows may be prepared again, and what the first try left is garbage that the sink removes some day.
+    fn prepare(&mut self, epoch: Epoch, rows: &[(Epoch, RecordBatch)]) -> Result<Vec<Committable>, SinkError>;
 }

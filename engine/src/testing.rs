@@ -19,7 +19,7 @@ use crate::expr::{Column, ExprRef};
 use crate::ingest::{Log, LogOptions, PartitionId, Record};
 use crate::plan::{EventTimeNode, Operator, Plan, SourceNode, WindowNode, timestamp_type, window_schema};
 use crate::runtime::{Job, JobError, JobOptions, JobStatus, LOG_FOLDER};
-use crate::sink::{Committable, Sink, SinkError};
+use crate::sink::{Committable, Sink, SinkError, SinkWriter};
 use crate::source::{Data, Intake, Message, Offset, Resume, Source, SourceError, Stop};
 use crate::storage::MemoryStorage;
 use crate::time::Watermark;
@@ -199,9 +199,9 @@ pub(crate) struct CollectingSink {
     pub(crate) last: Epoch,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Collected {
-    written: Vec<(Epoch, RecordBatch)>,
+    prepared: Arc<Mutex<Vec<RecordBatch>>>,
     pub(crate) committed: Arc<Mutex<Vec<RecordBatch>>>,
 }
 
@@ -214,25 +214,21 @@ impl Sink for CollectingSink {
         self.last
     }
 
-    fn write(&mut self, epoch: Epoch, rows: RecordBatch) -> Result<(), SinkError> {
-        self.collected.written.push((epoch, rows));
-        Ok(())
-    }
-
-    fn buffered_bytes(&self) -> usize {
-        self.collected.written.iter().map(|(_, rows)| rows.get_array_memory_size()).sum()
-    }
-
-    fn prepare(&mut self, _: Epoch) -> Result<Vec<Committable>, SinkError> {
-        Ok(Vec::new())
+    fn writer(&mut self, _: usize) -> Box<dyn SinkWriter> {
+        Box::new(self.collected.clone())
     }
 
     fn commit(&mut self, epoch: Epoch, _: &[Committable]) -> Result<(), SinkError> {
-        let (due, rest) = std::mem::take(&mut self.collected.written).into_iter().partition(|(of, _)| *of <= epoch);
-        self.collected.written = rest;
-        self.collected.committed.lock().extend(due.into_iter().map(|(_, rows): (Epoch, RecordBatch)| rows));
+        self.collected.committed.lock().append(&mut self.collected.prepared.lock());
         self.last = epoch;
         Ok(())
+    }
+}
+
+impl SinkWriter for Collected {
+    fn prepare(&mut self, _: Epoch, rows: &[(Epoch, RecordBatch)]) -> Result<Vec<Committable>, SinkError> {
+        self.prepared.lock().extend(rows.iter().map(|(_, rows)| rows.clone()));
+        Ok(Vec::new())
     }
 }
 

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
 use crate::error::with_causes;
-use crate::sink::{Sink, SinkError};
+use crate::sink::{Sink, SinkError, SinkWriter};
 
 /// Batches that wait for a table's thread.
 pub(super) const BATCHES_QUEUED_MAX: usize = 64;
@@ -41,6 +41,9 @@ pub(super) struct TableState {
 /// One table's thread.
 pub(super) struct Egress {
     pub(super) sink: Box<dyn Sink>,
+    pub(super) writer: Box<dyn SinkWriter>,
+    /// Rows that are in no file yet.
+    pub(super) buffer: Vec<(Epoch, RecordBatch)>,
     pub(super) rows: Receiver<(Epoch, RecordBatch)>,
     pub(super) live: broadcast::Sender<(Epoch, RecordBatch)>,
     pub(super) state: Arc<TableState>,
@@ -76,29 +79,33 @@ impl Egress {
             };
             let due = match received {
                 Ok((epoch, rows)) => {
-                    self.take(epoch, rows)?;
+                    self.take(epoch, rows);
                     // Rows keep coming while the interval passes: look at the time after each.
                     let now_us = self.clock.monotonic_us();
                     let since_us = *waiting_since_us.get_or_insert(now_us);
-                    now_us - since_us >= interval_us || self.sink.buffered_bytes() >= BUFFERED_BYTES_MAX
+                    now_us - since_us >= interval_us || self.buffered_bytes() >= BUFFERED_BYTES_MAX
                 }
                 Err(RecvTimeoutError::Timeout) => true,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             };
             if due && self.commit()? {
-                waiting_since_us = (self.sink.buffered_bytes() > 0).then(|| self.clock.monotonic_us());
+                waiting_since_us = (!self.buffer.is_empty()).then(|| self.clock.monotonic_us());
             } else if due && self.rows.is_empty() {
                 self.progress.wait_completed(self.progress.completed().next(), EPOCH_CHECK);
             }
         }
     }
 
-    fn take(&mut self, epoch: Epoch, rows: RecordBatch) -> Result<(), SinkError> {
+    fn buffered_bytes(&self) -> usize {
+        self.buffer.iter().map(|(_, rows)| rows.get_array_memory_size()).sum()
+    }
+
+    fn take(&mut self, epoch: Epoch, rows: RecordBatch) {
         self.state.rows.fetch_add(rows.num_rows() as u64, Ordering::Relaxed);
         if self.live.receiver_count() > 0 {
             let _ = self.live.send((epoch, rows.clone())); // The last subscriber may just have left.
         }
-        self.sink.write(epoch, rows)
+        self.buffer.push((epoch, rows));
     }
 
     /// Commits up to the last complete epoch; returns whether there was one to commit.
@@ -111,13 +118,15 @@ impl Egress {
         // is not taken: workers that are faster than this thread would never let it come to the commit.
         for _ in 0..self.rows.len() {
             let Ok((epoch, rows)) = self.rows.try_recv() else { break };
-            self.take(epoch, rows)?;
+            self.take(epoch, rows);
         }
         // An operator that failed has set this before any epoch without its rows could look complete.
         if self.failure.is_set() {
             return Ok(true);
         }
-        let committables = self.sink.prepare(epoch)?;
+        let (due, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.buffer).into_iter().partition(|(of, _)| *of <= epoch);
+        self.buffer = rest;
+        let committables = self.writer.prepare(epoch, &due)?;
         self.sink.commit(epoch, &committables)?;
         self.state.committed.store(self.sink.last_committed().0, Ordering::Relaxed);
         Ok(true)

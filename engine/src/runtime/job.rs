@@ -229,7 +229,7 @@ impl Starting {
             }
         }
         let (mut egress, mut tables) = (Vec::new(), Vec::new());
-        for (name, sink) in names.into_iter().zip(sinks) {
+        for (name, mut sink) in names.into_iter().zip(sinks) {
             let (sender, rows) = bounded(BATCHES_QUEUED_MAX);
             let (live, _) = broadcast::channel(LIVE_BATCHES_MAX);
             let state = Arc::new(TableState::default());
@@ -239,6 +239,8 @@ impl Starting {
                 port.tables.insert(name.clone(), feed);
             }
             egress.push(Egress {
+                writer: sink.writer(0),
+                buffer: Vec::new(),
                 sink,
                 rows,
                 live: live.clone(),
