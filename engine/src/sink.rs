@@ -66,6 +66,23 @@ pub trait Sink: Send + 'static {
     /// Phase two: makes everything that was prepared for `epoch` visible at once. Doing it again for the same epoch, also
     /// in another process, does nothing. With no committables it does nothing at all.
     fn commit(&mut self, epoch: Epoch, committables: &[Committable]) -> Result<(), SinkError>;
+    /// Sees rows as they leave the dataflow, before they wait for their file. After a restart it sees those again that
+    /// are not committed.
+    fn observe(&mut self, _epoch: Epoch, _rows: &RecordBatch) {}
+    /// Removes what crashes and replaced content have left behind, and never what a reader or a commit still needs.
+    /// Called once after a start, when what was pending is committed; a sink that runs long may do it by itself too.
+    fn clean(&mut self) -> Result<Cleaned, SinkError> {
+        Ok(Cleaned::default())
+    }
+}
+
+/// What [`Sink::clean`] removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Files.
+    pub files: usize,
+    /// Bytes in them.
+    pub bytes: u64,
 }
 
 /// Phase one of a sink.

@@ -224,10 +224,11 @@ fn open_sink(folder: &Folder, job: u128, table: &TableInfo, settings: &Settings)
         partition_by: table.partition_by.clone(),
         sort: table.sort.clone(),
         time_column: table.time_column.clone(),
-        app_id: format!("tidemill/{job:032x}/{}", table.name),
+        job: format!("{job:032x}"),
         fingerprint: table.fingerprint.clone(),
     };
-    let sink = TableSink::open(storage, &dir, spec, Arc::clone(&settings.clock), Arc::clone(&settings.dice))?;
+    let (clock, dice) = (Arc::clone(&settings.clock), Arc::clone(&settings.dice));
+    let sink = TableSink::create_or_open(storage, &dir, spec, clock, dice)?;
     Ok(Box::new(sink))
 }
 

@@ -2,7 +2,7 @@
 
 use arrow::array::RecordBatch;
 use tidemill_engine::epoch::Epoch;
-use tidemill_engine::sink::{Committable, Sink, SinkError};
+use tidemill_engine::sink::{Cleaned, Committable, Sink, SinkError, SinkWriter};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -53,22 +53,21 @@ impl Sink for Shown {
         self.table.last_committed()
     }
 
-    fn write(&mut self, epoch: Epoch, rows: RecordBatch) -> Result<(), SinkError> {
-        // No subscriber is no error.
-        let _ = self.live.send(rows.clone());
-        self.table.write(epoch, rows)
-    }
-
-    fn buffered_bytes(&self) -> usize {
-        self.table.buffered_bytes()
-    }
-
-    fn prepare(&mut self, epoch: Epoch) -> Result<Vec<Committable>, SinkError> {
-        self.table.prepare(epoch)
+    fn writer(&mut self, index: usize) -> Box<dyn SinkWriter> {
+        self.table.writer(index)
     }
 
     fn commit(&mut self, epoch: Epoch, committables: &[Committable]) -> Result<(), SinkError> {
         self.table.commit(epoch, committables)
+    }
+
+    fn observe(&mut self, _: Epoch, rows: &RecordBatch) {
+        // No subscriber is no error.
+        let _ = self.live.send(rows.clone());
+    }
+
+    fn clean(&mut self) -> Result<Cleaned, SinkError> {
+        self.table.clean()
     }
 }
 
@@ -86,19 +85,20 @@ impl Sink for Nowhere {
         Epoch::NONE
     }
 
-    fn write(&mut self, _: Epoch, _: RecordBatch) -> Result<(), SinkError> {
-        Ok(())
-    }
-
-    fn buffered_bytes(&self) -> usize {
-        0
-    }
-
-    fn prepare(&mut self, _: Epoch) -> Result<Vec<Committable>, SinkError> {
-        Ok(Vec::new())
+    fn writer(&mut self, _: usize) -> Box<dyn SinkWriter> {
+        Box::new(NowhereWriter)
     }
 
     fn commit(&mut self, _: Epoch, _: &[Committable]) -> Result<(), SinkError> {
         Ok(())
+    }
+}
+
+/// The writer of [`Nowhere`].
+struct NowhereWriter;
+
+impl SinkWriter for NowhereWriter {
+    fn prepare(&mut self, _: Epoch, _: &[(Epoch, RecordBatch)]) -> Result<Vec<Committable>, SinkError> {
+        Ok(Vec::new())
     }
 }

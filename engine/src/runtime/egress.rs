@@ -12,6 +12,7 @@ use arrow::array::RecordBatch;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::broadcast;
 
+use super::buffer::RowBuffer;
 use super::progress::Progress;
 use crate::clock::Clock;
 use crate::dataflow::Failure;
@@ -43,7 +44,7 @@ pub(super) struct Egress {
     pub(super) sink: Box<dyn Sink>,
     pub(super) writer: Box<dyn SinkWriter>,
     /// Rows that are in no file yet.
-    pub(super) buffer: Vec<(Epoch, RecordBatch)>,
+    pub(super) buffer: RowBuffer,
     pub(super) rows: Receiver<(Epoch, RecordBatch)>,
     pub(super) live: broadcast::Sender<(Epoch, RecordBatch)>,
     pub(super) state: Arc<TableState>,
@@ -83,7 +84,7 @@ impl Egress {
                     // Rows keep coming while the interval passes: look at the time after each.
                     let now_us = self.clock.monotonic_us();
                     let since_us = *waiting_since_us.get_or_insert(now_us);
-                    now_us - since_us >= interval_us || self.buffered_bytes() >= BUFFERED_BYTES_MAX
+                    now_us - since_us >= interval_us || self.buffer.bytes() >= BUFFERED_BYTES_MAX
                 }
                 Err(RecvTimeoutError::Timeout) => true,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -96,16 +97,16 @@ impl Egress {
         }
     }
 
-    fn buffered_bytes(&self) -> usize {
-        self.buffer.iter().map(|(_, rows)| rows.get_array_memory_size()).sum()
-    }
-
     fn take(&mut self, epoch: Epoch, rows: RecordBatch) {
         self.state.rows.fetch_add(rows.num_rows() as u64, Ordering::Relaxed);
         if self.live.receiver_count() > 0 {
             let _ = self.live.send((epoch, rows.clone())); // The last subscriber may just have left.
         }
-        self.buffer.push((epoch, rows));
+        self.sink.observe(epoch, &rows);
+        // A replay sends again what the table has.
+        if epoch > self.sink.last_committed() {
+            self.buffer.push(epoch, rows);
+        }
     }
 
     /// Commits up to the last complete epoch; returns whether there was one to commit.
@@ -124,9 +125,7 @@ impl Egress {
         if self.failure.is_set() {
             return Ok(true);
         }
-        let (due, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.buffer).into_iter().partition(|(of, _)| *of <= epoch);
-        self.buffer = rest;
-        let committables = self.writer.prepare(epoch, &due)?;
+        let committables = self.writer.prepare(epoch, &self.buffer.take(epoch))?;
         self.sink.commit(epoch, &committables)?;
         self.state.committed.store(self.sink.last_committed().0, Ordering::Relaxed);
         Ok(true)

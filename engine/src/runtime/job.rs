@@ -14,6 +14,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::bridge::{Bridge, CHUNKS_QUEUED_MAX, Lane};
+use super::buffer::RowBuffer;
 use super::egress::{BATCHES_QUEUED_MAX, Egress, LIVE_BATCHES_MAX, TableState};
 use super::intake::{Queue, REQUESTS_QUEUED_MAX, SourceIntake, SourceState};
 use super::progress::Progress;
@@ -240,7 +241,7 @@ impl Starting {
             }
             egress.push(Egress {
                 writer: sink.writer(0),
-                buffer: Vec::new(),
+                buffer: RowBuffer::default(),
                 sink,
                 rows,
                 live: live.clone(),

@@ -12,6 +12,7 @@
 //! table. A slow table therefore holds the dataflow back, that holds the recorder back, and that the sockets.
 
 mod bridge;
+mod buffer;
 mod egress;
 mod intake;
 mod job;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use parking_lot::Mutex;
 
+use super::buffer::RowBuffer;
 use super::egress::{BATCHES_QUEUED_MAX, Egress, TableState};
 use super::progress::Progress;
 use super::{Job, JobError, JobOptions, LOG_FOLDER};
@@ -14,7 +15,7 @@ use crate::dataflow::Failure;
 use crate::epoch::Epoch;
 use crate::ingest::{Log, LogOptions, PartitionId, Record};
 use crate::plan::{Operator, Plan, SourceNode};
-use crate::sink::{Committable, Sink, SinkError};
+use crate::sink::{Committable, Sink, SinkError, SinkWriter};
 use crate::source::{Chunk, Data, Intake, Message, Offset, Resume, Source, SourceError, Stop};
 use crate::storage::{MemoryStorage, Storage};
 use crate::testing::{Collected, CollectingSink, EventFormat, event_schema};
@@ -72,24 +73,34 @@ impl Sink for Writes {
         Epoch::NONE
     }
 
-    fn write(&mut self, epoch: Epoch, rows: RecordBatch) -> Result<(), SinkError> {
+    fn writer(&mut self, index: usize) -> Box<dyn SinkWriter> {
         match self {
-            Writes::Fails => Err(SinkError::Refused { table: "table".to_owned(), problem: "no room".to_owned() }),
-            Writes::Panics => panic!("as the test wants"),
-            Writes::Collects(sink) => sink.write(epoch, rows),
+            Writes::Fails => Box::new(FailingWriter::Fails),
+            Writes::Panics => Box::new(FailingWriter::Panics),
+            Writes::Collects(sink) => sink.writer(index),
         }
-    }
-
-    fn buffered_bytes(&self) -> usize {
-        if let Writes::Collects(sink) = self { sink.buffered_bytes() } else { 0 }
-    }
-
-    fn prepare(&mut self, epoch: Epoch) -> Result<Vec<Committable>, SinkError> {
-        if let Writes::Collects(sink) = self { sink.prepare(epoch) } else { Ok(Vec::new()) }
     }
 
     fn commit(&mut self, epoch: Epoch, committables: &[Committable]) -> Result<(), SinkError> {
         if let Writes::Collects(sink) = self { sink.commit(epoch, committables) } else { Ok(()) }
+    }
+}
+
+/// The writer of a table that fails.
+enum FailingWriter {
+    Fails,
+    Panics,
+}
+
+impl SinkWriter for FailingWriter {
+    fn prepare(&mut self, _: Epoch, rows: &[(Epoch, RecordBatch)]) -> Result<Vec<Committable>, SinkError> {
+        match self {
+            _ if rows.is_empty() => Ok(Vec::new()),
+            FailingWriter::Fails => {
+                Err(SinkError::Refused { table: "table".to_owned(), problem: "no room".to_owned() })
+            }
+            FailingWriter::Panics => panic!("as the test wants"),
+        }
     }
 }
 
@@ -207,10 +218,12 @@ async fn an_input_whose_end_was_not_sealed_is_committed_by_the_next_run() {
 }
 
 /// A table's thread, with what it is given and what says how far the dataflow is.
-fn egress(sink: Writes) -> (Egress, crossbeam_channel::Sender<(Epoch, RecordBatch)>, Arc<Progress>) {
+fn egress(mut sink: Writes) -> (Egress, crossbeam_channel::Sender<(Epoch, RecordBatch)>, Arc<Progress>) {
     let (sender, rows) = crossbeam_channel::bounded(BATCHES_QUEUED_MAX);
     let progress = Arc::new(Progress::default());
     let egress = Egress {
+        writer: sink.writer(0),
+        buffer: RowBuffer::default(),
         sink: Box::new(sink),
         rows,
         live: tokio::sync::broadcast::channel(1).0,
