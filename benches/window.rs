@@ -18,7 +18,7 @@ use tidemill_engine::epoch::Epoch;
 use tidemill_engine::expr::{Column, ExprRef};
 use tidemill_engine::plan::{EventTimeNode, Operator, Plan, SourceNode, WindowNode, window_schema};
 use tidemill_engine::runtime::{Job, JobOptions};
-use tidemill_engine::sink::{Committable, Sink, SinkError};
+use tidemill_engine::sink::{Committable, Sink, SinkError, SinkWriter};
 use tidemill_engine::source::{Chunk, Data, Intake, Resume, Source, SourceError, Stop};
 use tidemill_engine::storage::MemoryStorage;
 use tidemill_engine::time::Watermark;
@@ -158,7 +158,11 @@ async fn dataflow(batches: &Arc<Vec<RecordBatch>>, workers: usize) {
         clock: Arc::new(SystemClock),
         dice: Arc::new(SystemDice),
         workers,
+        checkpoint_interval: Duration::from_secs(10),
         commit_interval: Duration::from_secs(5),
+        table_writers: 1,
+        log: LogOptions::default(),
+        live: BTreeMap::new(),
         epoch_interval: Duration::from_millis(50),
     };
     let job = Job::start(plan, vec![Box::new(Discard(Epoch::NONE))], options).await.expect("starts");
@@ -216,20 +220,21 @@ impl Sink for Discard {
         self.0
     }
 
-    fn write(&mut self, _: Epoch, _: RecordBatch) -> Result<(), SinkError> {
-        Ok(())
-    }
-
-    fn buffered_bytes(&self) -> usize {
-        0
-    }
-
-    fn prepare(&mut self, _: Epoch) -> Result<Vec<Committable>, SinkError> {
-        Ok(Vec::new())
+    fn writer(&mut self, _: usize) -> Box<dyn SinkWriter> {
+        Box::new(DiscardWriter)
     }
 
     fn commit(&mut self, epoch: Epoch, _: &[Committable]) -> Result<(), SinkError> {
         self.0 = epoch;
         Ok(())
+    }
+}
+
+/// The writer of [`Discard`].
+struct DiscardWriter;
+
+impl SinkWriter for DiscardWriter {
+    fn prepare(&mut self, _: Epoch, _: &[(Epoch, RecordBatch)]) -> Result<Vec<Committable>, SinkError> {
+        Ok(Vec::new())
     }
 }

@@ -119,21 +119,21 @@ fn write(name: &'static str, partition_by: Partitioning, rows: &[RecordBatch]) -
         partition_by,
         sort: vec!["ts".to_owned()],
         time_column: Some("ts".to_owned()),
-        app_id: format!("tidemill/job/{name}"),
+        job: "job".to_owned(),
         fingerprint: "1".to_owned(),
     };
     let mut sink =
-        TableSink::open(Arc::clone(&storage), name, spec, Arc::new(SystemClock), Arc::new(SystemDice)).unwrap();
+        TableSink::create_or_open(Arc::clone(&storage), name, spec, Arc::new(SystemClock), Arc::new(SystemDice))
+            .unwrap();
+    let mut writer = sink.writer(0);
     for (index, rows) in rows.iter().enumerate() {
         let epoch = Epoch(index as u64 + 1);
-        sink.write(epoch, rows.clone()).unwrap();
-        let committables = sink.prepare(epoch).unwrap();
+        let committables = writer.prepare(epoch, &[(epoch, rows.clone())]).unwrap();
         sink.commit(epoch, &committables).unwrap();
     }
     // Prepared, and not committed: nobody may see it.
     let epoch = Epoch(rows.len() as u64 + 1);
-    sink.write(epoch, rows[0].clone()).unwrap();
-    assert!(!sink.prepare(epoch).unwrap().is_empty());
+    assert!(!writer.prepare(epoch, &[(epoch, rows[0].clone())]).unwrap().is_empty());
     let dir = folder.path().join(name).to_str().unwrap().to_owned();
     Table { _folder: folder, dir, storage, name }
 }

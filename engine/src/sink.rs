@@ -66,6 +66,8 @@ pub enum Found {
         /// The last epoch that is committed.
         committed: Epoch,
     },
+    /// It keeps no rows: whatever was sent before is gone.
+    Unkept,
     /// Rows of something else.
     Changed {
         /// What has changed, for people.
@@ -90,6 +92,20 @@ pub trait Sink: Send + 'static {
     /// Phase two: makes everything that was prepared for `epoch` visible at once. Doing it again for the same epoch, also
     /// in another process, does nothing. With no committables it does nothing at all.
     fn commit(&mut self, epoch: Epoch, committables: &[Committable]) -> Result<(), SinkError>;
+    /// Removes what crashes and replaced content have left behind, and never what a reader or a commit still needs.
+    /// Called once after a start, when what was pending is committed; a sink that runs long may do it by itself too.
+    fn clean(&mut self) -> Result<Cleaned, SinkError> {
+        Ok(Cleaned::default())
+    }
+}
+
+/// What [`Sink::clean`] removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Files.
+    pub files: usize,
+    /// Bytes in them.
+    pub bytes: u64,
 }
 
 /// Phase one of a sink.

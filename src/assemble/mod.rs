@@ -11,13 +11,16 @@ mod service;
 
 pub use service::{BindFailure, Service, bind};
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use tidemill_connectors::http::HttpIngest;
 use tidemill_connectors::table::{self, TableSink, TableSpec};
 use tidemill_engine::clock::{Clock, Dice, SystemClock, SystemDice};
+use tidemill_engine::epoch::Epoch;
 use tidemill_engine::error::with_causes;
 use tidemill_engine::ingest::{Log, LogOptions};
 use tidemill_engine::plan::{Operator, Plan};
@@ -26,6 +29,7 @@ use tidemill_engine::sink::Sink;
 use tidemill_engine::storage::{FolderLock, LocalStorage, MemoryStorage, Storage};
 use tidemill_queries::history::{History, TABLES_FOLDER, TableLocation};
 use tidemill_queries::{Diagnostic, TableInfo};
+use tokio::sync::broadcast;
 
 use crate::{Error, Result};
 
@@ -34,8 +38,12 @@ use crate::{Error, Result};
 pub struct Settings {
     /// Threads that compute, at least 1.
     pub workers: usize,
+    /// Time between two checkpoints.
+    pub checkpoint_interval: Duration,
     /// Time between two commits of a table.
     pub commit_interval: Duration,
+    /// Threads that write the files of a table.
+    pub table_writers: usize,
     /// Longest time an epoch stays open once it has rows.
     pub epoch_interval: Duration,
     /// The clock.
@@ -48,7 +56,9 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
+            checkpoint_interval: Duration::from_secs(10),
             commit_interval: Duration::from_secs(5),
+            table_writers: 1,
             epoch_interval: Duration::from_millis(50),
             clock: Arc::new(SystemClock),
             dice: Arc::new(SystemDice),
@@ -224,10 +234,11 @@ fn open_sink(folder: &Folder, job: u128, table: &TableInfo, settings: &Settings)
         partition_by: table.partition_by.clone(),
         sort: table.sort.clone(),
         time_column: table.time_column.clone(),
-        app_id: format!("tidemill/{job:032x}/{}", table.name),
+        job: format!("{job:032x}"),
         fingerprint: table.fingerprint.clone(),
     };
-    let sink = TableSink::open(storage, &dir, spec, Arc::clone(&settings.clock), Arc::clone(&settings.dice))?;
+    let (clock, dice) = (Arc::clone(&settings.clock), Arc::clone(&settings.dice));
+    let sink = TableSink::open(storage, &dir, spec, clock, dice)?;
     Ok(Box::new(sink))
 }
 
@@ -272,13 +283,23 @@ fn log_id(folder: &Folder, settings: &Settings) -> Result<u128> {
 }
 
 /// Starts a job: opens nothing but the log; the sinks are open already.
-pub async fn start_job(folder: &Folder, plan: Plan, sinks: Vec<Box<dyn Sink>>, settings: &Settings) -> Result<Job> {
+pub async fn start_job(
+    folder: &Folder,
+    plan: Plan,
+    sinks: Vec<Box<dyn Sink>>,
+    live: BTreeMap<String, broadcast::Sender<(Epoch, RecordBatch)>>,
+    settings: &Settings,
+) -> Result<Job> {
     let options = JobOptions {
         storage: folder.storage(),
         clock: Arc::clone(&settings.clock),
         dice: Arc::clone(&settings.dice),
         workers: settings.workers,
+        checkpoint_interval: settings.checkpoint_interval,
         commit_interval: settings.commit_interval,
+        table_writers: settings.table_writers,
+        log: LogOptions::default(),
+        live,
         epoch_interval: settings.epoch_interval,
     };
     Ok(Job::start(plan, sinks, options).await?)

@@ -1,5 +1,6 @@
 //! A job with its HTTP service beside it: what `serve` and the demo are.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -107,7 +108,7 @@ impl Service {
         let (address, stop_serving) = (bound.local_addr(), Stop::new());
         let serving = tokio::spawn(bound.serve(state, stop_serving.clone()));
 
-        let job = match start_job(&folder, pipeline.plan, sinks, settings).await {
+        let job = match start_job(&folder, pipeline.plan, sinks, BTreeMap::new(), settings).await {
             Ok(job) => Arc::new(job),
             Err(error) => {
                 stop_serving.cancel();

@@ -1,5 +1,6 @@
 //! `tidemill run`: one pipeline over bounded sources, to its end.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde_json::json;
@@ -25,7 +26,7 @@ pub(crate) async fn run(args: RunArgs, config: Config, format: OutputFormat) -> 
     let tables = pipeline.tables.clone();
     assemble::write_catalog(&folder, &tables)?;
     let sinks = assemble::open_sinks(&folder, &tables, &settings)?;
-    let job = assemble::start_job(&folder, pipeline.plan, sinks, &settings).await?;
+    let job = assemble::start_job(&folder, pipeline.plan, sinks, BTreeMap::new(), &settings).await?;
 
     let complete = tokio::select! {
         finished = job.finished() => finished.map(|()| true).map_err(Error::from),

@@ -5,12 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use tidemill_engine::epoch::Epoch;
 use tidemill_engine::plan::{NodeId, Operator, Plan};
 use tidemill_queries::{Partitioning, Storage, TableInfo};
 use tokio::sync::broadcast;
 
 use super::live::{LIVE_BATCHES_MAX, LiveRows};
 use crate::{Error, Result};
+
+/// Where rows are shown as they leave.
+pub(super) type LiveSender = broadcast::Sender<(Epoch, RecordBatch)>;
 
 /// The draft, shared by a pipeline and its streams.
 #[derive(Clone, Default)]
@@ -20,7 +24,7 @@ pub(super) struct Shared(Arc<Mutex<Draft>>);
 pub(super) struct Draft {
     pub(super) plan: Plan,
     tables: BTreeMap<String, TableDraft>,
-    live: BTreeMap<NodeId, broadcast::Sender<RecordBatch>>,
+    live: BTreeMap<NodeId, LiveSender>,
     problem: Option<Error>,
 }
 
@@ -43,9 +47,9 @@ pub(super) struct Finished {
 /// Where the rows of one table of the plan go.
 pub(super) enum Outlet {
     /// Into a table, and to subscribers if there are any.
-    Table(TableInfo, Option<broadcast::Sender<RecordBatch>>),
+    Table(TableInfo, Option<LiveSender>),
     /// Only to subscribers.
-    Live(String, broadcast::Sender<RecordBatch>),
+    Live(String, LiveSender),
 }
 
 impl Shared {
@@ -83,7 +87,7 @@ impl Shared {
         if draft.tables.is_empty() && draft.live.is_empty() {
             return Err(Error::Input("nothing leaves the pipeline: say to_table(\"…\") or subscribe()".into()));
         }
-        let mut shown: BTreeMap<String, broadcast::Sender<RecordBatch>> = BTreeMap::new();
+        let mut shown: BTreeMap<String, LiveSender> = BTreeMap::new();
         for (name, table) in &draft.tables {
             name_late_table(&mut draft.plan, table.node, name);
             push_table(&mut draft.plan, table.node, name);

@@ -2,7 +2,7 @@
 
 use arrow::array::RecordBatch;
 use tidemill_engine::epoch::Epoch;
-use tidemill_engine::sink::{Committable, Sink, SinkError};
+use tidemill_engine::sink::{Committable, Found, Sink, SinkError, SinkWriter};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -12,12 +12,12 @@ pub(super) const LIVE_BATCHES_MAX: usize = 1024;
 /// The rows of a stream as they leave. A subscriber that is too slow slows nobody: it loses the oldest batches, and
 /// [`LiveRows::missed`] counts them.
 pub struct LiveRows {
-    receiver: broadcast::Receiver<RecordBatch>,
+    receiver: broadcast::Receiver<(Epoch, RecordBatch)>,
     missed: u64,
 }
 
 impl LiveRows {
-    pub(super) fn new(receiver: broadcast::Receiver<RecordBatch>) -> Self {
+    pub(super) fn new(receiver: broadcast::Receiver<(Epoch, RecordBatch)>) -> Self {
         LiveRows { receiver, missed: 0 }
     }
 
@@ -25,7 +25,7 @@ impl LiveRows {
     pub async fn next(&mut self) -> Option<RecordBatch> {
         loop {
             match self.receiver.recv().await {
-                Ok(rows) => return Some(rows),
+                Ok((_, rows)) => return Some(rows),
                 Err(RecvError::Lagged(count)) => self.missed += count,
                 Err(RecvError::Closed) => return None,
             }
@@ -35,40 +35,6 @@ impl LiveRows {
     /// Returns how many batches were lost because this subscriber was too slow.
     pub fn missed(&self) -> u64 {
         self.missed
-    }
-}
-
-/// Shows rows to subscribers on their way into a table.
-pub(super) struct Shown {
-    pub(super) table: Box<dyn Sink>,
-    pub(super) live: broadcast::Sender<RecordBatch>,
-}
-
-impl Sink for Shown {
-    fn name(&self) -> &str {
-        self.table.name()
-    }
-
-    fn last_committed(&self) -> Epoch {
-        self.table.last_committed()
-    }
-
-    fn write(&mut self, epoch: Epoch, rows: RecordBatch) -> Result<(), SinkError> {
-        // No subscriber is no error.
-        let _ = self.live.send(rows.clone());
-        self.table.write(epoch, rows)
-    }
-
-    fn buffered_bytes(&self) -> usize {
-        self.table.buffered_bytes()
-    }
-
-    fn prepare(&mut self, epoch: Epoch) -> Result<Vec<Committable>, SinkError> {
-        self.table.prepare(epoch)
-    }
-
-    fn commit(&mut self, epoch: Epoch, committables: &[Committable]) -> Result<(), SinkError> {
-        self.table.commit(epoch, committables)
     }
 }
 
@@ -82,23 +48,32 @@ impl Sink for Nowhere {
         &self.name
     }
 
+    fn found(&self) -> Found {
+        Found::Unkept
+    }
+
+    fn begin(&mut self, _: Epoch) -> Result<String, SinkError> {
+        Ok("its rows are only shown".to_owned())
+    }
+
     fn last_committed(&self) -> Epoch {
         Epoch::NONE
     }
 
-    fn write(&mut self, _: Epoch, _: RecordBatch) -> Result<(), SinkError> {
-        Ok(())
-    }
-
-    fn buffered_bytes(&self) -> usize {
-        0
-    }
-
-    fn prepare(&mut self, _: Epoch) -> Result<Vec<Committable>, SinkError> {
-        Ok(Vec::new())
+    fn writer(&mut self, _: usize) -> Box<dyn SinkWriter> {
+        Box::new(NowhereWriter)
     }
 
     fn commit(&mut self, _: Epoch, _: &[Committable]) -> Result<(), SinkError> {
         Ok(())
+    }
+}
+
+/// The writer of [`Nowhere`].
+struct NowhereWriter;
+
+impl SinkWriter for NowhereWriter {
+    fn prepare(&mut self, _: Epoch, _: &[(Epoch, RecordBatch)]) -> Result<Vec<Committable>, SinkError> {
+        Ok(Vec::new())
     }
 }

@@ -46,6 +46,7 @@ pub use live::LiveRows;
 pub use source::{SourceBuilder, boolean, double, integer, text, timestamp};
 pub use stream::{Keyed, Stream, Windowed};
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +57,7 @@ use tidemill_engine::source::Source;
 
 use crate::assemble::{self, Folder, Settings, stop_job};
 use crate::{Error, Result};
-use draft::{Finished, Outlet, Shared};
+use draft::{Finished, LiveSender, Outlet, Shared};
 
 /// A job has so long to stop.
 const STOP_MAX: Duration = Duration::from_secs(10);
@@ -98,15 +99,18 @@ impl Pipeline {
         let Finished { plan, outlets } = self.draft.finish()?;
         let (settings, path) = (self.settings.clone(), self.folder);
         let opened = tokio::task::spawn_blocking(move || open(&path, outlets, &settings)).await;
-        let (folder, sinks) = opened.map_err(|error| Error::Internal(format!("cannot open the folder: {error}")))??;
+        let (folder, sinks, live) = opened.map_err(|error| Error::Internal(format!("cannot open the folder: {error}")))??;
         let endless = !assemble::unbounded_sources(&plan).is_empty();
-        let job = assemble::start_job(&folder, plan, sinks, &self.settings).await?;
+        let job = assemble::start_job(&folder, plan, sinks, live, &self.settings).await?;
         Ok(Running { job, endless, _folder: folder })
     }
 }
 
+/// The folder, a sink for each table of the plan, and where rows are shown.
+type Opened = (Folder, Vec<Box<dyn Sink>>, BTreeMap<String, LiveSender>);
+
 /// Opens the folder and all outlets, in the order of the plan's tables.
-fn open(path: &std::path::Path, outlets: Vec<Outlet>, settings: &Settings) -> Result<(Folder, Vec<Box<dyn Sink>>)> {
+fn open(path: &std::path::Path, outlets: Vec<Outlet>, settings: &Settings) -> Result<Opened> {
     let folder = Folder::open(path)?;
     let tables: Vec<tidemill_queries::TableInfo> = outlets
         .iter()
@@ -117,20 +121,20 @@ fn open(path: &std::path::Path, outlets: Vec<Outlet>, settings: &Settings) -> Re
         .collect();
     assemble::write_catalog(&folder, &tables)?;
     let mut opened = assemble::open_sinks(&folder, &tables, settings)?.into_iter();
-    let sinks = outlets.into_iter().map(|outlet| -> Box<dyn Sink> {
+    let (mut sinks, mut live): (Vec<Box<dyn Sink>>, _) = (Vec::new(), BTreeMap::new());
+    for outlet in outlets {
         match outlet {
-            Outlet::Live(name, live) => Box::new(live::Shown { table: Box::new(live::Nowhere { name }), live }),
-            Outlet::Table(_, shown) => {
-                let table = opened.next().expect("a sink was opened for each table");
-                match shown {
-                    Some(live) => Box::new(live::Shown { table, live }),
-                    None => table,
-                }
+            Outlet::Live(name, sender) => {
+                live.insert(name.clone(), sender);
+                sinks.push(Box::new(live::Nowhere { name }));
+            }
+            Outlet::Table(table, sender) => {
+                live.extend(sender.map(|sender| (table.name, sender)));
+                sinks.push(opened.next().expect("a sink was opened for each table"));
             }
         }
-    });
-    let sinks = sinks.collect();
-    Ok((folder, sinks))
+    }
+    Ok((folder, sinks, live))
 }
 
 /// A running pipeline.

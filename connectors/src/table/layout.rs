@@ -16,15 +16,12 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondT
 
 use super::actions::MetaData;
 use super::checkpoint::INTERVAL_VERSIONS;
+use super::identity::{APP_ID_KEY, Content, FINGERPRINT_KEY, base_id, setting};
 use super::types::{parse_schema, schema_string, stored_field};
 use super::value::day_of;
 
 /// The partition column that `day(…)` adds.
 pub(super) const DATE_COLUMN: &str = "date";
-/// Configuration keys of a table's metadata.
-pub(super) const APP_ID_KEY: &str = "tidemill.appId";
-/// Identifies what the view computed when the table was made.
-pub(super) const FINGERPRINT_KEY: &str = "tidemill.fingerprint";
 /// Characters that Delta's own writers refuse in a column's name; readers may too.
 const COLUMN_NAME_FORBIDDEN: &[char] = &[' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '='];
 /// A folder's name on common file systems has at most 255 bytes; a table's name may still get a suffix.
@@ -56,10 +53,17 @@ pub struct TableSpec {
     pub sort: Vec<String>,
     /// The column that says when a row happened, if there is one.
     pub time_column: Option<String>,
-    /// Who fills it: `tidemill/<job id>/<name>`. Stable for ever.
-    pub app_id: String,
+    /// The job that fills it, by the id of its log. Stable for ever.
+    pub job: String,
     /// Identifies what the view computes: a table is filled by one computation only.
     pub fingerprint: String,
+}
+
+impl TableSpec {
+    /// Who fills the table, in all generations of its content.
+    pub(super) fn base_id(&self) -> String {
+        base_id(&self.job, &self.name)
+    }
 }
 
 /// See the module.
@@ -86,8 +90,8 @@ impl Layout {
     pub(super) fn of(spec: &TableSpec) -> Result<Layout, String> {
         check_name(&spec.name)?;
         check_columns(&spec.schema)?;
-        if spec.app_id.is_empty() {
-            return Err("it needs an app id".to_owned());
+        if spec.job.is_empty() || spec.job.contains('/') {
+            return Err(format!("{:?} cannot be the id of the job that fills it", spec.job));
         }
         let find = |column: &str| {
             spec.schema.index_of(column).map_err(|_| {
@@ -213,48 +217,31 @@ impl Layout {
         RecordBatch::try_new(Arc::clone(&self.file), columns).expect("stored rows less the partition column")
     }
 
-    /// Says what in a table's metadata is not this layout, and what to do; `None` if all fits.
-    pub(super) fn mismatch(&self, spec: &TableSpec, found: &MetaData) -> Option<String> {
-        let setting = |key: &str| found.configuration.get(key).and_then(Option::as_deref);
-        match setting(APP_ID_KEY) {
-            None => {
-                return Some("the folder holds a table of another program: choose another name or location".to_owned());
-            }
-            Some(app_id) if app_id != spec.app_id => {
-                return Some(format!(
-                    "the table on disk is filled by {app_id}, and this is {}: choose another name or location, or move the folder away",
-                    spec.app_id
-                ));
-            }
-            Some(_) => {}
-        }
-        let schema = match parse_schema(&found.schema_string) {
-            Ok(schema) => schema,
-            Err(problem) => return Some(format!("the table on disk cannot be read: {problem}")),
-        };
+    /// Compares a table's metadata with this layout: `None` if all fits, a sentence that says what was changed, or why
+    /// the table must not be touched.
+    pub(super) fn compare(&self, spec: &TableSpec, found: &MetaData) -> Result<Option<String>, String> {
+        check_owner(&spec.base_id(), found)?;
+        let schema = parse_schema(&found.schema_string)
+            .map_err(|problem| format!("the table on disk cannot be read: {problem}"))?;
         let partition_columns: Vec<&str> = found.partition_columns.iter().map(String::as_str).collect();
         if partition_columns != Vec::from_iter(self.partition_column()) {
             let on_disk = match partition_columns.as_slice() {
                 [] => "not partitioned".to_owned(),
                 columns => format!("partitioned by {}", columns.join(", ")),
             };
-            return Some(format!(
-                "the table on disk is {on_disk}, and the view wants it {}: give it a new name or location, or move the folder away to rebuild it from the log",
-                self.partition_words()
-            ));
+            let wanted = self.partition_words();
+            return Ok(Some(format!("the table on disk is {on_disk}, and the view wants it {wanted}")));
         }
         if let Some(difference) = difference(&schema, &self.table) {
-            return Some(format!(
-                "the table on disk has other columns ({difference}): give the view a new name or location, or move the folder away to rebuild it from the log"
-            ));
+            return Ok(Some(format!("the table on disk has other columns ({difference})")));
         }
-        (setting(FINGERPRINT_KEY) != Some(&spec.fingerprint)).then(|| {
-            "the view was changed since this table was written: give it a new name or location, or move the folder away to rebuild it from the log".to_owned()
-        })
+        let same = setting(found, FINGERPRINT_KEY) == Some(&spec.fingerprint);
+        Ok((!same).then(|| "the view was changed since this table was written".to_owned()))
     }
 
-    /// Returns the metadata of a new table.
-    pub(super) fn metadata(&self, spec: &TableSpec, id: String, now_ms: i64) -> MetaData {
+    /// Returns the metadata of a table with this content. `id` and `created_ms` never change.
+    pub(super) fn metadata(&self, spec: &TableSpec, id: String, created_ms: Option<i64>, content: Content) -> MetaData {
+        let base_id = spec.base_id();
         let interval = INTERVAL_VERSIONS.to_string();
         let settings = [
             // Checkpoints are made, and old versions will be removed, by this program alone: no other writer should
@@ -263,18 +250,31 @@ impl Layout {
             ("delta.enableExpiredLogCleanup", "false"),
             ("delta.logRetentionDuration", "interval 1 days"),
             ("delta.deletedFileRetentionDuration", "interval 1 days"),
-            (APP_ID_KEY, spec.app_id.as_str()),
+            (APP_ID_KEY, base_id.as_str()),
             (FINGERPRINT_KEY, spec.fingerprint.as_str()),
         ];
+        let mut configuration = settings.map(|(key, value)| (key.to_owned(), Some(value.to_owned()))).into();
+        content.describe_in(&mut configuration);
         MetaData {
             id,
             name: Some(spec.name.clone()),
             format: super::actions::Format { provider: "parquet".to_owned(), options: BTreeMap::new() },
             schema_string: schema_string(&self.table),
             partition_columns: self.partition_column().map(str::to_owned).into_iter().collect(),
-            created_time: Some(now_ms),
-            configuration: settings.map(|(key, value)| (key.to_owned(), Some(value.to_owned()))).into(),
+            created_time: created_ms,
+            configuration,
         }
+    }
+}
+
+/// Refuses a table that another program or another job fills.
+pub(super) fn check_owner(base_id: &str, found: &MetaData) -> Result<(), String> {
+    match setting(found, APP_ID_KEY) {
+        None => Err("the folder holds a table of another program: choose another name or location".to_owned()),
+        Some(app_id) if app_id != base_id => Err(format!(
+            "the table on disk is filled by {app_id}, and this is {base_id}: choose another name or location, or move the folder away"
+        )),
+        Some(_) => Ok(()),
     }
 }
 
@@ -371,7 +371,7 @@ mod tests {
             partition_by,
             sort: Vec::new(),
             time_column: None,
-            app_id: "tidemill/job/t".to_owned(),
+            job: "job".to_owned(),
             fingerprint: "1".to_owned(),
         }
     }

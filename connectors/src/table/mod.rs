@@ -23,13 +23,18 @@
 
 mod sink;
 
+mod opening;
+
 mod committer;
 mod encode;
+mod identity;
 mod layout;
 mod path;
+mod settle;
 mod stats;
 mod types;
 mod value;
+mod writer;
 
 mod actions;
 mod log;
@@ -42,6 +47,7 @@ mod snapshot;
 mod tests;
 
 pub use layout::{Partitioning, TableSpec};
+pub use opening::{Begun, Found};
 pub use sink::TableSink;
 pub use snapshot::{ColumnBounds, DataFile, Snapshot};
 pub use value::Value;
@@ -79,7 +85,12 @@ impl TableError {
         let table = table.to_owned();
         match self {
             TableError::Storage(source) => SinkError::Storage { table, source },
-            damaged_or_unsupported => SinkError::Refused { table, problem: damaged_or_unsupported.to_string() },
+            damaged_or_unsupported => refused(&table, damaged_or_unsupported.to_string()),
         }
     }
+}
+
+/// The error of a sink that must not go on.
+fn refused(table: &str, problem: String) -> SinkError {
+    SinkError::Refused { table: table.to_owned(), problem }
 }

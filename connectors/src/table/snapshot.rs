@@ -21,6 +21,8 @@ use super::value::Value;
 pub(super) const LO_EPOCH_TAG: &str = "tidemill.lo";
 /// See [`DataFile::hi_epoch`].
 pub(super) const HI_EPOCH_TAG: &str = "tidemill.hi";
+/// Which content of the table a file was prepared for; absent is the first one.
+pub(super) const GENERATION_TAG: &str = "tidemill.generation";
 /// Exact bounds, see [`ColumnBounds`].
 pub(super) const BOUNDS_TAG: &str = "tidemill.bounds";
 /// See [`DataFile::crc32c`].

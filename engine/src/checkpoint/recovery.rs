@@ -231,6 +231,7 @@ impl Candidate<'_> {
         let base = match &table.found {
             Found::New => return Some("it is new".to_owned()),
             Found::Changed { what } => return Some(what.clone()),
+            Found::Unkept => return self.lacks_state(table),
             Found::Same { base, .. } => *base,
         };
         let Some(manifest) = self.manifest else {
@@ -242,7 +243,11 @@ impl Candidate<'_> {
             _ if base == self.from.epoch() => return None,
             _ => return Some(format!("{} does not know it", self.words())),
         }
-        let windows = manifest.checkpoint().map(|checkpoint| &checkpoint.windows);
+        self.lacks_state(table)
+    }
+
+    fn lacks_state(&self, table: &FoundTable) -> Option<String> {
+        let windows = self.manifest?.checkpoint().map(|checkpoint| &checkpoint.windows);
         let missing = table.needs.iter().any(|key| windows.is_none_or(|windows| !windows.contains_key(key)));
         missing.then(|| format!("{} does not have its state", self.words()))
     }

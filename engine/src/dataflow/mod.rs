@@ -17,7 +17,7 @@ pub use failure::{Blame, Failure};
 pub use operator::source::{FedChunk, Feed};
 pub use operator::table::TableFeed;
 pub(crate) use operator::window::layout_and_keys;
-pub(crate) use snapshot::{Restored, RestoredWindow, Snapshot, Snapshots, SourceCounts, WindowSnapshot};
+pub(crate) use snapshot::{Restored, RestoredWindow, Snapshot, Snapshots};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -51,7 +51,7 @@ const EPOCH_COLUMN: &str = "tidemill$epoch";
 const CHECKPOINTS_BETWEEN_CLEANS: u64 = 64;
 
 /// Why the checkpointer ended before its time.
-enum Ended {
+pub(super) enum Ended {
     /// The job has failed elsewhere.
     Failed,
     Sink(SinkError),
@@ -219,10 +219,10 @@ impl Checkpointer {
             .map(|(table, is_due)| (*is_due || marked.is_some()).then(|| table.ask(epoch, *is_due)))
             .collect();
         let mut packs_status = None;
+        let store = self.store.clone();
         let mut checkpoint = match &marked {
             None => None,
             Some(marked) => {
-                let store = self.store.clone();
                 let mut packs = store.packs(epoch, self.incarnation);
                 // Tables prepare meanwhile.
                 let checkpoint = self.state(marked, &mut packs)?;

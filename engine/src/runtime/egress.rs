@@ -184,7 +184,7 @@ impl Egress {
             }
             Order::Clean { answer } => {
                 let sink = self.sink.as_mut().expect("only the first writer cleans");
-                let _ = answer.send(sink.clean());
+                let _ = answer.send(sink.clean().map(drop));
             }
         }
     }

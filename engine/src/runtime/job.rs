@@ -275,7 +275,7 @@ impl Starting {
         let (mut egress, mut tables, mut decided, mut committed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let Restart { sinks, bases, .. } = &restart;
         debug_assert_eq!(sinks.len(), bases.len());
-        let shared = Shared { marks: &marks, failure: &failure, clock: &options.clock };
+        let shared = Shared { marks: &marks, failure: &failure, clock: &options.clock, live: &options.live };
         let buffered: Vec<Vec<(Epoch, RecordBatch)>> = plan
             .tables()
             .iter()
@@ -477,6 +477,7 @@ struct Shared<'a> {
     marks: &'a Arc<Marks>,
     failure: &'a Failure,
     clock: &'a Arc<dyn Clock>,
+    live: &'a BTreeMap<String, broadcast::Sender<(Epoch, RecordBatch)>>,
 }
 
 /// The threads of a table, and the ways to them.
@@ -498,7 +499,7 @@ impl Shared<'_> {
         waiting: Vec<(Epoch, RecordBatch)>,
     ) -> Outlet {
         let state = Arc::new(TableState::new(sink.last_committed(), writer_count));
-        let (live, _) = broadcast::channel(LIVE_BATCHES_MAX);
+        let live = self.live.get(name).cloned().unwrap_or_else(|| broadcast::channel(LIVE_BATCHES_MAX).0);
         let mut outlet = Outlet { writers: Vec::new(), rows: Vec::new(), orders: Vec::new(), state, live };
         let writers: Vec<_> = (0..writer_count).map(|index| sink.writer(index)).collect();
         let mut sink = Some(sink);

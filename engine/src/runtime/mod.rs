@@ -31,10 +31,15 @@ mod worker;
 pub use job::{Job, LOG_FOLDER};
 pub use status::{CheckpointStatus, JobStatus, Live, SourceStatus, Subscription, TableStatus, WindowStatus};
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
+use tokio::sync::broadcast;
+
 use crate::clock::{Clock, Dice};
+use crate::epoch::Epoch;
 use crate::ingest::LogOptions;
 use crate::sink::SinkError;
 use crate::source::SourceError;
@@ -59,6 +64,8 @@ pub struct JobOptions {
     pub table_writers: usize,
     /// How the log is written.
     pub log: LogOptions,
+    /// Where rows of a table are shown, for those who want to see the first one: [`Job::subscribe`] may come too late.
+    pub live: BTreeMap<String, broadcast::Sender<(Epoch, RecordBatch)>>,
     /// Longest time an epoch stays open once it has rows.
     pub epoch_interval: Duration,
 }

@@ -1,20 +1,26 @@
 //! How a job ends when a part of it fails, and what it makes of a log that a crash has left.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
-use super::egress::{BATCHES_QUEUED_MAX, Egress, TableState};
+use super::buffer::RowBuffer;
+use super::checkpointer::{Checkpointer, Table};
+use super::egress::{BATCHES_QUEUED_MAX, Egress, ORDERS_QUEUED_MAX, TableState};
+use super::marks::Marks;
 use super::progress::Progress;
 use super::{Job, JobError, JobOptions, LOG_FOLDER};
-use crate::clock::{SeededDice, SystemClock};
+use crate::checkpoint::Store;
+use crate::clock::{Clock, SeededDice, SystemClock};
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
 use crate::ingest::{Log, LogOptions, PartitionId, Record};
 use crate::plan::{Operator, Plan, SourceNode};
-use crate::sink::{Committable, Sink, SinkError};
+use crate::sink::{Committable, Found, Sink, SinkError, SinkWriter};
 use crate::source::{Chunk, Data, Intake, Message, Offset, Resume, Source, SourceError, Stop};
 use crate::storage::{MemoryStorage, Storage};
 use crate::testing::{Collected, CollectingSink, EventFormat, event_schema};
@@ -68,28 +74,46 @@ impl Sink for Writes {
         "table"
     }
 
+    fn found(&self) -> Found {
+        Found::New
+    }
+
+    fn begin(&mut self, _: Epoch) -> Result<String, SinkError> {
+        Ok("created".to_owned())
+    }
+
     fn last_committed(&self) -> Epoch {
         Epoch::NONE
     }
 
-    fn write(&mut self, epoch: Epoch, rows: RecordBatch) -> Result<(), SinkError> {
+    fn writer(&mut self, index: usize) -> Box<dyn SinkWriter> {
         match self {
-            Writes::Fails => Err(SinkError::Refused { table: "table".to_owned(), problem: "no room".to_owned() }),
-            Writes::Panics => panic!("as the test wants"),
-            Writes::Collects(sink) => sink.write(epoch, rows),
+            Writes::Fails => Box::new(FailingWriter::Fails),
+            Writes::Panics => Box::new(FailingWriter::Panics),
+            Writes::Collects(sink) => sink.writer(index),
         }
-    }
-
-    fn buffered_bytes(&self) -> usize {
-        if let Writes::Collects(sink) = self { sink.buffered_bytes() } else { 0 }
-    }
-
-    fn prepare(&mut self, epoch: Epoch) -> Result<Vec<Committable>, SinkError> {
-        if let Writes::Collects(sink) = self { sink.prepare(epoch) } else { Ok(Vec::new()) }
     }
 
     fn commit(&mut self, epoch: Epoch, committables: &[Committable]) -> Result<(), SinkError> {
         if let Writes::Collects(sink) = self { sink.commit(epoch, committables) } else { Ok(()) }
+    }
+}
+
+/// The writer of a table that fails.
+enum FailingWriter {
+    Fails,
+    Panics,
+}
+
+impl SinkWriter for FailingWriter {
+    fn prepare(&mut self, _: Epoch, rows: &[(Epoch, RecordBatch)]) -> Result<Vec<Committable>, SinkError> {
+        match self {
+            _ if rows.is_empty() => Ok(Vec::new()),
+            FailingWriter::Fails => {
+                Err(SinkError::Refused { table: "table".to_owned(), problem: "no room".to_owned() })
+            }
+            FailingWriter::Panics => panic!("as the test wants"),
+        }
     }
 }
 
@@ -128,7 +152,11 @@ async fn start(storage: Arc<dyn Storage>, source: Does, sink: Writes) -> Result<
         clock: Arc::new(SystemClock),
         dice: Arc::new(SeededDice::new(1)),
         workers: 2,
+        checkpoint_interval: Duration::from_secs(1),
         commit_interval: Duration::from_millis(1),
+        table_writers: 2,
+        log: LogOptions::default(),
+        live: BTreeMap::new(),
         epoch_interval: Duration::from_millis(1),
     };
     Job::start(plan, vec![Box::new(sink)], options).await
@@ -207,21 +235,62 @@ async fn an_input_whose_end_was_not_sealed_is_committed_by_the_next_run() {
     assert_eq!(rows(&committed), 3);
 }
 
-/// A table's thread, with what it is given and what says how far the dataflow is.
-fn egress(sink: Writes) -> (Egress, crossbeam_channel::Sender<(Epoch, RecordBatch)>, Arc<Progress>) {
-    let (sender, rows) = crossbeam_channel::bounded(BATCHES_QUEUED_MAX);
-    let progress = Arc::new(Progress::default());
+/// The threads of a table and the checkpointer, without a dataflow: what they are given, and what says how far it is.
+fn deciding(sink: Writes) -> (Vec<std::thread::JoinHandle<()>>, Sender<(Epoch, RecordBatch)>, Arc<Progress>, Arc<Marks>) {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
+    let (clock, failure): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), Failure::new(|| {}));
+    let (progress, marks) = (Arc::new(Progress::default()), Arc::new(Marks::default()));
+    let state = Arc::new(TableState::new(Epoch::NONE, 1));
+    let (rows_sender, rows) = crossbeam_channel::bounded(BATCHES_QUEUED_MAX);
+    let (orders_sender, orders) = crossbeam_channel::bounded(ORDERS_QUEUED_MAX);
+    let mut sink: Box<dyn Sink> = Box::new(sink);
     let egress = Egress {
-        sink: Box::new(sink),
+        name: "table".to_owned(),
+        index: 0,
+        writer: sink.writer(0),
+        sink: Some(sink),
+        buffer: RowBuffer::default(),
         rows,
+        orders,
         live: tokio::sync::broadcast::channel(1).0,
-        state: Arc::new(TableState::default()),
-        progress: Arc::clone(&progress),
-        failure: Failure::new(|| {}),
-        clock: Arc::new(SystemClock),
-        commit_interval: Duration::from_millis(1),
+        state: Arc::clone(&state),
+        marks: Arc::clone(&marks),
+        failure: failure.clone(),
+        clock: Arc::clone(&clock),
     };
-    (egress, sender, progress)
+    let table = Table {
+        name: "table".to_owned(),
+        schema: event_schema(),
+        state,
+        orders: vec![orders_sender],
+        base: Epoch::NONE,
+        committed: Epoch::NONE,
+        saved: Vec::new(),
+        saved_up_to: Epoch::NONE,
+    };
+    let checkpointer = Checkpointer {
+        store: Store::new(Arc::clone(&storage)),
+        storage,
+        clock,
+        progress: Arc::clone(&progress),
+        marks: Arc::clone(&marks),
+        snapshots: Arc::default(),
+        failure,
+        commit_interval: Duration::from_millis(1),
+        workers: 1,
+        incarnation: 1,
+        log_id: String::new(),
+        next_number: 1,
+        parent: None,
+        base: 0,
+        tables: vec![table],
+        windows: BTreeMap::new(),
+        sources: BTreeMap::new(),
+        log_removed_bytes: Arc::default(),
+        status: Arc::default(),
+    };
+    let threads = vec![std::thread::spawn(move || egress.run()), std::thread::spawn(move || checkpointer.run())];
+    (threads, rows_sender, progress, marks)
 }
 
 fn batch() -> RecordBatch {
@@ -232,8 +301,7 @@ fn batch() -> RecordBatch {
 #[test]
 fn a_table_commits_nothing_that_the_log_might_lose() {
     let (sink, committed) = collecting();
-    let (egress, sender, progress) = egress(sink);
-    let running = std::thread::spawn(move || egress.run());
+    let (running, sender, progress, marks) = deciding(sink);
     for epoch in [1, 2] {
         sender.send((Epoch(epoch), batch())).expect("taken");
         progress.seal(Epoch(epoch));
@@ -242,16 +310,16 @@ fn a_table_commits_nothing_that_the_log_might_lose() {
     progress.complete(Some(Epoch(3)));
     drop(sender);
     progress.end();
-    running.join().expect("ends");
+    marks.end();
+    running.into_iter().for_each(|thread| thread.join().expect("ends"));
     assert_eq!(rows(&committed), 1, "epoch 2 is complete, and perhaps in memory only");
 }
 
 #[test]
 fn a_table_commits_while_the_dataflow_is_faster_than_its_thread() {
     let (sink, committed) = collecting();
-    let (egress, sender, progress) = egress(sink);
+    let (running, sender, progress, marks) = deciding(sink);
     progress.durable(Epoch(u64::MAX));
-    let running = std::thread::spawn(move || egress.run());
     let faster: Vec<_> = (0..2)
         .map(|_| {
             let (sender, committed, progress) = (sender.clone(), Arc::clone(&committed), Arc::clone(&progress));
@@ -275,5 +343,6 @@ fn a_table_commits_while_the_dataflow_is_faster_than_its_thread() {
     drop(sender);
     assert!(faster.into_iter().all(|sender| sender.join().expect("sends")), "no commit while rows kept coming");
     progress.end();
-    running.join().expect("ends");
+    marks.end();
+    running.into_iter().for_each(|thread| thread.join().expect("ends"));
 }

@@ -65,6 +65,14 @@ pub enum StorageError {
     },
 }
 
+impl StorageError {
+    /// Whether there is no room left: more may become possible without a restart.
+    pub fn is_disk_full(&self) -> bool {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        matches!(self, StorageError::Io { source, .. } if full.contains(&source.kind()))
+    }
+}
+
 /// A folder of durable objects and append-only files. See the module for the promises.
 ///
 /// [`Storage::list`] and [`Storage::sync_dir`] take the empty path for the root.

@@ -8,7 +8,7 @@ use tidemill_connectors::table::{Partitioning, TableSink, TableSpec};
 use tidemill_engine::clock::{ManualClock, SeededDice};
 use tidemill_engine::epoch::Epoch;
 use tidemill_engine::plan::{dead_letter_schema, timestamp_type};
-use tidemill_engine::sink::{Committable, Sink};
+use tidemill_engine::sink::{Committable, Sink, SinkWriter};
 
 use super::*;
 use crate::answer::AnswerFormat;
@@ -48,6 +48,7 @@ fn hour(hour: i64) -> RecordBatch {
 
 struct Table {
     sink: TableSink,
+    writer: Box<dyn SinkWriter>,
     location: TableLocation,
     epoch: u64,
 }
@@ -62,13 +63,15 @@ impl Table {
             partition_by,
             sort: vec![],
             time_column: schema.index_of("ts").ok().map(|_| "ts".to_owned()),
-            app_id: format!("tidemill/test/{name}"),
+            job: "test".to_owned(),
             fingerprint: "test".to_owned(),
         };
         let clock = Arc::new(ManualClock::at(DAY_US));
-        let sink = TableSink::open(storage, name, spec, clock, Arc::new(SeededDice::new(7))).expect("a table");
+        let mut sink =
+            TableSink::create_or_open(storage, name, spec, clock, Arc::new(SeededDice::new(7))).expect("a table");
+        let writer = sink.writer(0);
         let location = TableLocation { name: name.to_owned(), schema: Some(schema), dir: dir.join(name) };
-        Table { sink, location, epoch: 0 }
+        Table { sink, writer, location, epoch: 0 }
     }
 
     fn readings(data: &Path) -> Table {
@@ -77,8 +80,7 @@ impl Table {
 
     fn prepare(&mut self, rows: RecordBatch) -> Vec<Committable> {
         self.epoch += 1;
-        self.sink.write(Epoch(self.epoch), rows).expect("write");
-        self.sink.prepare(Epoch(self.epoch)).expect("prepare")
+        self.writer.prepare(Epoch(self.epoch), &[(Epoch(self.epoch), rows)]).expect("prepare")
     }
 
     fn commit(&mut self, rows: RecordBatch) {
@@ -153,7 +155,7 @@ async fn rows_are_read_from_every_committed_file() {
     );
     let answer = session.query("SELECT 1 FROM readings").await.expect("answer");
     assert_eq!(answer.versions()[0].table, "readings");
-    assert_eq!(answer.versions()[0].version, Some(table.sink.version()));
+    assert_eq!(answer.versions()[0].version, table.sink.version());
 }
 
 #[tokio::test]
