@@ -215,14 +215,15 @@ impl Storage for LocalStorage {
         let mut file = self.disk.create_new(&target).map_err(exists_or("create", &target))?;
         file.sync_all().map_err(io_error("sync", &target))?;
         self.disk.sync_dir(&dir).map_err(io_error("sync the folder of", &target))?;
-        Ok(Box::new(LocalAppendFile { path: target, file, size: 0, failed: false }))
+        Ok(Box::new(LocalAppendFile { path: target, file, size: 0, failed: false, doubtful_name: None }))
     }
 
     fn open(&self, path: &str) -> Result<Box<dyn AppendFile>, StorageError> {
         let target = self.root.join(checked(path)?);
         let file = self.disk.open(&target).map_err(missing_or("open", &target))?;
         let size = file.len().map_err(io_error("open", &target))?;
-        Ok(Box::new(LocalAppendFile { path: target, file, size, failed: false }))
+        let doubtful_name = Some(self.disk.clone());
+        Ok(Box::new(LocalAppendFile { path: target, file, size, failed: false, doubtful_name }))
     }
 
     fn sync_dir(&self, dir: &str) -> Result<(), StorageError> {
@@ -242,6 +243,8 @@ struct LocalAppendFile {
     size: u64,
     /// Set by the first failure: after a failed fsync the kernel may drop the pages and report the next one as good.
     failed: bool,
+    /// The disk that must still sync the file's name: the process that made the file may have died before it did.
+    doubtful_name: Option<Arc<dyn Disk>>,
 }
 
 impl LocalAppendFile {
@@ -261,6 +264,18 @@ impl LocalAppendFile {
             io_error(action, &self.path)(error)
         })
     }
+
+    /// Makes the name durable. That of the folder is: no file is made in a folder before.
+    fn settle_name(&mut self) -> Result<(), StorageError> {
+        let Some(disk) = &self.doubtful_name else { return Ok(()) };
+        let dir = self.path.parent().expect("an object lies in a folder");
+        if let Err(error) = disk.sync_dir(dir) {
+            self.failed = true;
+            return Err(io_error("sync the folder of", &self.path)(error));
+        }
+        self.doubtful_name = None;
+        Ok(())
+    }
 }
 
 impl AppendFile for LocalAppendFile {
@@ -272,7 +287,8 @@ impl AppendFile for LocalAppendFile {
 
     fn sync(&mut self) -> Result<(), StorageError> {
         // fdatasync: the length counts as data, only the time stamps do not.
-        self.change("sync", |file| file.sync_data())
+        self.change("sync", |file| file.sync_data())?;
+        self.settle_name()
     }
 
     fn truncate(&mut self, len: u64) -> Result<(), StorageError> {
@@ -282,7 +298,7 @@ impl AppendFile for LocalAppendFile {
         }
         self.change("truncate", |file| file.set_len(len).and_then(|()| file.sync_all()))?;
         self.size = len;
-        Ok(())
+        self.settle_name()
     }
 
     fn size(&self) -> u64 {

@@ -24,13 +24,13 @@ mod disk;
 mod local;
 mod memory;
 mod reserve;
-mod simulated;
+pub mod simulated;
 
 pub use disk::{Disk, DiskEntry, DiskFile, FileKind, Metadata, SystemDisk};
 pub use local::{FolderLock, LocalStorage};
 pub use memory::MemoryStorage;
 pub use reserve::{RESERVE_BYTES, Reserve};
-pub use simulated::{Call, Failure, Fault, SimulatedDisk, When};
+pub use simulated::SimulatedDisk;
 
 use std::io;
 
@@ -106,7 +106,8 @@ pub trait Storage: Send + Sync + 'static {
     fn delete(&self, path: &str) -> Result<(), StorageError>;
     /// Makes an empty file to append to; its name is durable when this returns.
     fn create(&self, path: &str) -> Result<Box<dyn AppendFile>, StorageError>;
-    /// Opens a file to append to.
+    /// Opens a file to append to. That it was there to open says nothing about power loss; the first
+    /// [`AppendFile::sync`] makes its name and all of its bytes durable, whoever wrote them.
     fn open(&self, path: &str) -> Result<Box<dyn AppendFile>, StorageError>;
     /// Makes what is visible in a folder durable, before a decision is based on it (after a crash an entry may be
     /// visible and not yet durable).

@@ -90,10 +90,11 @@ impl Content {
 
     fn left(&self, dice: &SeededDice) -> Vec<u8> {
         let is_clean = self.settled == self.written.len() && self.settled == self.durable.len();
-        let mut left = match dice.roll() % 3 {
+        let mut left = match dice.roll() % 4 {
             _ if is_clean => self.durable.clone(),
             0 => self.durable.clone(),
-            1 => self.written[..between(dice, self.settled, self.written.len())].to_vec(),
+            1 => self.written.clone(),
+            2 => self.written[..between(dice, self.settled, self.written.len())].to_vec(),
             _ => self.torn(dice),
         };
         for range in &self.dropped {

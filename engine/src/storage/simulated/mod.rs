@@ -10,9 +10,9 @@
 //!                 everything written, synced or not       what was synced; of the rest any part
 //! ```
 //!
-//! It is harsher than one file system on purpose. Of what was not synced a power loss leaves nothing, a prefix, or any
-//! selection of sectors with zeros or garbage between, and of names any selection, whatever their order was; it keeps
-//! only that a sector is written whole, that bytes which were synced stay, and that a rename loses never both names.
+//! It is harsher than one file system on purpose. Of what was not synced a power loss leaves nothing, all, a prefix, or
+//! any selection of sectors with zeros or garbage between, and of names any selection, whatever their order was; it
+//! keeps only that a sector is written whole, that bytes which were synced stay, and that a rename loses never both names.
 //! A file sync makes no name durable, and a folder sync no content. A file sync that fails drops what was written: it
 //! can be read until the power is lost, and no later sync makes it durable. A folder sync that fails leaves its names
 //! as they were, and the next one counts.
@@ -46,7 +46,8 @@ use crate::clock::{Dice, SeededDice};
 ///
 /// ```
 /// use std::sync::Arc;
-/// use tidemill_engine::storage::{LocalStorage, SimulatedDisk, Storage, When};
+/// use tidemill_engine::storage::simulated::{SimulatedDisk, When};
+/// use tidemill_engine::storage::{LocalStorage, Storage};
 ///
 /// let life = |disk: &SimulatedDisk| -> Result<(), Box<dyn std::error::Error>> {
 ///     let storage = LocalStorage::on(Arc::new(disk.clone()), "data")?;

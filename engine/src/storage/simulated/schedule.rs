@@ -61,7 +61,7 @@ pub enum Failure {
 /// An order to fail: which calls, and how. Without more words the next call that matches fails, once.
 ///
 /// ```
-/// use tidemill_engine::storage::{Call, Failure, Fault};
+/// use tidemill_engine::storage::simulated::{Call, Failure, Fault};
 ///
 /// // From the third write below data/log on, the disk is full.
 /// let fault = Fault::at(Call::Write, Failure::NoSpace).below("data/log").nth(3).from_then_on();

@@ -265,3 +265,53 @@ fn equal_runs_have_equal_traces_and_equal_remains() {
         assert!(traces.iter().zip(others).all(|(left, right)| *left != right), "seed {seed}, byte {byte}");
     }
 }
+
+/// Makes one call, chosen by the dice, and says in words what came of it.
+fn any_call(disk: &dyn Disk, root: &Path, dice: &SeededDice) -> String {
+    let pick = |of: &[&str]| root.join(of[dice.roll() as usize % of.len()]);
+    let any = || pick(&["a", "b", "d", "d/a", "d/b", "d/e", "d/e/a", "a/b", "no/a"]);
+    let kind = |result: io::Result<String>| result.unwrap_or_else(|error| format!("{:?}", error.kind()));
+    let done = |result: io::Result<()>| kind(result.map(|()| "done".to_owned()));
+    match dice.roll() % 11 {
+        0 => done(disk.create_new(&any()).map(drop)),
+        1 => done(disk.open_or_create(&any()).map(drop)),
+        2 => kind(disk.read(&any()).map(|bytes| format!("{bytes:?}"))),
+        3 => done(disk.hard_link(&any(), &any())),
+        4 => done(disk.rename(&pick(&["a", "b", "no"]), &pick(&["a", "b", "d"]))),
+        5 => done(disk.rename(&pick(&["d/a", "d/b"]), &pick(&["d/a", "d/b", "d/e"]))),
+        6 => done(disk.remove_file(&any())),
+        7 => done(disk.create_dir(&pick(&["d", "d/e", "a", "no/d", "a/d"]))),
+        8 => kind(disk.list(&any()).map(|mut found| {
+            found.sort_by(|left, right| left.name.cmp(&right.name));
+            format!("{found:?}")
+        })),
+        9 => kind(disk.metadata(&any()).map(|found| match found.kind {
+            FileKind::Folder => "a folder".to_owned(),
+            _ => format!("{found:?}"),
+        })),
+        _ => kind(disk.open(&any()).and_then(|mut file| {
+            let written = file.write(&[dice.roll() as u8; 9])?;
+            if dice.roll().is_multiple_of(3) {
+                file.set_len(dice.roll() % 30)?;
+            }
+            let mut buf = [0; 5];
+            let read = file.read_at(dice.roll() % 20, &mut buf)?;
+            file.sync_data()?;
+            Ok(format!("{written} {read} {buf:?} {}", file.len()?))
+        })),
+    }
+}
+
+#[test]
+fn the_simulated_disk_answers_as_the_machine_does() {
+    for seed in 0..40 {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = SimulatedDisk::new(seed);
+        let (dice, same_dice) = (SeededDice::new(seed), SeededDice::new(seed));
+        for step in 0..150 {
+            let simulated = any_call(&disk, path(""), &dice);
+            let real = any_call(&crate::storage::SystemDisk, folder.path(), &same_dice);
+            assert_eq!(simulated, real, "seed {seed}, step {step}");
+        }
+    }
+}

@@ -145,8 +145,9 @@ impl Tree {
     }
 
     pub(super) fn link(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        let inode = self.file(from)?;
+        let node = self.find(from)?;
         let (folder, name) = self.free_place(to)?;
+        let Node::File(inode) = node else { return Err(ErrorKind::PermissionDenied.into()) };
         inode.lock().names += 1;
         self.change(folder, Change::Add { name, node: Node::File(inode) });
         Ok(())
@@ -276,9 +277,10 @@ impl Tree {
 impl Folder {
     fn left(&self, dice: &SeededDice) -> Names {
         let mut names = self.durable.clone();
-        match dice.roll() % 3 {
+        match dice.roll() % 4 {
             0 => {}
-            1 => {
+            1 => names = self.names.clone(),
+            2 => {
                 let count = between(dice, 0, self.pending.len());
                 self.pending[..count].iter().cloned().for_each(|change| change.apply(&mut names));
             }

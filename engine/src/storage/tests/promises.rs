@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 
 use super::*;
+use crate::storage::simulated::{Call, Failure, Fault, When};
 
 /// A disk that reports some syncs as done and does not do them.
 #[derive(Debug)]
@@ -215,6 +216,20 @@ impl Model {
         log.append(&mut *file, &pattern(life, 22, 3000))
     }
 
+    /// Goes on with the log of a process that died: what is there counts once it was synced.
+    fn continue_logs(&mut self, storage: &LocalStorage, life: u8) {
+        for (path, log) in &mut self.logs {
+            let (Ok(mut file), Ok(Some(found))) = (storage.open(path), seen(storage, path)) else { continue };
+            log.synced_len = log.synced_len.min(found.len());
+            log.written = found;
+            let done = log.append(&mut *file, &pattern(life, 30, 600)).and_then(|()| file.sync());
+            if done.is_ok() {
+                log.is_made = true;
+                log.synced_len = log.written.len();
+            }
+        }
+    }
+
     fn judge(&mut self, storage: &LocalStorage) {
         for (path, allowed) in &self.objects {
             match seen(storage, path) {
@@ -271,6 +286,7 @@ fn live(disk: Arc<dyn Disk>, model: &mut Model, life: u8) -> bool {
     for path in OBJECTS {
         model.trust(&storage, path);
     }
+    model.continue_logs(&storage, life);
     model.put_new(&storage, fence, &pattern(life, 1, 700));
     // A fault ends the log and nothing else.
     let _ = model.write_log(&storage, format!("log/{life}"), life);
