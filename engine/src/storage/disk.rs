@@ -83,7 +83,7 @@ pub trait DiskFile: Debug + Send + Sync {
     /// Cuts or extends the file to `len` bytes.
     fn set_len(&mut self, len: u64) -> io::Result<()>;
     /// Returns the length in bytes.
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
     /// Locks the file for this holder alone; fails with [`io::ErrorKind::WouldBlock`] if another one holds it.
     fn try_lock(&mut self) -> io::Result<()>;
 }
@@ -166,7 +166,7 @@ impl DiskFile for File {
         File::set_len(self, len)
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
 

@@ -221,7 +221,7 @@ impl Storage for LocalStorage {
     fn open(&self, path: &str) -> Result<Box<dyn AppendFile>, StorageError> {
         let target = self.root.join(checked(path)?);
         let file = self.disk.open(&target).map_err(missing_or("open", &target))?;
-        let size = file.len().map_err(io_error("open", &target))?;
+        let size = file.size().map_err(io_error("open", &target))?;
         let doubtful_name = Some(self.disk.clone());
         Ok(Box::new(LocalAppendFile { path: target, file, size, failed: false, doubtful_name }))
     }

@@ -377,7 +377,7 @@ impl DiskFile for SimulatedFile {
         })
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         self.disk.simple(Call::Metadata, &self.path, &[], |_, _| Ok(self.inode.lock().written().len() as u64))
     }
 

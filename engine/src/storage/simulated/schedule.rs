@@ -32,7 +32,7 @@ pub enum Call {
     CreateFolder,
     /// `list`.
     List,
-    /// `metadata`, `len`.
+    /// `metadata`, `size`.
     Metadata,
     /// `try_lock`.
     Lock,

@@ -108,8 +108,8 @@ impl DiskFile for CarelessFile {
         self.file.set_len(len)
     }
 
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
+    fn size(&self) -> io::Result<u64> {
+        self.file.size()
     }
 
     fn try_lock(&mut self) -> io::Result<()> {
