@@ -99,7 +99,8 @@ impl Pipeline {
         let Finished { plan, outlets } = self.draft.finish()?;
         let (settings, path) = (self.settings.clone(), self.folder);
         let opened = tokio::task::spawn_blocking(move || open(&path, outlets, &settings)).await;
-        let (folder, sinks, live) = opened.map_err(|error| Error::Internal(format!("cannot open the folder: {error}")))??;
+        let (folder, sinks, live) =
+            opened.map_err(|error| Error::Internal(format!("cannot open the folder: {error}")))??;
         let endless = !assemble::unbounded_sources(&plan).is_empty();
         let job = assemble::start_job(&folder, plan, sinks, live, &self.settings).await?;
         Ok(Running { job, endless, _folder: folder })

@@ -34,9 +34,9 @@ mod store;
 pub use manifest::{
     BufferState, Checkpoint, Holds, Manifest, PaneState, PartitionState, SourceState, TableState, WindowSaved,
 };
-pub use pack::{Part, PackWriter};
+pub use pack::{PackWriter, Part};
 pub use recovery::{Decision, FoundCheckpoint, FoundLog, FoundManifest, FoundTable, From, Start, decide};
-pub use store::{Collected, Store, STATE_FOLDER, MANIFEST_FOLDER};
+pub use store::{Collected, MANIFEST_FOLDER, STATE_FOLDER, Store};
 
 use crate::storage::StorageError;
 
@@ -69,7 +69,9 @@ pub enum CheckpointError {
         version: u64,
     },
     /// Another process has written where this one was to write.
-    #[error("{path} was written by another process, which has taken over the data folder: this one commits nothing more")]
+    #[error(
+        "{path} was written by another process, which has taken over the data folder: this one commits nothing more"
+    )]
     Overtaken {
         /// The manifest.
         path: String,

@@ -133,10 +133,8 @@ pub fn decide(
         ));
     };
     notes.extend(bad.iter().map(|what| format!("{what}; starting from {}", newest.words())));
-    let rebuilt: BTreeMap<&str, String> = tables
-        .iter()
-        .filter_map(|table| Some((table.name.as_str(), newest.misfit(table)?)))
-        .collect();
+    let rebuilt: BTreeMap<&str, String> =
+        tables.iter().filter_map(|table| Some((table.name.as_str(), newest.misfit(table)?))).collect();
     let fits = |start: &Candidate<'_>| {
         let mut others = tables.iter().filter(|table| !rebuilt.contains_key(table.name.as_str()));
         others.all(|table| start.misfit(table).is_none())
@@ -345,17 +343,24 @@ mod tests {
             manifest.rewound_to = Some(Epoch(10));
         });
         let later = edit(manifest(5, 15, &["w"]), |_| {});
-        let without_t = |number, epoch| {
-            edit(manifest(number, epoch, &[]), |manifest| drop(manifest.tables.remove("t")))
-        };
+        let without_t =
+            |number, epoch| edit(manifest(number, epoch, &[]), |manifest| drop(manifest.tables.remove("t")));
         let with_late_t = |number, epoch, base| {
             edit(manifest(number, epoch, &["w"]), |manifest| {
                 manifest.tables.get_mut("t").expect("known").base = Epoch(base);
             })
         };
         let cases: Vec<(&str, String, &str)> = vec![
-            ("a fresh folder", decided(1, vec![], &[], &[on("t", Found::New)]), "beginning newest - next 1 rebuild [t]"),
-            ("killed before the first checkpoint", decided(1, vec![], &[], &both()), "beginning newest - next 1 rebuild []"),
+            (
+                "a fresh folder",
+                decided(1, vec![], &[], &[on("t", Found::New)]),
+                "beginning newest - next 1 rebuild [t]",
+            ),
+            (
+                "killed before the first checkpoint",
+                decided(1, vec![], &[], &both()),
+                "beginning newest - next 1 rebuild []",
+            ),
             ("the newest checkpoint", decided(11, three(), &[], &both()), "3@30 newest 3 next 4 rebuild []"),
             (
                 "a manifest that only commits builds on a checkpoint",
@@ -437,7 +442,11 @@ mod tests {
             (
                 "all damaged, the log shrunk",
                 decided(11, vec![damage(1), damage(2)], &[], &both()),
-                &["manifest 1 is damaged; manifest 2 is damaged", "reaches back only to epoch 11", "Nothing was changed"],
+                &[
+                    "manifest 1 is damaged; manifest 2 is damaged",
+                    "reaches back only to epoch 11",
+                    "Nothing was changed",
+                ],
             ),
             ("no checkpoints, the log shrunk", decided(11, vec![], &[], &both()), &["no checkpoint is there"]),
             (

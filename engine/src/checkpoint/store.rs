@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 
 use super::manifest::Manifest;
-use super::recovery::line_of_descent;
 use super::pack::{PackReader, PackWriter, Part};
+use super::recovery::line_of_descent;
 use super::{CHECKPOINTS_KEPT, CheckpointError};
 use crate::epoch::Epoch;
 use crate::storage::{Storage, StorageError};
@@ -156,10 +156,13 @@ impl Store {
         // A manifest that cannot be read may name any pack: nothing is removed while one is left.
         if unreadable.iter().all(|number| removed.contains(number)) {
             let kept = readable.iter().filter(|(number, _)| !removed.contains(number));
-            let named: BTreeSet<&str> =
-                kept.filter_map(|(_, manifest)| manifest.checkpoint()).flat_map(|checkpoint| checkpoint.packs()).collect();
+            let named: BTreeSet<&str> = kept
+                .filter_map(|(_, manifest)| manifest.checkpoint())
+                .flat_map(|checkpoint| checkpoint.packs())
+                .collect();
             for entry in self.storage.list(STATE_FOLDER)? {
-                if !named.contains(entry.name.as_str()) && pack_incarnation(&entry.name).is_some_and(|of| of <= incarnation)
+                if !named.contains(entry.name.as_str())
+                    && pack_incarnation(&entry.name).is_some_and(|of| of <= incarnation)
                 {
                     self.storage.delete(&pack_path(&entry.name))?;
                     collected.packs += 1;
@@ -271,13 +274,20 @@ mod tests {
             store.write(manifest(number, holds)).expect("written");
         }
         let orphan = pack(&store, 55, 0..1);
-        let later = { let mut packs = store.packs(Epoch(70), 2); let part = packs.add(&batch(0..1)).expect("encodes"); packs.finish().expect("written"); part };
+        let later = {
+            let mut packs = store.packs(Epoch(70), 2);
+            let part = packs.add(&batch(0..1)).expect("encodes");
+            packs.finish().expect("written");
+            part
+        };
         let collected = store.collect(1).expect("works");
         assert_eq!(collected.oldest, Some(Epoch(40)));
         assert_eq!((collected.manifests, collected.packs), (3, 2), "1, 2 and 3; the packs of 2 and the orphan");
         assert_eq!(store.numbers().expect("listed"), [4, 5, 6]);
         for number in 4..=6 {
-            store.read_parts(store.read(number).expect("there").checkpoint().expect("a checkpoint").parts()).expect("whole");
+            store
+                .read_parts(store.read(number).expect("there").checkpoint().expect("a checkpoint").parts())
+                .expect("whole");
         }
         assert!(store.read_parts([&orphan]).is_err());
         store.read_parts([&later]).expect("of a later process");

@@ -106,7 +106,14 @@ pub(crate) fn build<'scope>(
             Operator::Window(window) => {
                 let (rows, time) = built[window.input.0].clone();
                 let time = time.ok_or("a window needs a source with an event time")?;
-                let (results, late) = operator::window::window(rows, time.clone(), context, id, plan, ports.restored.windows.remove(&id))?;
+                let (results, late) = operator::window::window(
+                    rows,
+                    time.clone(),
+                    context,
+                    id,
+                    plan,
+                    ports.restored.windows.remove(&id),
+                )?;
                 if let Some(name) = &window.late_table {
                     to_table(late, name)?;
                 }

@@ -200,7 +200,8 @@ impl Checkpointer {
 
     fn wait_for(&self, epoch: Epoch) -> Result<(), Ended> {
         while self.progress.committable() < epoch {
-            if self.failure.is_set() || !self.progress.wait_committable(epoch, FAILURE_CHECK) && self.progress.has_ended()
+            if self.failure.is_set()
+                || !self.progress.wait_committable(epoch, FAILURE_CHECK) && self.progress.has_ended()
             {
                 return Err(Ended::Failed);
             }
@@ -265,12 +266,7 @@ impl Checkpointer {
         Ok(())
     }
 
-    fn write(
-        &mut self,
-        epoch: Epoch,
-        holds: Holds,
-        pending: &BTreeMap<String, Vec<Committable>>,
-    ) -> Result<(), Ended> {
+    fn write(&mut self, epoch: Epoch, holds: Holds, pending: &BTreeMap<String, Vec<Committable>>) -> Result<(), Ended> {
         let decision = |table: &Table| TableDecision {
             base: table.base,
             committed: table.committed,
@@ -409,11 +405,7 @@ impl Table {
         answers
     }
 
-    fn gather(
-        &self,
-        answers: Receiver<Result<Prepared, SinkError>>,
-        failure: &Failure,
-    ) -> Result<Prepared, Ended> {
+    fn gather(&self, answers: Receiver<Result<Prepared, SinkError>>, failure: &Failure) -> Result<Prepared, Ended> {
         let mut all = Prepared::default();
         for _ in &self.orders {
             let mut prepared = answer_of(&answers, failure)??;

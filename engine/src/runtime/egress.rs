@@ -201,7 +201,10 @@ impl Egress {
     }
 
     fn waiting(&self, epoch: Epoch) -> Prepared {
-        Prepared { committables: Vec::new(), waiting: self.buffer.peek(epoch).map(|(of, rows)| (of, rows.clone())).collect() }
+        Prepared {
+            committables: Vec::new(),
+            waiting: self.buffer.peek(epoch).map(|(of, rows)| (of, rows.clone())).collect(),
+        }
     }
 }
 

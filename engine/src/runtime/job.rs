@@ -33,8 +33,8 @@ use crate::fence::Incarnation;
 use crate::ingest::Replay;
 use crate::plan::{NodeId, Operator, Plan, SourceNode, WindowNode};
 use crate::sink::Sink;
-use crate::window::PaneCodec;
 use crate::source::{Resume, Stop};
+use crate::window::PaneCodec;
 
 /// The folder of the ingest log, in the data folder.
 pub const LOG_FOLDER: &str = "log";

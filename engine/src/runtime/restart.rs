@@ -95,7 +95,9 @@ impl Restart {
             if let Some(why) = self.start.rebuilt.get(&table.name).filter(|_| table.found != Found::New) {
                 let reach = match oldest_us {
                     _ if from == Epoch::NONE => "from the beginning of the log".to_owned(),
-                    Some(us) => format!("from epoch {} on, as far as the log reaches back: {}", from.next(), instant(us)),
+                    Some(us) => {
+                        format!("from epoch {} on, as far as the log reaches back: {}", from.next(), instant(us))
+                    }
                     None => format!("from epoch {} on", from.next()),
                 };
                 tracing::warn!(table = table.name, "{why}: it is filled again {reach}; {done}");
@@ -120,7 +122,11 @@ impl Restart {
             }
             if !decided.pending.is_empty() {
                 sink.commit(newest.epoch, &decided.pending)?;
-                tracing::info!(table = sink.name(), epoch = newest.epoch.0, "committed what was decided before the stop");
+                tracing::info!(
+                    table = sink.name(),
+                    epoch = newest.epoch.0,
+                    "committed what was decided before the stop"
+                );
             }
         }
         Ok(())
@@ -237,7 +243,9 @@ fn choose(
             Decision::Start(start) => start,
         };
         let From::Checkpoint { number, .. } = start.from else { return Ok((start, None, HashMap::new())) };
-        let Some(FoundManifest::Whole(manifest)) = manifests.get(&number) else { unreachable!("only a whole one is chosen") };
+        let Some(FoundManifest::Whole(manifest)) = manifests.get(&number) else {
+            unreachable!("only a whole one is chosen")
+        };
         let checkpoint = manifest.checkpoint().expect("only one with a checkpoint is chosen").clone();
         match store.read_parts(checkpoint.parts()) {
             Ok(batches) => {

@@ -236,7 +236,9 @@ async fn an_input_whose_end_was_not_sealed_is_committed_by_the_next_run() {
 }
 
 /// The threads of a table and the checkpointer, without a dataflow: what they are given, and what says how far it is.
-fn deciding(sink: Writes) -> (Vec<std::thread::JoinHandle<()>>, Sender<(Epoch, RecordBatch)>, Arc<Progress>, Arc<Marks>) {
+fn deciding(
+    sink: Writes,
+) -> (Vec<std::thread::JoinHandle<()>>, Sender<(Epoch, RecordBatch)>, Arc<Progress>, Arc<Marks>) {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
     let (clock, failure): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), Failure::new(|| {}));
     let (progress, marks) = (Arc::new(Progress::default()), Arc::new(Marks::default()));

@@ -9,12 +9,28 @@
 //! 3. [`Storage::put_new`] fails with [`StorageError::Exists`] if the object is there; of two racing calls one wins.
 //! 4. After [`AppendFile::sync`] returns `Ok`, all bytes appended before it survive power loss. After an `Err` the file
 //!    must not be trusted again: drop it, and recover from what is on disk.
+//! 5. After an `Err` other than [`StorageError::Exists`] a put may have happened or not: look before it is tried again.
+//! 6. [`Storage::delete`] promises nothing about power loss: what was deleted may come back, until its folder is synced.
+//!
+//! ```text
+//!   Storage ◄── MemoryStorage                                       promises 2 and 3; nothing outlives the process
+//!      ▲
+//!      └─────── LocalStorage ──► Disk ◄── SystemDisk                files of the machine
+//!               the crash protocol   ▲
+//!                                    └─── SimulatedDisk             stops, loses, tears and refuses, by a seed
+//! ```
 
+mod disk;
 mod local;
 mod memory;
+mod reserve;
+pub mod simulated;
 
+pub use disk::{Disk, DiskEntry, DiskFile, FileKind, Metadata, SystemDisk};
 pub use local::{FolderLock, LocalStorage};
 pub use memory::MemoryStorage;
+pub use reserve::{RESERVE_BYTES, Reserve};
+pub use simulated::SimulatedDisk;
 
 use std::io;
 
@@ -35,13 +51,13 @@ pub struct Entry {
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// `put_new` or `create` found something there.
-    #[error("{path} exists already")]
+    #[error("cannot create {path}: it exists already")]
     Exists {
         /// The object.
         path: String,
     },
     /// Nothing is there.
-    #[error("{path} does not exist")]
+    #[error("cannot open {path}: it does not exist")]
     Missing {
         /// The object.
         path: String,
@@ -66,10 +82,10 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    /// Whether there is no room left: more may become possible without a restart.
+    /// Returns whether the disk or the quota is full: it may work again when space is freed.
     pub fn is_disk_full(&self) -> bool {
-        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
-        matches!(self, StorageError::Io { source, .. } if full.contains(&source.kind()))
+        let StorageError::Io { source, .. } = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
 }
 
@@ -85,11 +101,13 @@ pub trait Storage: Send + Sync + 'static {
     fn get(&self, path: &str) -> Result<Bytes, StorageError>;
     /// Lists a folder, by name. A folder that does not exist is empty.
     fn list(&self, dir: &str) -> Result<Vec<Entry>, StorageError>;
-    /// Removes an object; one that is not there is no error.
+    /// Removes an object; one that is not there is no error. Not durable by itself: a power loss may bring the object
+    /// back, whole, until [`Storage::sync_dir`] of its folder returned `Ok`.
     fn delete(&self, path: &str) -> Result<(), StorageError>;
     /// Makes an empty file to append to; its name is durable when this returns.
     fn create(&self, path: &str) -> Result<Box<dyn AppendFile>, StorageError>;
-    /// Opens a file to append to.
+    /// Opens a file to append to. That it was there to open says nothing about power loss; the first
+    /// [`AppendFile::sync`] makes its name and all of its bytes durable, whoever wrote them.
     fn open(&self, path: &str) -> Result<Box<dyn AppendFile>, StorageError>;
     /// Makes what is visible in a folder durable, before a decision is based on it (after a crash an entry may be
     /// visible and not yet durable).
@@ -132,10 +150,15 @@ fn checked_dir(dir: &str) -> Result<&str, StorageError> {
 mod tests {
     //! One table of behaviour, held by every implementation.
 
+    mod promises;
+
+    use std::sync::Arc;
+
     use super::*;
 
     fn each(claim: impl Fn(&dyn Storage)) {
         claim(&MemoryStorage::default());
+        claim(&LocalStorage::on(Arc::new(SimulatedDisk::new(1)), "data").unwrap());
         let folder = tempfile::tempdir().unwrap();
         claim(&LocalStorage::open(folder.path()).unwrap());
     }

@@ -48,9 +48,9 @@ impl PaneCodec {
     /// Makes the codec of a query with these accumulators and keys.
     pub fn new(layout: Layout, keys: KeyColumn) -> PaneCodec {
         let mut fields = vec![Field::new("group", DataType::UInt8, false)];
-        fields.extend(keys.fields().iter().enumerate().map(|(at, (kind, _))| {
-            Field::new(format!("k{at}"), kind.clone(), true)
-        }));
+        fields.extend(
+            keys.fields().iter().enumerate().map(|(at, (kind, _))| Field::new(format!("k{at}"), kind.clone(), true)),
+        );
         fields.extend((0..layout.width()).map(|word| match layout.is_text(word) {
             true => Field::new(format!("w{word}"), DataType::Utf8View, true),
             false => Field::new(format!("w{word}"), DataType::UInt64, false),
@@ -187,8 +187,9 @@ mod tests {
 
     fn fill(state: &mut WindowState, random: &mut StdRng, rows: usize) {
         let keys = KeyColumn::new(key_fields()).expect("supported types");
-        let texts: Vec<Option<String>> =
-            (0..rows).map(|_| random.random_bool(0.9).then(|| format!("a longer text {}", random.random_range(0..99)))).collect();
+        let texts: Vec<Option<String>> = (0..rows)
+            .map(|_| random.random_bool(0.9).then(|| format!("a longer text {}", random.random_range(0..99))))
+            .collect();
         let numbers: Int64Array =
             (0..rows).map(|_| random.random_bool(0.9).then(|| random.random_range(-50..50))).collect();
         let texts: ArrayRef = Arc::new(StringViewArray::from_iter(texts.iter().map(Option::as_deref)));

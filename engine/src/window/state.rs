@@ -150,10 +150,10 @@ impl WindowState {
     ) {
         let layout = &self.layout;
         let expected = if selection.count() >= PRESIZE_ROWS_MIN { self.group_count_last } else { 0 };
-        let open = self.panes.entry(pane).or_insert_with(|| OpenPane {
-            pane: Arc::new(Pane::with_capacity(expected, layout)),
-            is_saved: false,
-        });
+        let open = self
+            .panes
+            .entry(pane)
+            .or_insert_with(|| OpenPane { pane: Arc::new(Pane::with_capacity(expected, layout)), is_saved: false });
         open.is_saved = false;
         Arc::make_mut(&mut open.pane).update(layout, keys, hashes, arguments, selection, &mut self.groups);
     }
