@@ -30,8 +30,12 @@ pub(crate) struct Config {
     pub(crate) workers: Option<usize>,
     /// Longest time an epoch stays open.
     pub(crate) epoch_interval: Duration,
+    /// Time between two checkpoints.
+    pub(crate) checkpoint_interval: Duration,
     /// Time between two commits of a table.
     pub(crate) commit_interval: Duration,
+    /// Threads that write the files of a table.
+    pub(crate) table_writers: usize,
     /// The log filter.
     pub(crate) log_level: String,
     /// The log's form.
@@ -118,6 +122,17 @@ const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "durability.checkpoint",
+        unit: "duration",
+        default: r#""10s""#,
+        doc: "Time between two checkpoints: how much of the log a restart reads again. Changes no result.",
+        set: |config, text| {
+            config.checkpoint_interval =
+                parse_duration("durability.checkpoint", text, Duration::from_millis(10), Duration::from_secs(3600))?;
+            Ok(())
+        },
+    },
+    Key {
         name: "tables.commit",
         unit: "duration",
         default: r#""5s""#,
@@ -125,6 +140,17 @@ const KEYS: &[Key] = &[
         set: |config, text| {
             config.commit_interval =
                 parse_duration("tables.commit", text, Duration::from_millis(10), Duration::from_secs(3600))?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "tables.writers",
+        unit: "threads",
+        default: "1",
+        doc: "Threads that write the files of one table, at most as many as there are workers. Each commit makes a file for each.",
+        set: |config, text| {
+            let count = text.parse().ok().filter(|count| (1..=WORKERS_MAX).contains(count));
+            config.table_writers = count.ok_or_else(|| format!("a number from 1 to {WORKERS_MAX}"))?;
             Ok(())
         },
     },
@@ -181,7 +207,9 @@ impl Default for Config {
             server_insecure: false,
             workers: None,
             epoch_interval: Duration::ZERO,
+            checkpoint_interval: Duration::ZERO,
             commit_interval: Duration::ZERO,
+            table_writers: 0,
             log_level: String::new(),
             log_format: LogFormat::Auto,
         };

@@ -60,9 +60,11 @@ impl From<JobError> for Error {
         let text = with_causes(&error);
         match error {
             JobError::Plan(_) => Error::Input(text),
-            JobError::Source { .. } | JobError::Storage(_) | JobError::Log(_) | JobError::Environment(_) => {
-                Error::Environment(text)
-            }
+            JobError::Source { .. }
+            | JobError::Storage(_)
+            | JobError::Log(_)
+            | JobError::Environment(_)
+            | JobError::Disk { .. } => Error::Environment(text),
             JobError::Sink(error) => error.into(),
             JobError::Operator(_) => Error::Internal(text),
         }
