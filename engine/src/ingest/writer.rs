@@ -81,7 +81,9 @@ impl LogWriter {
             panic!("the log cannot take this record: {why}");
         }
         if let Some(next) = &mut self.next {
-            return next.push(record);
+            let size = next.push(record);
+            next.ends_full = self.options.is_full(record, next.size());
+            return size;
         }
         let Current { place, len, .. } = self.current;
         let at = len + self.pending.len() as u64;
@@ -152,7 +154,11 @@ impl LogWriter {
         // Only now: that the next segment exists says that this one is durable up to its end.
         if let Some(draft) = self.next.take_if(|draft| draft.size() > HEADER_BYTES as u64) {
             self.bytes += draft.size();
+            let ends_full = draft.ends_full;
             self.current = draft.make(&*self.storage, &self.dir)?;
+            if ends_full {
+                self.next = Some(Draft::new(self.current.header.successor(self.current.len, self.position)));
+            }
         }
         Ok(())
     }
@@ -185,11 +191,13 @@ pub(super) struct Draft {
     place: Place,
     /// Room for the header, and the frames.
     bytes: Vec<u8>,
+    /// Whether its last frame is a Seal that fills it.
+    ends_full: bool,
 }
 
 impl Draft {
     pub(super) fn new(header: Header) -> Draft {
-        Draft { header, place: header.place(), bytes: vec![0; HEADER_BYTES] }
+        Draft { header, place: header.place(), bytes: vec![0; HEADER_BYTES], ends_full: false }
     }
 
     pub(super) fn size(&self) -> u64 {

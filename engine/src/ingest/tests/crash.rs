@@ -392,3 +392,22 @@ fn a_failed_roll_poisons_the_writer_and_keeps_what_was_synced() {
     let (records, _) = recover(&disk, options(0)).unwrap();
     assert_eq!(records[0], seal(1, false));
 }
+
+#[test]
+fn a_shrink_does_not_rely_on_a_segment_whose_name_is_not_durable_yet() {
+    for seed in 0..20 {
+        let disk = CrashDisk::new(seed, usize::MAX);
+        let (_, mut writer) = recover(&disk, options(0)).unwrap();
+        for epoch in 1..=4 {
+            writer.append(&seal(epoch, true));
+            writer.sync().unwrap();
+        }
+        // The writer has linked the last segment and waits for the folder's sync, while another thread shrinks.
+        disk.state.lock().unsynced_names.insert(segment::path(DIR, 4));
+        assert_eq!(shrink(&disk, DIR, Epoch(4)).unwrap().segments, 3);
+        disk.restart(true, usize::MAX);
+        let mut replay = open(&disk, options(0)).unwrap();
+        replay.skip_to(Epoch(3)).unwrap();
+        assert_eq!(read_all(&mut replay).unwrap(), [seal(4, true)], "seed {seed}");
+    }
+}
