@@ -38,7 +38,7 @@ impl Reserve {
 
     /// Makes the file if it is missing or has another size, durably; returns whether it had to.
     ///
-    /// An error with [`StorageError::is_disk_full`] says that there is no room for it, and changes nothing.
+    /// An error with [`StorageError::is_disk_full`] says that there is no room for it; it takes none then.
     pub fn ensure(&self, storage: &dyn Storage) -> Result<bool, StorageError> {
         match storage.open(RESERVE_PATH) {
             Ok(file) if file.size() == self.size_bytes => {

@@ -438,6 +438,27 @@ fn of_two_racing_put_new_at_most_one_wins_wherever_the_power_is_lost() {
 }
 
 #[test]
+fn a_file_that_failed_once_is_never_trusted_again() {
+    for call in [Call::Write, Call::SyncFile, Call::SetLen, Call::SyncFolder] {
+        let disk = SimulatedDisk::new(1);
+        let storage = LocalStorage::on(Arc::new(disk.clone()), "data").unwrap();
+        storage.create("log/1").unwrap().append(b"before").unwrap();
+        let mut file = storage.open("log/1").unwrap();
+        disk.inject(Fault::at(call, Failure::Io));
+        let failed = file.append(b"lost").and_then(|()| file.sync()).and_then(|()| file.truncate(2));
+        assert!(failed.is_err(), "{call:?}");
+
+        let calls = disk.calls();
+        for again in [file.append(b"more"), file.sync(), file.truncate(0)] {
+            let error = again.unwrap_err();
+            let why = std::error::Error::source(&error).unwrap().to_string();
+            assert!(why.contains("earlier write or sync of this file failed"), "{call:?}: {why}");
+        }
+        assert_eq!(disk.calls(), calls, "{call:?}: nothing is tried again");
+    }
+}
+
+#[test]
 fn a_full_disk_is_told_from_a_broken_one() {
     let disk = SimulatedDisk::new(1);
     let storage = LocalStorage::on(Arc::new(disk.clone()), "data").unwrap();
