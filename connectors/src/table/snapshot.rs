@@ -66,13 +66,43 @@ pub struct DataFile {
     pub crc32c: Option<u32>,
 }
 
+impl DataFile {
+    /// Checks that these are the file's bytes, all of them, as they were written.
+    pub fn verify(&self, bytes: &[u8]) -> Result<(), TableError> {
+        let damaged = |problem: String| Err(TableError::Damaged { path: self.path.clone(), problem });
+        if bytes.len() as u64 != self.size {
+            return damaged(format!("it has {} bytes, not {} as written", bytes.len(), self.size));
+        }
+        let crc32c = crc32c::crc32c(bytes);
+        match self.crc32c {
+            Some(expected) if expected != crc32c => {
+                damaged(format!("its checksum is {crc32c:08x}, not {expected:08x} as written"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Snapshot {
     /// Reads the newest version of the table in `dir`; `None` if there is no table.
     pub fn load(storage: &dyn Storage, dir: &str) -> Result<Option<Snapshot>, TableError> {
         let log = DeltaLog { storage, dir };
-        let Some(replay) = Replay::load(log)? else { return Ok(None) };
+        Replay::load(log)?.map(|replay| Snapshot::of(log, replay)).transpose()
+    }
+
+    /// Reads a version of the table in `dir`; `None` if it is not there yet, or not any more.
+    pub fn load_at(storage: &dyn Storage, dir: &str, version: u64) -> Result<Option<Snapshot>, TableError> {
+        let log = DeltaLog { storage, dir };
+        if log.get(&format!("{version:020}.json"))?.is_none() {
+            return Ok(None);
+        }
+        Replay::load_until(log, version)?.map(|replay| Snapshot::of(log, replay)).transpose()
+    }
+
+    /// Makes a snapshot of a table's state; its files are in the order of the state's.
+    pub(super) fn of(log: DeltaLog, replay: Replay) -> Result<Snapshot, TableError> {
         let schema = parse_schema(&replay.metadata.schema_string)
-            .map_err(|problem| TableError::Unsupported { dir: dir.to_owned(), problem })?;
+            .map_err(|problem| TableError::Unsupported { dir: log.dir.to_owned(), problem })?;
         let mut snapshot = Snapshot {
             version: replay.version,
             schema: Arc::new(schema),
@@ -85,7 +115,7 @@ impl Snapshot {
             let file = snapshot.data_file(log, &add)?;
             snapshot.files.push(Arc::new(file));
         }
-        Ok(Some(snapshot))
+        Ok(snapshot)
     }
 
     /// Goes on to the newest version: reads version + 1 and further until there is none. Returns whether there was
