@@ -10,6 +10,7 @@
 //! versions since then give the same.
 
 use std::collections::BTreeMap;
+use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -124,7 +125,10 @@ fn read_checked(log: DeltaLog, version: u64, expected: Option<&str>) -> Result<R
     {
         return Err(damaged(format!("its checksum is {crc32c}, not {expected} as written")));
     }
-    let rows = decode(bytes).map_err(|error| damaged(error.to_string()))?;
+    // The Parquet reader panics on some damage, such as a dictionary whose count of values is 0 by a flipped bit.
+    let rows = catch_unwind(|| decode(bytes))
+        .map_err(|_| damaged("it is not a Parquet file that can be read".to_owned()))?
+        .map_err(|error| damaged(error.to_string()))?;
     let actions = rows.into_iter().filter_map(Row::into_action).collect();
     Replay::from_actions(version, actions).ok_or_else(|| damaged("it has no protocol or no metaData".to_owned()))
 }
@@ -248,6 +252,8 @@ fn schema() -> SchemaRef {
 
 #[cfg(test)]
 mod tests {
+    use tidemill_engine::storage::MemoryStorage;
+
     use super::*;
     use crate::table::actions::{Add, Format, MetaData, Protocol, Remove, Txn};
 
@@ -306,17 +312,23 @@ mod tests {
     fn a_flipped_bit_in_an_older_checkpoint_never_reads_as_another_table() {
         let rows = rows(replay(), 1_000_000_000_001);
         let bytes = encode(&rows).unwrap();
-        let expected = lines(&rows);
-        let mut found = 0;
-        for at in 0..bytes.len() {
+        let storage = MemoryStorage::default();
+        let log = DeltaLog { storage: &storage, dir: "t" };
+        let (mut tried, mut found) = (0, 0);
+        for at in (0..bytes.len()).step_by(5) {
             let mut flipped = bytes.clone();
             flipped[at] ^= 4;
-            // A bit that carries nothing may flip: names of the schema's groups, statistics.
-            match decode(Bytes::from(flipped)) {
-                Ok(rows) => assert!(lines(&rows) == expected, "byte {at}"),
-                Err(_) => found += 1,
+            storage.put(&log.path(&file_name(100)), &flipped).unwrap();
+            tried += 1;
+            match read(log, 100) {
+                // The bit carries nothing: it is in statistics, or in a part of the footer that no reader needs.
+                Ok(read) => assert_eq!((read.adds, read.transactions), (replay().adds, replay().transactions), "{at}"),
+                Err(error) => {
+                    assert!(matches!(error, TableError::Damaged { .. }), "{error}");
+                    found += 1;
+                }
             }
         }
-        assert!(found > bytes.len() / 4, "{found} of {}", bytes.len());
+        assert!(found > tried / 4, "{found} of {tried}");
     }
 }

@@ -33,9 +33,10 @@ pub(super) const RETENTION_MS: i64 = 24 * 60 * 60 * 1000;
 /// Deletes what nobody needs. `base_id` is who fills the table, `incarnation` who cleans.
 pub(super) fn clean(log: DeltaLog, base_id: &str, incarnation: u64, now_ms: i64) -> Result<Cleaned, TableError> {
     let mut cleaned = Cleaned::default();
+    // Listed before the log is read: what another process prepares and commits from here on is not judged.
+    let on_disk = log.data_files()?;
     // Durable before it is believed: a power loss must not bring back a table that needs what was deleted.
     let Some(replay) = read_durable(log)? else { return Ok(cleaned) };
-    let on_disk = log.data_files()?;
     for (path, why) in unnamed(log, base_id, &replay, &on_disk)? {
         let own = FileName::parse(&path).is_some_and(|name| name.incarnation == incarnation);
         if own || !why.is_deletable(now_ms) {

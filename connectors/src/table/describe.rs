@@ -145,6 +145,8 @@ pub struct LogDescription {
     pub bytes: u64,
     /// The checkpoint that readers start from.
     pub newest_checkpoint: Option<u64>,
+    /// Why it is not known which one that is; readers look for it themselves then.
+    pub newest_checkpoint_problem: Option<String>,
     /// All checkpoints.
     pub checkpoints: Vec<CheckpointDescription>,
 }
@@ -273,11 +275,17 @@ fn describe_log(log: DeltaLog, checksums: Checksums) -> Result<LogDescription, T
         };
         checkpoints.push(CheckpointDescription { version, bytes, state });
     }
+    let (newest_checkpoint, newest_checkpoint_problem) = match checkpoint::newest(log) {
+        Ok(newest) => (newest, None),
+        Err(TableError::Storage(error)) => return Err(error.into()),
+        Err(error) => (None, Some(error.to_string())),
+    };
     Ok(LogDescription {
         first_version: commits.first().map(|(version, _)| *version),
         versions: commits.len(),
         bytes: commits.iter().map(|(_, bytes)| bytes).sum(),
-        newest_checkpoint: checkpoint::newest(log).unwrap_or_default(),
+        newest_checkpoint,
+        newest_checkpoint_problem,
         checkpoints,
     })
 }

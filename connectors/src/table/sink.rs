@@ -16,7 +16,7 @@ use super::committer::Committer;
 use super::layout::{Layout, TableSpec};
 use super::log::DeltaLog;
 use super::opening::{Begun, Found, begin, changed_refusal, look};
-use super::path::decode_path;
+use super::path::{FileName, decode_path};
 use super::snapshot::{CRC32C_TAG, GENERATION_TAG};
 use super::writer::{TableWriter, read_committable};
 use super::{TableError, refused};
@@ -107,6 +107,10 @@ impl TableSink {
     /// the view was changed or the content starts elsewhere. Doing it again does nothing. Until then the sink and its
     /// writers refuse to write.
     pub fn begin(&mut self, base: Epoch) -> Result<Begun, SinkError> {
+        let begun_before = self.committer.as_ref().map(|committer| committer.content().base);
+        if let Some(before) = begun_before.filter(|before| *before != base) {
+            return Err(self.refused(format!("it was begun behind epoch {before}, and then behind epoch {base}")));
+        }
         let shared = &self.shared;
         let now_ms = shared.now_ms();
         let (begun, replay) = begin(shared.log(), &shared.spec, &shared.layout, base, &self.new_id, now_ms)?;
@@ -155,10 +159,12 @@ impl TableSink {
 
     /// What another process prepared may be gone or damaged: it is checked before the log names it.
     fn check_files(&self, adds: &[Add]) -> Result<(), SinkError> {
-        let incarnation = format!("-{:016x}-", self.shared.incarnation);
-        for add in adds.iter().filter(|add| !add.path.contains(&incarnation)) {
+        for add in adds {
             let log = self.shared.log();
             let path = decode_path(log.dir, &add.path).map_err(|error| error.into_sink_error(self.name()))?;
+            if FileName::parse(&path).is_some_and(|name| name.incarnation == self.shared.incarnation) {
+                continue;
+            }
             let path = log.table_path(&path);
             let found = match log.storage.get(&path) {
                 Ok(bytes) if i64::try_from(bytes.len()) != Ok(add.size) => {

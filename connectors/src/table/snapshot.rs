@@ -9,6 +9,7 @@ use tidemill_engine::storage::Storage;
 
 use super::TableError;
 use super::actions::{Action, Add};
+use super::checkpoint;
 use super::log::DeltaLog;
 use super::path::decode_path;
 use super::replay::Replay;
@@ -129,18 +130,26 @@ impl Snapshot {
             commits.push(actions);
         }
         if version == self.version {
-            return Ok(false);
+            // A reader that slept for longer than versions are kept finds none after its own.
+            return match checkpoint::newest(log)? {
+                Some(newest) if newest > version => self.load_again(storage, dir),
+                _ => Ok(false),
+            };
         }
         let of_table = |action: &Action| matches!(action, Action::Protocol(_) | Action::MetaData(_));
         if commits.iter().flatten().any(of_table) {
             // Another schema gives every file other bounds: rare enough to read it all again.
-            if let Some(newest) = Snapshot::load(storage, dir)? {
-                *self = newest;
-            }
-            return Ok(true);
+            return self.load_again(storage, dir);
         }
         self.advance(log, version, commits.into_iter().flatten())?;
         Ok(true)
+    }
+
+    fn load_again(&mut self, storage: &dyn Storage, dir: &str) -> Result<bool, TableError> {
+        let Some(newest) = Snapshot::load(storage, dir)? else { return Ok(false) };
+        let is_newer = newest.version > self.version;
+        *self = newest;
+        Ok(is_newer)
     }
 
     fn advance(
