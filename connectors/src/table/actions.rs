@@ -227,6 +227,19 @@ pub(super) fn decode_commit(path: &str, bytes: &[u8]) -> Result<Vec<Action>, Tab
     }
 }
 
+/// Returns when a commit was written, if its writer said so.
+pub(super) fn commit_time_ms(bytes: &[u8]) -> Option<i64> {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    lines.find_map(|line| serde_json::from_slice::<Row>(line).ok()?.commit_info?.timestamp)
+}
+
+/// Returns one line for each row: the form in which rows are compared.
+pub(super) fn lines(rows: &[Row]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    rows.iter().for_each(|row| write_line(&mut bytes, row));
+    bytes
+}
+
 fn write_line(bytes: &mut Vec<u8>, row: &Row) {
     serde_json::to_writer(&mut *bytes, row).expect("actions have text keys and go to memory");
     bytes.push(b'\n');

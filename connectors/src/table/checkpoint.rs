@@ -5,10 +5,12 @@
 //!   00000000000000000100.checkpoint.parquet   one row for each action that still counts          durable first
 //!   _last_checkpoint                          {"version":100,…}: which one to read                then this
 //! ```
-//! A process that dies between the two leaves a checkpoint that nobody reads. One that is damaged (its checksum is in
-//! `_last_checkpoint`) is passed over: the versions before it are still there and give the same.
+//! A process that dies between the two leaves a checkpoint that nobody reads at first. One that is damaged (its checksum
+//! is in `_last_checkpoint`, that of what it says in its own footer) is passed over: the checkpoint before it and the
+//! versions since then give the same.
 
 use std::collections::BTreeMap;
+use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -20,12 +22,13 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
 use tidemill_engine::storage::{Storage, StorageError};
 
 use super::TableError;
-use super::actions::{Action, Row};
+use super::actions::{Action, Row, lines};
 use super::log::DeltaLog;
 use super::replay::Replay;
 use super::snapshot::CRC32C_TAG;
@@ -33,6 +36,7 @@ use super::snapshot::CRC32C_TAG;
 /// Versions between two checkpoints; also told to other writers (`delta.checkpointInterval`).
 pub(super) const INTERVAL_VERSIONS: u64 = 100;
 const LAST_CHECKPOINT: &str = "_last_checkpoint";
+const CHECKPOINT_SUFFIX: &str = ".checkpoint.parquet";
 /// How long a removed file is remembered, for readers of older versions and for `VACUUM` of other engines.
 const TOMBSTONE_AGE_MAX_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 
@@ -55,10 +59,13 @@ pub(super) fn write(storage: &dyn Storage, dir: &str, version: u64, now_ms: i64)
     let path = log.path(&file_name(replay.version));
     let version = replay.version;
     let rows = rows(replay, now_ms);
-    let bytes = encode(&rows).map_err(|error| TableError::Unsupported {
+    let unusable = |problem: String| TableError::Unsupported {
         dir: dir.to_owned(),
-        problem: format!("its checkpoint: {error}"),
-    })?;
+        problem: format!("its checkpoint: {problem}"),
+    };
+    let bytes = encode(&rows).map_err(|error| unusable(error.to_string()))?;
+    // Versions will be deleted because it is there: it must be read as it was written.
+    decode(Bytes::from(bytes.clone())).map_err(|error| unusable(error.to_string()))?;
     match storage.put_new(&path, &bytes) {
         Ok(()) => {}
         Err(StorageError::Exists { .. }) => return Ok(()),
@@ -71,33 +78,59 @@ pub(super) fn write(storage: &dyn Storage, dir: &str, version: u64, now_ms: i64)
     Ok(storage.put(&log.path(LAST_CHECKPOINT), &pointer)?)
 }
 
+/// Returns which checkpoint is the newest; `None` if there is none.
+pub(super) fn newest(log: DeltaLog) -> Result<Option<u64>, TableError> {
+    Ok(pointer(log)?.map(|pointer| pointer.version))
+}
+
 /// Reads the newest checkpoint; `None` if there is none.
 pub(super) fn read_newest(log: DeltaLog) -> Result<Option<Replay>, TableError> {
-    let Some(pointer) = log.get(LAST_CHECKPOINT)? else { return Ok(None) };
-    let damaged = |name: &str, problem: String| TableError::Damaged { path: log.path(name), problem };
-    let pointer: Pointer =
-        serde_json::from_slice(&pointer).map_err(|error| damaged(LAST_CHECKPOINT, error.to_string()))?;
-    let name = file_name(pointer.version);
+    let Some(pointer) = pointer(log)? else { return Ok(None) };
     if pointer.parts.is_some() {
         let problem = format!("its checkpoint of version {} has several parts", pointer.version);
         return Err(TableError::Unsupported { dir: log.dir.to_owned(), problem });
     }
-    let bytes = log.get(&name)?.ok_or_else(|| damaged(&name, "it is missing".to_owned()))?;
-    let crc32c = format!("{:08x}", crc32c::crc32c(&bytes));
-    match pointer.tags.get(CRC32C_TAG) {
-        Some(expected) if *expected != crc32c => {
-            return Err(damaged(&name, format!("its checksum is {crc32c}, not {expected} as written")));
-        }
-        _ => {}
-    }
-    let actions = decode(bytes).map_err(|error| damaged(&name, error.to_string()))?;
-    Replay::from_actions(pointer.version, actions)
-        .map(Some)
-        .ok_or_else(|| damaged(&name, "it has no protocol or no metaData".to_owned()))
+    read_checked(log, pointer.version, pointer.tags.get(CRC32C_TAG).map(String::as_str)).map(Some)
 }
 
-fn file_name(version: u64) -> String {
-    format!("{version:020}.checkpoint.parquet")
+/// Reads the checkpoint of a version.
+pub(super) fn read(log: DeltaLog, version: u64) -> Result<Replay, TableError> {
+    read_checked(log, version, None)
+}
+
+/// Lists the checkpoints that are there, in order, with their bytes.
+pub(super) fn listed(log: DeltaLog) -> Result<Vec<(u64, u64)>, StorageError> {
+    log.listed(CHECKPOINT_SUFFIX)
+}
+
+/// The name of a version's checkpoint in the log's folder.
+pub(super) fn file_name(version: u64) -> String {
+    format!("{version:020}{CHECKPOINT_SUFFIX}")
+}
+
+fn pointer(log: DeltaLog) -> Result<Option<Pointer>, TableError> {
+    let Some(pointer) = log.get(LAST_CHECKPOINT)? else { return Ok(None) };
+    let damaged =
+        |error: serde_json::Error| TableError::Damaged { path: log.path(LAST_CHECKPOINT), problem: error.to_string() };
+    serde_json::from_slice(&pointer).map(Some).map_err(damaged)
+}
+
+fn read_checked(log: DeltaLog, version: u64, expected: Option<&str>) -> Result<Replay, TableError> {
+    let name = file_name(version);
+    let damaged = |problem: String| TableError::Damaged { path: log.path(&name), problem };
+    let bytes = log.get(&name)?.ok_or_else(|| damaged("it is missing".to_owned()))?;
+    let crc32c = format!("{:08x}", crc32c::crc32c(&bytes));
+    if let Some(expected) = expected
+        && expected != crc32c
+    {
+        return Err(damaged(format!("its checksum is {crc32c}, not {expected} as written")));
+    }
+    // The Parquet reader panics on some damage, such as a dictionary whose count of values is 0 by a flipped bit.
+    let rows = catch_unwind(|| decode(bytes))
+        .map_err(|_| damaged("it is not a Parquet file that can be read".to_owned()))?
+        .map_err(|error| damaged(error.to_string()))?;
+    let actions = rows.into_iter().filter_map(Row::into_action).collect();
+    Replay::from_actions(version, actions).ok_or_else(|| damaged("it has no protocol or no metaData".to_owned()))
 }
 
 fn rows(replay: Replay, now_ms: i64) -> Vec<Row> {
@@ -118,9 +151,11 @@ fn encode(rows: &[Row]) -> Result<Vec<u8>, ParquetError> {
         arrow_json::ReaderBuilder::new(Arc::clone(&schema)).with_batch_size(rows.len()).build_decoder()?;
     decoder.serialize(rows)?;
     let batch = decoder.flush()?.unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(&schema)));
+    let seal = KeyValue::new(CRC32C_TAG.to_owned(), content_crc32c(rows));
     let properties = WriterProperties::builder()
         .set_created_by(concat!("tidemill version ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::SNAPPY)
+        .set_key_value_metadata(Some(vec![seal]))
         .build();
     let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
     let mut writer = ArrowWriter::try_new_with_options(Vec::new(), schema, options)?;
@@ -128,19 +163,35 @@ fn encode(rows: &[Row]) -> Result<Vec<u8>, ParquetError> {
     writer.into_inner()
 }
 
-fn decode(bytes: Bytes) -> Result<Vec<Action>, ArrowError> {
-    let mut actions = Vec::new();
-    for batch in ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()? {
+/// Reads the rows of a checkpoint, and refuses one whose rows are not what was written.
+fn decode(bytes: Bytes) -> Result<Vec<Row>, ArrowError> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?;
+    let settings = reader.metadata().file_metadata().key_value_metadata();
+    let seal = settings
+        .and_then(|settings| settings.iter().find(|setting| setting.key == CRC32C_TAG))
+        .and_then(|setting| setting.value.clone());
+    let mut rows = Vec::new();
+    for batch in reader.build()? {
         let builder = arrow_json::WriterBuilder::new().with_explicit_nulls(true);
         let mut writer = builder.build::<_, arrow_json::writer::LineDelimited>(Vec::new());
         writer.write(&batch?)?;
         writer.finish()?;
         for line in writer.into_inner().split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let row: Row = serde_json::from_slice(line).map_err(|error| ArrowError::JsonError(error.to_string()))?;
-            actions.extend(row.into_action());
+            rows.push(serde_json::from_slice(line).map_err(|error| ArrowError::JsonError(error.to_string()))?);
         }
     }
-    Ok(actions)
+    match seal {
+        Some(expected) if expected != content_crc32c(&rows) => {
+            Err(ArrowError::ParquetError("its rows do not have the checksum that they were written with".to_owned()))
+        }
+        _ => Ok(rows),
+    }
+}
+
+/// The checksum of what a checkpoint says: the newest one has that of its bytes in `_last_checkpoint`, an older one
+/// only this.
+fn content_crc32c(rows: &[Row]) -> String {
+    format!("{:08x}", crc32c::crc32c(&lines(rows)))
 }
 
 /// The columns of a classic checkpoint, as the protocol has them.
@@ -201,6 +252,8 @@ fn schema() -> SchemaRef {
 
 #[cfg(test)]
 mod tests {
+    use tidemill_engine::storage::MemoryStorage;
+
     use super::*;
     use crate::table::actions::{Add, Format, MetaData, Protocol, Remove, Txn};
 
@@ -248,10 +301,34 @@ mod tests {
     fn a_checkpoint_holds_all_that_counts() {
         let before = replay();
         let bytes = encode(&rows(before.clone(), 1_000_000_000_001)).unwrap();
-        let after = Replay::from_actions(100, decode(Bytes::from(bytes)).unwrap()).unwrap();
+        let actions = decode(Bytes::from(bytes)).unwrap().into_iter().filter_map(Row::into_action).collect();
+        let after = Replay::from_actions(100, actions).unwrap();
         assert_eq!(after.adds, before.adds);
         assert_eq!(after.transactions, before.transactions);
         assert_eq!((after.metadata, after.protocol), (before.metadata, before.protocol));
         assert_eq!(after.removes.keys().collect::<Vec<_>>(), ["young"]);
+    }
+    #[test]
+    fn a_flipped_bit_in_an_older_checkpoint_never_reads_as_another_table() {
+        let rows = rows(replay(), 1_000_000_000_001);
+        let bytes = encode(&rows).unwrap();
+        let storage = MemoryStorage::default();
+        let log = DeltaLog { storage: &storage, dir: "t" };
+        let (mut tried, mut found) = (0, 0);
+        for at in (0..bytes.len()).step_by(5) {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 4;
+            storage.put(&log.path(&file_name(100)), &flipped).unwrap();
+            tried += 1;
+            match read(log, 100) {
+                // The bit carries nothing: it is in statistics, or in a part of the footer that no reader needs.
+                Ok(read) => assert_eq!((read.adds, read.transactions), (replay().adds, replay().transactions), "{at}"),
+                Err(error) => {
+                    assert!(matches!(error, TableError::Damaged { .. }), "{error}");
+                    found += 1;
+                }
+            }
+        }
+        assert!(found > tried / 4, "{found} of {tried}");
     }
 }

@@ -1,10 +1,17 @@
 //! The folder `_delta_log`: names of versions, reading one, writing one.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use tidemill_engine::storage::{Storage, StorageError};
 
 use super::TableError;
 use super::actions::{Action, decode_commit};
+
+/// How the names of commits end.
+pub(super) const COMMIT_SUFFIX: &str = ".json";
+/// How deep other writers may nest partitions; ours are one deep.
+const FOLDERS_DEEP_MAX: usize = 8;
 
 /// The log of one table: a view that is cheap to make.
 #[derive(Clone, Copy)]
@@ -62,16 +69,40 @@ impl DeltaLog<'_> {
 
     /// Lists the versions that are there, in order.
     pub(super) fn versions(&self) -> Result<Vec<u64>, StorageError> {
+        Ok(self.listed(COMMIT_SUFFIX)?.into_iter().map(|(version, _)| version).collect())
+    }
+
+    /// Lists what is there of one kind: the version and the bytes, in order.
+    pub(super) fn listed(&self, suffix: &str) -> Result<Vec<(u64, u64)>, StorageError> {
         let entries = found(self.storage.list(&self.folder()))?.unwrap_or_default();
-        let mut versions: Vec<u64> = entries.iter().filter_map(|entry| version_of(&entry.name)).collect();
+        let version_of = |name: &str| name.strip_suffix(suffix).filter(|digits| digits.len() == 20)?.parse().ok();
+        let mut versions: Vec<(u64, u64)> =
+            entries.iter().filter_map(|entry| Some((version_of(&entry.name)?, entry.size))).collect();
         versions.sort_unstable();
         Ok(versions)
     }
-}
 
-/// Returns the version that a commit's name stands for.
-fn version_of(name: &str) -> Option<u64> {
-    name.strip_suffix(".json").filter(|digits| digits.len() == 20)?.parse().ok()
+    /// Lists the files beside the log: path in the table's folder, and bytes. What begins with `_` or `.` is hidden, by
+    /// the format's rule.
+    pub(super) fn data_files(&self) -> Result<BTreeMap<String, u64>, StorageError> {
+        let mut files = BTreeMap::new();
+        let mut folders = vec![(String::new(), 0)];
+        while let Some((folder, depth)) = folders.pop() {
+            let listed = if folder.is_empty() { self.dir.to_owned() } else { self.table_path(&folder) };
+            for entry in found(self.storage.list(&listed))?.unwrap_or_default() {
+                if entry.name.starts_with(['_', '.']) {
+                    continue;
+                }
+                let path = if folder.is_empty() { entry.name } else { format!("{folder}/{}", entry.name) };
+                if !entry.is_dir {
+                    files.insert(path, entry.size);
+                } else if depth < FOLDERS_DEEP_MAX {
+                    folders.push((path, depth + 1));
+                }
+            }
+        }
+        Ok(files)
+    }
 }
 
 /// Turns "is not there" into `None`.

@@ -17,13 +17,14 @@
 //!
 //! Reader protocol 1, writer protocol 2, no table features. What that leaves out: deletion vectors, column mapping,
 //! timestamps without a zone (every instant is UTC here), unsigned integers (widened). What this module does not do
-//! yet: compaction, retention, removal of garbage.
+//! yet: compaction, and retention of rows.
 //!
 //! Modules from the sink down to the bytes, then the reader's side.
 
 mod sink;
 
 mod opening;
+mod rewind;
 
 mod committer;
 mod encode;
@@ -40,14 +41,22 @@ mod actions;
 mod log;
 
 mod checkpoint;
+mod clean;
 mod replay;
 mod snapshot;
+
+mod describe;
 
 #[cfg(test)]
 mod tests;
 
+pub use describe::{
+    CheckpointDescription, Checksums, FileDescription, FileState, LogDescription, OrphanFile, OrphanKind, RemovedFile,
+    TableDescription, describe,
+};
 pub use layout::{Partitioning, TableSpec};
 pub use opening::{Begun, Found};
+pub use rewind::{Rewind, Rewound, rewind};
 pub use sink::TableSink;
 pub use snapshot::{ColumnBounds, DataFile, Snapshot};
 pub use value::Value;

@@ -4,7 +4,10 @@
 //! (`site=a%2Fb`), and the whole path is percent-encoded once more in the log (`site=a%252Fb/…`). The value that
 //! counts is in the log; the folder is for people, so a long one is simply cut.
 
+use std::fmt;
 use std::fmt::Write;
+
+use tidemill_engine::epoch::Epoch;
 
 use super::TableError;
 
@@ -29,6 +32,42 @@ pub(super) fn folder(column: &str, value: Option<&str>) -> String {
         folder.truncate(cut);
     }
     folder
+}
+
+/// The name of a data file: unique for each attempt to write one, never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileName {
+    /// The commit that it was prepared for.
+    pub(super) epoch: Epoch,
+    /// The process that prepared it.
+    pub(super) incarnation: u64,
+    /// The writer in that process.
+    pub(super) writer: usize,
+    /// Counts the files of one writer for one epoch.
+    pub(super) sequence: u32,
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let FileName { epoch, incarnation, writer, sequence } = self;
+        write!(f, "e{:012}-{incarnation:016x}-w{writer:05}-{sequence:04}.parquet", epoch.0)
+    }
+}
+
+impl FileName {
+    /// Reads the name of a file in a table's folder; `None` if it is not one that this program gives.
+    pub(super) fn parse(path: &str) -> Option<FileName> {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        let mut parts = name.strip_suffix(".parquet")?.split('-');
+        let found = FileName {
+            epoch: Epoch(parts.next()?.strip_prefix('e')?.parse().ok()?),
+            incarnation: u64::from_str_radix(parts.next()?, 16).ok()?,
+            writer: parts.next()?.strip_prefix('w')?.parse().ok()?,
+            sequence: parts.next()?.parse().ok()?,
+        };
+        // Only what would be written the same: anything else is somebody else's.
+        (found.to_string() == name).then_some(found)
+    }
 }
 
 /// Writes a path as the log has it.
@@ -92,6 +131,18 @@ mod tests {
             assert_eq!(folder("site", value), expected);
         }
         assert_eq!(folder(".a/b", Some("x")), "%2Ea%2Fb=x");
+    }
+
+    #[test]
+    fn a_file_name_is_known_again_and_others_are_not() {
+        let name = FileName { epoch: Epoch(42), incarnation: 0x9f2c_61d0_a4b8_e357, writer: 3, sequence: 7 };
+        assert_eq!(name.to_string(), "e000000000042-9f2c61d0a4b8e357-w00003-0007.parquet");
+        assert_eq!(FileName::parse(&format!("date=2026-11-20/{name}")), Some(name));
+        let large = FileName { epoch: Epoch(u64::MAX), incarnation: 0, writer: 1_000_000, sequence: 1_000_000 };
+        assert_eq!(FileName::parse(&large.to_string()), Some(large));
+        for other in ["part-00000-c000.snappy.parquet", "e42-9f2c61d0a4b8e357-w00003-0007.parquet", "e.parquet", ""] {
+            assert_eq!(FileName::parse(other), None, "{other}");
+        }
     }
 
     #[test]

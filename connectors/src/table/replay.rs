@@ -31,28 +31,26 @@ impl Replay {
 
     /// Reads a table as it was at `version`, or newest if it is older.
     pub(super) fn load_until(log: DeltaLog, version: u64) -> Result<Option<Replay>, TableError> {
-        let (mut replay, problem) = match checkpoint::read_newest(log) {
-            Ok(replay) => (replay, None),
-            // All versions may still be there, and give the same.
+        let (newest, mut problem) = match checkpoint::read_newest(log) {
+            Ok(replay) => (replay.filter(|replay| replay.version <= version), None),
+            // What lies before it may still be there, and gives the same.
             Err(error @ (TableError::Damaged { .. } | TableError::Unsupported { .. })) => (None, Some(error)),
             Err(error) => return Err(error),
         };
-        if replay.is_none() {
-            match log.read(0)? {
-                Some(actions) => replay = Some(Replay::create(log, actions)?),
-                None => match (problem, log.versions()?.first()) {
-                    (Some(problem), _) => return Err(problem),
-                    (None, None) => return Ok(None),
-                    (None, Some(first)) => {
-                        return Err(TableError::Damaged {
-                            path: log.commit_path(0),
-                            problem: format!("it is missing, and version {first} is there"),
-                        });
-                    }
-                },
-            }
-        }
-        let mut replay = replay.expect("read from a checkpoint or from version 0");
+        let replay = match newest {
+            Some(replay) => Some(replay),
+            None => Replay::load_older(log, version, &mut problem)?,
+        };
+        let Some(mut replay) = replay else {
+            return match (problem, log.versions()?.first()) {
+                (Some(problem), _) => Err(problem),
+                (None, None) => Ok(None),
+                (None, Some(first)) => Err(TableError::Damaged {
+                    path: log.commit_path(0),
+                    problem: format!("it is missing, and version {first} is there"),
+                }),
+            };
+        };
         while replay.version < version
             && let Some(actions) = log.read(replay.version + 1)?
         {
@@ -60,6 +58,20 @@ impl Replay {
         }
         replay.check(log)?;
         Ok(Some(replay))
+    }
+
+    /// Reads the newest checkpoint that is whole and not behind `version`, or version 0 if there is none.
+    fn load_older(log: DeltaLog, version: u64, problem: &mut Option<TableError>) -> Result<Option<Replay>, TableError> {
+        for (older, _) in checkpoint::listed(log)?.into_iter().rev().filter(|(older, _)| *older <= version) {
+            match checkpoint::read(log, older) {
+                Ok(replay) => return Ok(Some(replay)),
+                Err(error @ (TableError::Damaged { .. } | TableError::Unsupported { .. })) => {
+                    problem.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        log.read(0)?.map(|actions| Replay::create(log, actions)).transpose()
     }
 
     fn create(log: DeltaLog, actions: Vec<Action>) -> Result<Replay, TableError> {

@@ -7,16 +7,17 @@ use std::thread::JoinHandle;
 use tidemill_engine::clock::{Clock, Dice};
 use tidemill_engine::epoch::Epoch;
 use tidemill_engine::sink;
-use tidemill_engine::sink::{Committable, Sink, SinkError, SinkWriter};
+use tidemill_engine::sink::{Cleaned, Committable, Sink, SinkError, SinkWriter};
 use tidemill_engine::storage::{Storage, StorageError};
 
 use super::actions::Add;
 use super::checkpoint;
+use super::clean::clean;
 use super::committer::Committer;
 use super::layout::{Layout, TableSpec};
 use super::log::DeltaLog;
 use super::opening::{Begun, Found, begin, changed_refusal, look};
-use super::path::decode_path;
+use super::path::{FileName, decode_path};
 use super::snapshot::{CRC32C_TAG, GENERATION_TAG};
 use super::writer::{TableWriter, read_committable};
 use super::{TableError, refused};
@@ -29,7 +30,7 @@ pub struct TableSink {
     new_id: String,
     /// There is none before [`TableSink::begin`].
     committer: Option<Committer>,
-    checkpointing: Option<JoinHandle<()>>,
+    housekeeping: Option<JoinHandle<()>>,
 }
 
 /// What the parts of a sink share.
@@ -55,6 +56,10 @@ impl Shared {
     pub(super) fn now_ms(&self) -> i64 {
         self.clock.now_us() / 1_000
     }
+
+    fn clean(&self) -> Result<Cleaned, TableError> {
+        clean(self.log(), &self.spec.base_id(), self.incarnation, self.now_ms())
+    }
 }
 
 impl TableSink {
@@ -73,7 +78,7 @@ impl TableSink {
         let (dir, incarnation, generation) = (dir.to_owned(), dice.roll(), OnceLock::new());
         let shared = Shared { storage, dir, clock, spec, layout, incarnation, generation };
         let found = look(shared.log(), &shared.spec, &shared.layout)?;
-        Ok(TableSink { shared: Arc::new(shared), found, new_id, committer: None, checkpointing: None })
+        Ok(TableSink { shared: Arc::new(shared), found, new_id, committer: None, housekeeping: None })
     }
 
     /// Opens the table and goes on where it ends, or creates it. Refuses one that is not what `spec` says.
@@ -103,6 +108,10 @@ impl TableSink {
     /// the view was changed or the content starts elsewhere. Doing it again does nothing. Until then the sink and its
     /// writers refuse to write.
     pub fn begin(&mut self, base: Epoch) -> Result<Begun, SinkError> {
+        let begun_before = self.committer.as_ref().map(|committer| committer.content().base);
+        if let Some(before) = begun_before.filter(|before| *before != base) {
+            return Err(self.refused(format!("it was begun behind epoch {before}, and then behind epoch {base}")));
+        }
         let shared = &self.shared;
         let now_ms = shared.now_ms();
         let (begun, replay) = begin(shared.log(), &shared.spec, &shared.layout, base, &self.new_id, now_ms)?;
@@ -151,10 +160,12 @@ impl TableSink {
 
     /// What another process prepared may be gone or damaged: it is checked before the log names it.
     fn check_files(&self, adds: &[Add]) -> Result<(), SinkError> {
-        let incarnation = format!("-{:016x}-", self.shared.incarnation);
-        for add in adds.iter().filter(|add| !add.path.contains(&incarnation)) {
+        for add in adds {
             let log = self.shared.log();
             let path = decode_path(log.dir, &add.path).map_err(|error| error.into_sink_error(self.name()))?;
+            if FileName::parse(&path).is_some_and(|name| name.incarnation == self.shared.incarnation) {
+                continue;
+            }
             let path = log.table_path(&path);
             let found = match log.storage.get(&path) {
                 Ok(bytes) if i64::try_from(bytes.len()) != Ok(add.size) => {
@@ -176,27 +187,28 @@ impl TableSink {
         Ok(())
     }
 
-    /// Makes a checkpoint of the log in the background, if it is time for one. One that fails costs only time at the
-    /// next start, so it is told and not returned.
-    fn checkpoint_if_due(&mut self, version: u64) {
+    /// Makes a checkpoint of the log in the background, if it is time for one, and cleans up. If that fails, it costs only
+    /// time and room until the next one, so it is told and not returned.
+    fn keep_house_if_due(&mut self, version: u64) {
         if !version.is_multiple_of(checkpoint::INTERVAL_VERSIONS) {
             return;
         }
-        if self.checkpointing.as_ref().is_some_and(|running| !running.is_finished()) {
+        if self.housekeeping.as_ref().is_some_and(|running| !running.is_finished()) {
             return;
         }
         let shared = Arc::clone(&self.shared);
         let work = move || {
             let table = &shared.spec.name;
-            match checkpoint::write(&*shared.storage, &shared.dir, version, shared.now_ms()) {
-                Ok(()) => tracing::debug!(table, version, "log checkpoint written"),
+            let kept = checkpoint::write(&*shared.storage, &shared.dir, version, shared.now_ms());
+            match kept.and_then(|()| shared.clean()) {
+                Ok(cleaned) => tracing::debug!(table, version, ?cleaned, "log checkpoint written"),
                 Err(error) => {
                     tracing::warn!(table, version, error = &error as &dyn std::error::Error, "no log checkpoint");
                 }
             }
         };
-        match std::thread::Builder::new().name("table-checkpoint".to_owned()).spawn(work) {
-            Ok(running) => self.checkpointing = Some(running),
+        match std::thread::Builder::new().name("table-housekeeping".to_owned()).spawn(work) {
+            Ok(running) => self.housekeeping = Some(running),
             Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "no thread for a log checkpoint"),
         }
     }
@@ -205,7 +217,7 @@ impl TableSink {
 impl Drop for TableSink {
     fn drop(&mut self) {
         // Nothing of the sink touches storage after it is gone.
-        if let Some(running) = self.checkpointing.take() {
+        if let Some(running) = self.housekeeping.take() {
             let _ = running.join();
         }
     }
@@ -255,9 +267,16 @@ impl Sink for TableSink {
         let committer = self.committer.as_mut().expect("looked at above");
         if committer.commit(epoch, &adds)? {
             let version = committer.version();
-            self.checkpoint_if_due(version);
+            self.keep_house_if_due(version);
         }
         Ok(())
+    }
+
+    fn clean(&mut self) -> Result<Cleaned, SinkError> {
+        if self.committer.is_none() {
+            return Err(self.refused("it was to be cleaned before it was begun".to_owned()));
+        }
+        self.shared.clean().map_err(|error| error.into_sink_error(self.name()))
     }
 }
 

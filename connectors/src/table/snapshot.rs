@@ -9,6 +9,7 @@ use tidemill_engine::storage::Storage;
 
 use super::TableError;
 use super::actions::{Action, Add};
+use super::checkpoint;
 use super::log::DeltaLog;
 use super::path::decode_path;
 use super::replay::Replay;
@@ -66,13 +67,43 @@ pub struct DataFile {
     pub crc32c: Option<u32>,
 }
 
+impl DataFile {
+    /// Checks that these are the file's bytes, all of them, as they were written.
+    pub fn verify(&self, bytes: &[u8]) -> Result<(), TableError> {
+        let damaged = |problem: String| Err(TableError::Damaged { path: self.path.clone(), problem });
+        if bytes.len() as u64 != self.size {
+            return damaged(format!("it has {} bytes, not {} as written", bytes.len(), self.size));
+        }
+        let crc32c = crc32c::crc32c(bytes);
+        match self.crc32c {
+            Some(expected) if expected != crc32c => {
+                damaged(format!("its checksum is {crc32c:08x}, not {expected:08x} as written"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Snapshot {
     /// Reads the newest version of the table in `dir`; `None` if there is no table.
     pub fn load(storage: &dyn Storage, dir: &str) -> Result<Option<Snapshot>, TableError> {
         let log = DeltaLog { storage, dir };
-        let Some(replay) = Replay::load(log)? else { return Ok(None) };
+        Replay::load(log)?.map(|replay| Snapshot::of(log, replay)).transpose()
+    }
+
+    /// Reads a version of the table in `dir`; `None` if it is not there yet, or not any more.
+    pub fn load_at(storage: &dyn Storage, dir: &str, version: u64) -> Result<Option<Snapshot>, TableError> {
+        let log = DeltaLog { storage, dir };
+        if log.get(&format!("{version:020}.json"))?.is_none() {
+            return Ok(None);
+        }
+        Replay::load_until(log, version)?.map(|replay| Snapshot::of(log, replay)).transpose()
+    }
+
+    /// Makes a snapshot of a table's state; its files are in the order of the state's.
+    pub(super) fn of(log: DeltaLog, replay: Replay) -> Result<Snapshot, TableError> {
         let schema = parse_schema(&replay.metadata.schema_string)
-            .map_err(|problem| TableError::Unsupported { dir: dir.to_owned(), problem })?;
+            .map_err(|problem| TableError::Unsupported { dir: log.dir.to_owned(), problem })?;
         let mut snapshot = Snapshot {
             version: replay.version,
             schema: Arc::new(schema),
@@ -85,7 +116,7 @@ impl Snapshot {
             let file = snapshot.data_file(log, &add)?;
             snapshot.files.push(Arc::new(file));
         }
-        Ok(Some(snapshot))
+        Ok(snapshot)
     }
 
     /// Goes on to the newest version: reads version + 1 and further until there is none. Returns whether there was
@@ -99,18 +130,26 @@ impl Snapshot {
             commits.push(actions);
         }
         if version == self.version {
-            return Ok(false);
+            // A reader that slept for longer than versions are kept finds none after its own.
+            return match checkpoint::newest(log)? {
+                Some(newest) if newest > version => self.load_again(storage, dir),
+                _ => Ok(false),
+            };
         }
         let of_table = |action: &Action| matches!(action, Action::Protocol(_) | Action::MetaData(_));
         if commits.iter().flatten().any(of_table) {
             // Another schema gives every file other bounds: rare enough to read it all again.
-            if let Some(newest) = Snapshot::load(storage, dir)? {
-                *self = newest;
-            }
-            return Ok(true);
+            return self.load_again(storage, dir);
         }
         self.advance(log, version, commits.into_iter().flatten())?;
         Ok(true)
+    }
+
+    fn load_again(&mut self, storage: &dyn Storage, dir: &str) -> Result<bool, TableError> {
+        let Some(newest) = Snapshot::load(storage, dir)? else { return Ok(false) };
+        let is_newer = newest.version > self.version;
+        *self = newest;
+        Ok(is_newer)
     }
 
     fn advance(

@@ -16,7 +16,7 @@ use tidemill_engine::sink::{Committable, SinkError, SinkWriter};
 use super::actions::Add;
 use super::encode::{Encoded, FILE_BYTES_MAX, encode_files};
 use super::layout::Layout;
-use super::path::{encode_path, folder};
+use super::path::{FileName, encode_path, folder};
 use super::sink::Shared;
 use super::snapshot::{BOUNDS_TAG, CRC32C_TAG, GENERATION_TAG, HI_EPOCH_TAG, LO_EPOCH_TAG};
 use super::stats::file_stats;
@@ -83,7 +83,7 @@ impl TableWriter {
         let mut adds = Vec::with_capacity(files.len());
         for file in files {
             let name = self.next_file_name(span.epoch);
-            let path = folder.as_ref().map_or_else(|| name.clone(), |folder| format!("{folder}/{name}"));
+            let path = folder.as_ref().map_or_else(|| name.to_string(), |folder| format!("{folder}/{name}"));
             shared
                 .storage
                 .put_new(&shared.log().table_path(&path), &file.bytes)
@@ -94,13 +94,13 @@ impl TableWriter {
     }
 
     /// Never returns the same name twice, also not for another try of one epoch.
-    fn next_file_name(&mut self, epoch: Epoch) -> String {
+    fn next_file_name(&mut self, epoch: Epoch) -> FileName {
         if self.next_name.0 != epoch {
             self.next_name = (epoch, 0);
         }
         let sequence = self.next_name.1;
         self.next_name.1 += 1;
-        format!("e{:012}-{:016x}-w{:05}-{sequence:04}.parquet", epoch.0, self.shared.incarnation, self.index)
+        FileName { epoch, incarnation: self.shared.incarnation, writer: self.index, sequence }
     }
 }
 

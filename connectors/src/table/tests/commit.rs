@@ -120,3 +120,71 @@ fn a_null_in_a_not_null_column_is_an_error_and_not_a_panic() {
     let error = job.prepare(1, &[(1, bad)]).expect_err("null in seq").to_string();
     assert!(error.contains("seq"), "{error}");
 }
+
+/// The names of what was prepared, as a refusal tells them.
+fn name_of(committable: &Committable) -> &str {
+    committable.summary.split(' ').next().unwrap()
+}
+
+#[test]
+fn two_writers_prepare_side_by_side_and_are_committed_together() {
+    let storage = memory();
+    let mut job = open(&storage, plain()).unwrap();
+    let writers: Vec<_> = (1..=2).map(|index| (index, job.sink.writer(index))).collect();
+    let prepared: Vec<Vec<Committable>> = std::thread::scope(|scope| {
+        let prepare = |(index, mut writer): (usize, Box<dyn SinkWriter>)| {
+            writer.prepare(Epoch(1), &[(Epoch(1), row(index as u64))]).unwrap()
+        };
+        let running: Vec<_> = writers.into_iter().map(|writer| scope.spawn(move || prepare(writer))).collect();
+        running.into_iter().map(|writer| writer.join().unwrap()).collect()
+    });
+    assert!(name_of(&prepared[0][0]).ends_with("-w00001-0000.parquet"), "{}", prepared[0][0].summary);
+    assert!(name_of(&prepared[1][0]).ends_with("-w00002-0000.parquet"), "{}", prepared[1][0].summary);
+    job.commit(1, &prepared.concat()).unwrap();
+    assert_eq!(sequence_numbers(&storage), [1, 2]);
+    assert_eq!(snapshot(&storage).version, 1);
+}
+
+#[test]
+fn a_successor_names_the_file_of_one_writer_that_is_gone_or_damaged() {
+    for (damage, words) in [(None, "is gone"), (Some(&b"short"[..]), "has 5 bytes, not ")] {
+        let storage = memory();
+        let mut job = open(&storage, plain()).unwrap();
+        let mut second = job.sink.writer(1);
+        let mut committables = job.write_epoch(1, row(1));
+        committables.extend(second.prepare(Epoch(1), &[(Epoch(1), row(2))]).unwrap());
+        let path = format!("{DIR}/{}", name_of(&committables[1]));
+        let bytes = storage.get(&path).unwrap();
+        match damage {
+            None => storage.delete(&path).unwrap(),
+            Some(damage) => storage.put(&path, damage).unwrap(),
+        }
+        let mut successor = open(&storage, plain()).unwrap();
+        let error = refusal(successor.commit(1, &committables));
+        assert!(error.contains(&path) && error.contains(words), "{error}");
+        let mut flipped = bytes.to_vec();
+        flipped[bytes.len() / 2] ^= 1;
+        storage.put(&path, &flipped).unwrap();
+        let error = refusal(successor.commit(1, &committables));
+        assert!(error.contains(&path) && error.contains("has the checksum"), "{error}");
+        assert_eq!(snapshot(&storage).version, 0, "nothing was committed");
+        storage.put(&path, &bytes).unwrap();
+        successor.commit(1, &committables).unwrap();
+        assert_eq!(sequence_numbers(&storage), [1, 2]);
+    }
+}
+
+#[test]
+fn two_processes_that_roll_the_same_epoch_forward_at_once_commit_it_once() {
+    let storage = memory();
+    let committables = open(&storage, plain()).unwrap().write_epoch(1, row(1));
+    let mut processes: Vec<Process> = (0..4).map(|_| open(&storage, plain()).unwrap()).collect();
+    std::thread::scope(|scope| {
+        for process in &mut processes {
+            let committables = &committables;
+            scope.spawn(move || process.commit(1, committables).unwrap());
+        }
+    });
+    assert_eq!(processes.iter().map(Process::last_committed).collect::<Vec<_>>(), [1; 4]);
+    assert_eq!((sequence_numbers(&storage), snapshot(&storage).version), (vec![1], 1));
+}

@@ -1,10 +1,17 @@
 //! Tables from the outside: what a job writes is what a reader sees, once, whatever storage does in between.
 
+mod clean;
 mod commit;
+mod crash_windows;
+mod describe;
 mod faults;
+mod faulty;
 mod reading;
 mod refusal;
+mod replace;
+mod rewind;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,6 +25,7 @@ use tidemill_engine::epoch::Epoch;
 use tidemill_engine::sink::{Committable, Sink, SinkError, SinkWriter};
 use tidemill_engine::storage::{MemoryStorage, Storage};
 
+use super::log::DeltaLog;
 use super::{DataFile, Partitioning, Snapshot, TableSink, TableSpec};
 
 const DIR: &str = "tables/readings$raw";
@@ -100,24 +108,27 @@ impl Process {
     }
 }
 
-/// Looks at the table as a new process would.
-fn look(storage: &Arc<dyn Storage>, spec: TableSpec) -> Result<TableSink, SinkError> {
-    look_at(storage, spec, NOVEMBER_20_US)
+/// The dice of a new process.
+fn dice() -> Arc<SeededDice> {
+    static PROCESSES: AtomicUsize = AtomicUsize::new(0);
+    Arc::new(SeededDice::new(PROCESSES.fetch_add(1, Ordering::SeqCst) as u64))
 }
 
-/// The same at another time.
-fn look_at(storage: &Arc<dyn Storage>, spec: TableSpec, now_us: i64) -> Result<TableSink, SinkError> {
-    static PROCESSES: AtomicUsize = AtomicUsize::new(0);
-    let dice = SeededDice::new(PROCESSES.fetch_add(1, Ordering::SeqCst) as u64);
-    TableSink::open(Arc::clone(storage), DIR, spec, Arc::new(ManualClock::at(now_us)), Arc::new(dice))
+/// Looks at the table as a new process would.
+fn look(storage: &Arc<dyn Storage>, spec: TableSpec) -> Result<TableSink, SinkError> {
+    let clock = Arc::new(ManualClock::at(NOVEMBER_20_US));
+    TableSink::open(Arc::clone(storage), DIR, spec, clock, dice())
 }
 
 /// Opens the table as a new process would, and goes on with it, or creates it.
 fn open(storage: &Arc<dyn Storage>, spec: TableSpec) -> Result<Process, SinkError> {
-    static PROCESSES: AtomicUsize = AtomicUsize::new(1 << 20);
-    let dice = Arc::new(SeededDice::new(PROCESSES.fetch_add(1, Ordering::SeqCst) as u64));
-    let clock = Arc::new(ManualClock::at(NOVEMBER_20_US));
-    TableSink::create_or_open(Arc::clone(storage), DIR, spec, clock, dice).map(Process::new)
+    open_at(storage, spec, NOVEMBER_20_US)
+}
+
+/// The same at another time.
+fn open_at(storage: &Arc<dyn Storage>, spec: TableSpec, now_us: i64) -> Result<Process, SinkError> {
+    let clock = Arc::new(ManualClock::at(now_us));
+    TableSink::create_or_open(Arc::clone(storage), DIR, spec, clock, dice()).map(Process::new)
 }
 
 fn memory() -> Arc<dyn Storage> {
@@ -159,6 +170,11 @@ fn refusal<T>(result: Result<T, SinkError>) -> String {
         Err(other) => panic!("not refused but {other}"),
         Ok(_) => panic!("not refused"),
     }
+}
+
+/// The paths of all data files that are there, in the table or not.
+fn files_on_disk(storage: &Arc<dyn Storage>) -> Vec<String> {
+    DeltaLog { storage: &**storage, dir: DIR }.data_files().unwrap().into_keys().collect()
 }
 
 fn version_path(version: u64) -> String {

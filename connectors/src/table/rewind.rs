@@ -1,0 +1,103 @@
+//! Rewind: the table's part of `tidemill restore`. What was committed behind a checkpoint's epoch is taken out, in one
+//! version.
+//!
+//! ```text
+//!   files      e10 [1..10]   e20 [11..20]   e30 [21..30]         to = 25, committed = 20
+//!   after      e10           e20            -                    rows of 21..25 come from the checkpoint's buffer,
+//!              generation + 1, txn{…@generation, 20}             those behind 25 from the log
+//! ```
+//! Which generation follows is decided in the manifest before; so a rewind that is done again finds it, and does
+//! nothing. A process that was written off and still writes finds another generation than its own, and stops.
+
+use tidemill_engine::epoch::Epoch;
+use tidemill_engine::sink::SinkError;
+use tidemill_engine::storage::Storage;
+
+use super::actions::Add;
+use super::identity::{Content, app_id, base_id, foreign_job};
+use super::layout::check_owner;
+use super::log::DeltaLog;
+use super::opening::{check_protocol, removal, transaction};
+use super::refused;
+use super::replay::Replay;
+use super::settle::settle;
+use super::sink::tag;
+use super::snapshot::HI_EPOCH_TAG;
+
+/// Which table goes back, and how far.
+#[derive(Clone, Copy, Debug)]
+pub struct Rewind<'a> {
+    /// The job that fills it, by the id of its log.
+    pub job: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// The epoch of the checkpoint: files with rows behind it go.
+    pub to: Epoch,
+    /// What the checkpoint counts as committed in this table, its own decided commit included: no file that stays has
+    /// rows behind it.
+    pub committed: Epoch,
+    /// The generation that the table's content has afterwards.
+    pub generation: u64,
+}
+
+/// What [`rewind`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rewound {
+    /// Files that belong to the table no more.
+    pub files_removed: usize,
+    /// The table's newest version; `None` if there is no table.
+    pub version: Option<u64>,
+}
+
+/// Takes out of the table in `dir` what was committed behind a checkpoint. Does nothing if its generation is reached.
+pub fn rewind(storage: &dyn Storage, dir: &str, rewind: Rewind, now_ms: i64) -> Result<Rewound, SinkError> {
+    let log = DeltaLog { storage, dir };
+    let mut files_removed = 0;
+    let replay = settle(log, rewind.name, |replay| {
+        let Some(replay) = replay else { return Ok(None) };
+        match decide(replay, rewind, now_ms).map_err(|problem| refused(rewind.name, problem))? {
+            None => Ok(None),
+            Some((removed, commit)) => {
+                files_removed = removed;
+                Ok(Some(commit))
+            }
+        }
+    })?;
+    Ok(Rewound { files_removed, version: replay.map(|replay| replay.version) })
+}
+
+/// Returns how many files go, and the commit that takes them out; `None` if it is done.
+fn decide(replay: &Replay, rewind: Rewind, now_ms: i64) -> Result<Option<(usize, Vec<u8>)>, String> {
+    let base_id = base_id(rewind.job, rewind.name);
+    check_protocol(&replay.protocol)?;
+    check_owner(&base_id, &replay.metadata)?;
+    if let Some(other) = foreign_job(&base_id, &replay.transactions) {
+        return Err(format!("the table on disk has rows of {other}, and this is {base_id}: nothing was removed"));
+    }
+    let content = Content::of(&replay.metadata)?;
+    if content.generation >= rewind.generation {
+        return Ok(None);
+    }
+    let mut gone: Vec<&Add> = Vec::new();
+    for add in replay.adds.values() {
+        let hi = tag(add, HI_EPOCH_TAG).and_then(|text| text.parse().ok()).map(Epoch).ok_or_else(|| {
+            format!(
+                "{} was written by another program, which may have put rows of several epochs together: it cannot go back to epoch {}",
+                add.path, rewind.to
+            )
+        })?;
+        if hi > rewind.to {
+            gone.push(add);
+        } else if hi > rewind.committed {
+            return Err(format!(
+                "{} has rows up to epoch {hi}, and the checkpoint says that epoch {} is the last one in the table: nothing was removed",
+                add.path, rewind.committed
+            ));
+        }
+    }
+    let mut metadata = replay.metadata.clone();
+    Content { generation: rewind.generation, ..content }.describe_in(&mut metadata.configuration);
+    let txn = transaction(app_id(&base_id, rewind.generation), rewind.committed, now_ms)?;
+    let count = gone.len();
+    Ok(Some((count, removal("RESTORE", metadata, txn, gone.into_iter(), now_ms))))
+}
