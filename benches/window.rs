@@ -3,6 +3,7 @@
 
 mod workload;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use workload::Count;
@@ -16,9 +17,10 @@ use tidemill_engine::clock::{SystemClock, SystemDice};
 use tidemill_engine::decode::{Decoded, Decoder, Format};
 use tidemill_engine::epoch::Epoch;
 use tidemill_engine::expr::{Column, ExprRef};
+use tidemill_engine::ingest::LogOptions;
 use tidemill_engine::plan::{EventTimeNode, Operator, Plan, SourceNode, WindowNode, window_schema};
 use tidemill_engine::runtime::{Job, JobOptions};
-use tidemill_engine::sink::{Committable, Sink, SinkError, SinkWriter};
+use tidemill_engine::sink::{Committable, Found, Sink, SinkError, SinkWriter};
 use tidemill_engine::source::{Chunk, Data, Intake, Resume, Source, SourceError, Stop};
 use tidemill_engine::storage::MemoryStorage;
 use tidemill_engine::time::Watermark;
@@ -214,6 +216,14 @@ struct Discard(Epoch);
 impl Sink for Discard {
     fn name(&self) -> &str {
         "windows"
+    }
+
+    fn found(&self) -> Found {
+        Found::New
+    }
+
+    fn begin(&mut self, _: Epoch) -> Result<String, SinkError> {
+        Ok("discarded".to_owned())
     }
 
     fn last_committed(&self) -> Epoch {
