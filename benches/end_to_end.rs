@@ -71,7 +71,7 @@ async fn pipeline(sql: &str, workers: usize) {
     let mistakes = |mistakes: Vec<assemble::Mistake>| mistakes.iter().map(|m| m.render(false)).collect::<String>();
     let pipeline = assemble::compile(&[file], &context).map_err(mistakes).expect("compiles");
     let sinks = assemble::open_sinks(&folder, &pipeline.tables, &settings).expect("opens");
-    let job = assemble::start_job(&folder, pipeline.plan, sinks, &settings).await.expect("starts");
+    let job = assemble::start_job(&folder, pipeline.plan, sinks, Default::default(), &settings).await.expect("starts");
     job.finished().await.expect("finishes");
     assert!(job.status().windows[0].results > 0, "windows came out");
 }
