@@ -1,0 +1,169 @@
+//! The verdict: what is wrong with tables, told by ledgers, log and model.
+//!
+//! - [`readings`]: each reading is where it belongs, as often as it should
+//! - [`windows`]: each window is what the model says, and what the rows say
+//! - [`epochs`]: each version of each table holds whole epochs
+//! - [`files`]: each file that a version names is there, whole
+
+mod epochs;
+mod files;
+mod readings;
+#[cfg(test)]
+mod tests;
+mod windows;
+
+use std::path::Path;
+
+use super::sources::{self, SOURCES, Source};
+use crate::harness::tables::Judge;
+
+/// Files that a killed program may leave in one table for nobody, for each of its starts.
+const ORPHANS_OF_A_START_MAX: u64 = 8;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    /// A sentence for each kind of offence; empty, if all is right.
+    pub(super) offences: Vec<String>,
+    /// Rows of plain views, dead letters and quarantine.
+    pub(super) rows: u64,
+    /// Acknowledged readings that are nowhere.
+    pub(super) lost: u64,
+    /// Readings that are there too often.
+    pub(super) duplicated: u64,
+    /// Windows that are missing, wrong, or too many.
+    pub(super) wrong_windows: u64,
+    /// Versions of tables, each of which was looked at.
+    pub(super) versions: u64,
+    /// Files that no version names.
+    pub(super) orphans: u64,
+}
+
+/// What kind of damage a check finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Lost,
+    Duplicated,
+    Window,
+    Other,
+}
+
+/// A query that must find nothing.
+struct Check {
+    class: Class,
+    claim: &'static str,
+    sql: String,
+}
+
+fn check(class: Class, claim: &'static str, sql: impl Into<String>) -> Check {
+    Check { class, claim, sql: sql.into() }
+}
+
+impl Verdict {
+    /// Adds what was found in another round.
+    pub(super) fn add(&mut self, other: Verdict) {
+        self.offences.extend(other.offences);
+        self.rows += other.rows;
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.wrong_windows += other.wrong_windows;
+        self.versions += other.versions;
+        self.orphans += other.orphans;
+    }
+
+    fn run(&mut self, judge: &mut Judge, checks: &[Check], about: &str) {
+        for Check { class, claim, sql } in checks {
+            let Some((count, text)) = judge.offences(claim, sql) else { continue };
+            match class {
+                Class::Lost => self.lost += count,
+                Class::Duplicated => self.duplicated += count,
+                Class::Window => self.wrong_windows += count,
+                Class::Other => {}
+            }
+            self.offences.push(format!("{about}: {text}"));
+        }
+    }
+}
+
+/// Returns what is wrong with the tables of all sources. The program has ended well.
+pub(super) fn on(tables: &Path, ledgers: &Path, log: &Path, starts: u64) -> Verdict {
+    let mut judge = Judge::new();
+    let mut verdict = Verdict::default();
+    judge.log(log, &sources::for_the_model());
+    for source in &SOURCES {
+        load(&mut judge, source, tables, ledgers);
+        for checks in [readings::checks(source.way), windows::checks(source), epochs::checks()] {
+            verdict.run(&mut judge, &checks, source.name);
+        }
+        verdict.rows += judge.number("SELECT count(*) FROM seen").unsigned_abs();
+
+        // A load that makes nothing late, or no dead letters, proves less than it says.
+        for (what, sql) in [
+            ("dead letter", "SELECT count(*) FROM seen WHERE home = 'dead'"),
+            ("row from the future", "SELECT count(*) FROM seen WHERE home = 'future'"),
+            ("late row", "SELECT count(*) FROM late"),
+            ("window", "SELECT count(*) FROM w"),
+        ] {
+            let acknowledged = judge.number("SELECT count(*) FROM ledger WHERE what = 'A'");
+            if judge.number(sql) == 0 && acknowledged > 20_000 && (what != "late row" || source.name == "hasty") {
+                verdict.offences.push(format!("{}: {acknowledged} readings and not one {what}", source.name));
+            }
+        }
+        for table in source.tables() {
+            let dir = tables.join(&table);
+            if dir.exists() {
+                let found = files::look(&dir);
+                verdict.versions += found.versions;
+                verdict.orphans += found.orphans;
+                verdict.offences.extend(found.offences.into_iter().map(|offence| format!("{table}: {offence}")));
+                if found.orphans > starts * ORPHANS_OF_A_START_MAX {
+                    let text = format!("{table}: {} files that nobody names after {starts} starts", found.orphans);
+                    verdict.offences.push(text);
+                }
+            }
+        }
+    }
+    verdict
+}
+
+/// Makes known what the checks ask: `ledger`, `logged`, `seen` (rows of plain view, dead letters and quarantine, with their
+/// home and version), `late`, `w`, `expected_w`, `expected_late`, and the versions of the tables.
+fn load(judge: &mut Judge, source: &Source, tables: &Path, ledgers: &Path) {
+    let name = source.name;
+    judge.ledger("ledger", &ledgers.join(format!("{name}-*.csv")));
+    let [raw, dead, future, w, late] = source.tables();
+    let none = "SELECT NULL::VARCHAR AS who, NULL::BIGINT AS seq, NULL::BIGINT AS v, NULL::BIGINT AS ts, \
+                NULL::BIGINT AS version WHERE false";
+    let plain = "SELECT who, seq, v, epoch_us(ts) AS ts, version FROM found";
+    // What does not decode is told by its bytes.
+    let letters = r#"SELECT regexp_extract(text, '"who":"([^"]+)"', 1) AS who,
+        regexp_extract(text, '"seq":(\d+)', 1)::BIGINT AS seq, regexp_extract(text, '"v":"?(-?\d+)', 1)::BIGINT AS v,
+        NULL::BIGINT AS ts, version FROM (SELECT decode(payload) AS text, version FROM found)"#;
+    for (table, home, sql) in
+        [(&raw, "plain", plain), (&dead, "dead", letters), (&future, "future", plain), (&late, "late", plain)]
+    {
+        let dir = tables.join(table);
+        if dir.join("_delta_log").exists() {
+            judge.history("found", &dir);
+            judge.rows(&format!("CREATE OR REPLACE TABLE {home}_versions AS SELECT * FROM found_versions"));
+            judge.rows(&format!("CREATE OR REPLACE TABLE {home}_rows AS {sql}"));
+        } else {
+            judge.rows(&format!("CREATE OR REPLACE TABLE {home}_versions(version BIGINT, epoch BIGINT)"));
+            judge.rows(&format!("CREATE OR REPLACE TABLE {home}_rows AS {none}"));
+        }
+    }
+    judge.history("found", &tables.join(w));
+    for sql in [
+        "CREATE OR REPLACE TABLE w AS SELECT who, epoch_us(window_start) AS ws, epoch_us(window_end) AS we, n, total, \
+         least, greatest, mean FROM found",
+        "CREATE OR REPLACE TABLE w_versions AS SELECT * FROM found_versions",
+        "CREATE OR REPLACE TABLE seen AS SELECT *, 'plain' AS home FROM plain_rows UNION ALL \
+         SELECT *, 'dead' FROM dead_rows UNION ALL SELECT *, 'future' FROM future_rows",
+        "CREATE OR REPLACE TABLE late AS SELECT * FROM late_rows",
+        &format!("CREATE OR REPLACE TABLE logged AS SELECT * FROM log WHERE source = '{name}'"),
+        &format!("CREATE OR REPLACE TABLE expected_w AS SELECT * EXCLUDE source FROM model_w WHERE source = '{name}'"),
+        &format!("CREATE OR REPLACE TABLE expected_late AS SELECT who, seq FROM model_late WHERE source = '{name}'"),
+    ] {
+        judge.rows(sql);
+    }
+}
