@@ -18,7 +18,7 @@ const WHOLE: [&str; 13] = [
      AS l(what, who, seq, v, ts, batch, kind, again)",
     "CREATE OR REPLACE TABLE logged AS SELECT * FROM (VALUES ('a', 0, 1, 'plain'), ('a', 1, 2, 'plain'), \
      ('a', 2, 3, 'plain'), ('a', 3, 3, 'dead'), ('a', 4, 3, 'future')) AS l(who, seq, epoch, home)",
-    "CREATE OR REPLACE TABLE plain_rows AS SELECT * FROM (VALUES ('a', 0, 5, 1000000, 1), ('a', 1, -7, 1500000, 2), \
+    "CREATE OR REPLACE TABLE plain_rows AS SELECT * FROM (VALUES ('a', 0, 5, 1000000::BIGINT, 1), ('a', 1, -7, 1500000, 2), \
      ('a', 2, 9, 500000, 3)) AS r(who, seq, v, ts, version)",
     "CREATE OR REPLACE TABLE dead_rows AS SELECT 'a' AS who, 3 AS seq, 1 AS v, NULL::BIGINT AS ts, 1 AS version",
     "CREATE OR REPLACE TABLE future_rows AS SELECT 'a' AS who, 4 AS seq, 2 AS v, 9000000000000000 AS ts, 1 AS version",
