@@ -75,7 +75,7 @@ async fn run(size: Size, faults: &[Fault], test: &str) {
         let sum = sum.as_ref().expect("a round has ended");
         let struck = if faults == Fault::POWER_LOSSES { sum.losses } else { sum.kills };
         if size.is_reached(struck, sum.acknowledged) {
-            return sum.print();
+            return sum.publish();
         }
     }
 }

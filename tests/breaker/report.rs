@@ -64,10 +64,15 @@ impl Report {
         self.verdict.add(round.verdict);
     }
 
-    /// Prints the line, and appends it to the file that `TIDEMILL_BREAKER_REPORT` names.
+    /// Prints the line.
     pub(super) fn print(&self) {
+        println!("\n{}", self.line());
+    }
+
+    /// Prints the line, and appends it to the file that `TIDEMILL_BREAKER_REPORT` names.
+    pub(super) fn publish(&self) {
+        self.print();
         let line = self.line();
-        println!("\n{line}");
         if let Some(path) = std::env::var_os("TIDEMILL_BREAKER_REPORT") {
             let file = std::fs::File::options().create(true).append(true).open(&path);
             file.and_then(|mut file| writeln!(file, "{line}"))
