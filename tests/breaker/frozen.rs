@@ -3,16 +3,13 @@
 use std::time::Duration;
 
 use super::load::Load;
-use super::{kept_log, sources, verdict};
+use super::{HAS_CHECKPOINTS, kept_log, sources, verdict};
 use crate::harness::folder::Folder;
 use crate::harness::http::Client;
 use crate::harness::ledger::{Kind, Ledger, Reading};
 use crate::harness::program::{Serve, free_port, signal};
 use crate::harness::wait::eventually;
 
-/// Whether the program fences: a successor that was given the folder stops the one before. The first half of the test,
-/// the lock, holds without.
-const FENCES: bool = false;
 /// How long the one before may need to see that it is not the owner any more.
 const NOTICE_MAX: Duration = Duration::from_secs(15);
 /// Readings that each owner takes at least.
@@ -38,7 +35,7 @@ async fn an_owner_that_was_held_while_a_successor_took_over_acknowledges_nothing
     let said = std::fs::read_to_string(&successor.log).expect("a readable log");
     assert_eq!(refused.code(), Some(2), "{said}");
     assert!(said.contains("another process uses this folder"), "it should say who has the folder: {said}");
-    if !FENCES {
+    if !HAS_CHECKPOINTS {
         signal("CONT", old.pid());
         return;
     }

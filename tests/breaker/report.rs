@@ -8,7 +8,6 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::verdict::Verdict;
-use crate::harness::folder::Folder;
 
 /// Figures of one round, or of several together.
 pub(super) struct Report {
@@ -21,13 +20,12 @@ pub(super) struct Report {
     pub(super) ms_to_first_ack_max: u64,
     rounds: u64,
     test: String,
-    folder: PathBuf,
     verdict: Verdict,
 }
 
 impl Report {
     /// Begins the report of a round.
-    pub(super) fn new(seed: u64, test: &str, folder: &Folder) -> Report {
+    pub(super) fn new(seed: u64, test: &str) -> Report {
         Report {
             seed,
             begin: Instant::now(),
@@ -38,7 +36,6 @@ impl Report {
             ms_to_first_ack_max: 0,
             rounds: 1,
             test: test.to_owned(),
-            folder: folder.path().to_owned(),
             verdict: Verdict::default(),
         }
     }
@@ -109,16 +106,36 @@ impl Report {
         .to_string()
     }
 
-    /// Returns what is wrong, how to see it again, and where to look.
+    /// Returns what is wrong.
     pub(super) fn complaint(&self) -> String {
-        format!(
-            "{}\n\nagain: TIDEMILL_SEED={} cargo test --workspace --test all breaker::{}\n\
+        self.verdict.offences.join("\n")
+    }
+}
+
+/// Says how to see a failure again, and where to look, whether the verdict has found it or the program did not start.
+pub(super) struct OnFailure {
+    pub(super) seed: u64,
+    pub(super) test: String,
+    pub(super) folder: PathBuf,
+    /// Whether the line was printed already.
+    pub(super) is_told: bool,
+}
+
+impl Drop for OnFailure {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let OnFailure { seed, test, folder, is_told } = self;
+        if !*is_told {
+            let verdict = "WRONG: it did not come to a verdict";
+            println!("\n{}", json!({ "seed": seed, "fault": test, "verdict": verdict, "commit": commit() }));
+        }
+        println!(
+            "again: TIDEMILL_SEED={seed} cargo test --workspace --test all breaker::{test}\n\
              data folder (or disk.ext4, which holds it: mount -o loop), ledgers and stderr: {}",
-            self.verdict.offences.join("\n"),
-            self.seed,
-            self.test,
-            self.folder.display()
-        )
+            folder.display()
+        );
     }
 }
 

@@ -9,8 +9,8 @@ use rand::{Rng, SeedableRng};
 use super::disk::Disk;
 use super::faults::Fault;
 use super::load::Load;
-use super::report::Report;
-use super::{kept_log, sources, verdict};
+use super::report::{OnFailure, Report};
+use super::{HAS_CHECKPOINTS, kept_log, sources, verdict};
 use crate::harness::folder::Folder;
 use crate::harness::program::{Program, Serve, free_port, signal};
 use crate::harness::wait::eventually;
@@ -19,8 +19,6 @@ use crate::harness::wait::eventually;
 const COMMITS_MS: [u64; 3] = [50, 200, 1_000];
 /// Intervals of checkpoints, in the same way.
 const CHECKPOINTS_MS: [u64; 4] = [100, 500, 2_000, 10_000];
-/// Whether the program knows `TIDEMILL__DURABILITY__CHECKPOINT`; one that does not refuses to start with it.
-const HAS_CHECKPOINTS: bool = false;
 const WORKERS_MAX: usize = 3;
 /// A debug build that brings the last rows of a round.
 const ROWS_TIME_MAX: Duration = Duration::from_secs(600);
@@ -145,7 +143,8 @@ impl Scene {
 /// Runs a round; `Err` says why this machine cannot.
 pub(super) async fn run(seed: u64, faults: &[Fault], count: u64, rows: u64, test: &str) -> Result<Report, String> {
     let folder = Folder::new();
-    let report = Report::new(seed, test, &folder);
+    let report = Report::new(seed, test);
+    let mut on_failure = OnFailure { seed, test: test.to_owned(), folder: folder.path().to_owned(), is_told: false };
     let needs_disk = faults.iter().any(|fault| Fault::POWER_LOSSES.contains(fault));
     let disk = if needs_disk { Some(Disk::make(&folder)?) } else { None };
     let mut scene = Scene::new(&folder, disk, seed);
@@ -156,6 +155,7 @@ pub(super) async fn run(seed: u64, faults: &[Fault], count: u64, rows: u64, test
     }
     let report = scene.end(&folder, rows, report).await;
     report.print();
+    on_failure.is_told = true;
     assert!(report.is_clean(), "{}", report.complaint());
     Ok(report)
 }

@@ -20,6 +20,9 @@ use crate::harness::tables::Judge;
 /// Files that a killed program may leave in one table for nobody, for each of its starts.
 const ORPHANS_OF_A_START_MAX: u64 = 8;
 
+/// Offences against files that are told of one table; more of them say the same.
+const OFFENCES_SHOWN_MAX: usize = 3;
+
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
@@ -115,7 +118,9 @@ pub(super) fn on(tables: &Path, ledgers: &Path, log: &Path, starts: u64) -> Verd
                 let found = files::look(&dir);
                 verdict.versions += found.versions;
                 verdict.orphans += found.orphans;
-                verdict.offences.extend(found.offences.into_iter().map(|offence| format!("{table}: {offence}")));
+                let count = found.offences.len();
+                let shown = found.offences.into_iter().take(OFFENCES_SHOWN_MAX);
+                verdict.offences.extend(shown.map(|offence| format!("{table}: {offence} (one of {count})")));
                 if found.orphans > starts * ORPHANS_OF_A_START_MAX {
                     let text = format!("{table}: {} files that nobody names after {starts} starts", found.orphans);
                     verdict.offences.push(text);
