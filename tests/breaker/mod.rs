@@ -53,22 +53,32 @@ const HAS_CHECKPOINTS: bool = false;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_lose_nothing_double_nothing_and_every_window_is_right() {
     let test = "kills_lose_nothing_double_nothing_and_every_window_is_right";
-    run(Size::of_kills(), &Fault::KILLS, test).await;
+    run(&Attack { fault: "kill", faults: &Fault::KILLS, test }, Size::of_kills()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn power_losses_lose_nothing_double_nothing_and_every_window_is_right() {
     let test = "power_losses_lose_nothing_double_nothing_and_every_window_is_right";
-    run(Size::of_power_losses(), &Fault::POWER_LOSSES, test).await;
+    run(&Attack { fault: "power loss", faults: &Fault::POWER_LOSSES, test }, Size::of_power_losses()).await;
+}
+
+/// What a test does to the program.
+struct Attack {
+    /// The word for it.
+    fault: &'static str,
+    /// The faults of a round, one after the other and then again.
+    faults: &'static [Fault],
+    /// The test's name, to repeat it.
+    test: &'static str,
 }
 
 /// Runs rounds until the size is reached; the first one that finds something fails.
-async fn run(size: Size, faults: &[Fault], test: &str) {
+async fn run(attack: &Attack, size: Size) {
     let mut sum: Option<Report> = None;
     for seed in size.first_seed.. {
-        match round::run(seed, faults, size.faults_in_round, size.rows_in_round(), test).await {
+        match round::run(attack, seed, size.faults_in_round, size.rows_in_round()).await {
             Err(why) => {
-                eprintln!("\n*** NOT PROVEN HERE: power loss needs root, loop devices and xfs_io: {why}\n");
+                eprintln!("\n*** NOT PROVEN HERE: {} needs root, loop devices and xfs_io: {why}\n", attack.fault);
                 return;
             }
             Ok(round) => match &mut sum {
@@ -77,8 +87,7 @@ async fn run(size: Size, faults: &[Fault], test: &str) {
             },
         }
         let sum = sum.as_ref().expect("a round has ended");
-        let struck = if faults == Fault::POWER_LOSSES { sum.losses } else { sum.kills };
-        if size.is_reached(struck, sum.acknowledged) {
+        if size.is_reached(sum.struck(), sum.acknowledged) {
             return sum.publish();
         }
     }

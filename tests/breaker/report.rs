@@ -1,13 +1,14 @@
 //! What a round or a whole test tells: one line of JSON, and on failure how to repeat it.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
 use serde_json::json;
 
+use super::Attack;
 use super::verdict::Verdict;
+use crate::harness::folder::Folder;
 
 /// Figures of one round, or of several together.
 pub(super) struct Report {
@@ -19,13 +20,13 @@ pub(super) struct Report {
     pub(super) ready_ms: Vec<u64>,
     pub(super) ms_to_first_ack_max: u64,
     rounds: u64,
-    test: String,
+    fault: &'static str,
     verdict: Verdict,
 }
 
 impl Report {
     /// Begins the report of a round.
-    pub(super) fn new(seed: u64, test: &str) -> Report {
+    pub(super) fn new(seed: u64, fault: &'static str) -> Report {
         Report {
             seed,
             begin: Instant::now(),
@@ -35,7 +36,7 @@ impl Report {
             ready_ms: Vec::new(),
             ms_to_first_ack_max: 0,
             rounds: 1,
-            test: test.to_owned(),
+            fault,
             verdict: Verdict::default(),
         }
     }
@@ -43,6 +44,11 @@ impl Report {
     /// Takes the verdict in.
     pub(super) fn judge(&mut self, verdict: Verdict) {
         self.verdict = verdict;
+    }
+
+    /// Returns how often the program was struck: where power is lost, kills are only by the way.
+    pub(super) fn struck(&self) -> u64 {
+        if self.losses > 0 { self.losses } else { self.kills }
     }
 
     /// Returns whether nothing is wrong.
@@ -84,7 +90,7 @@ impl Report {
         let Verdict { rows, lost, duplicated, wrong_windows, versions, orphans, .. } = self.verdict;
         json!({
             "seed": self.seed,
-            "fault": self.test,
+            "fault": self.fault,
             "rounds": self.rounds,
             "kills": self.kills,
             "losses": self.losses,
@@ -114,28 +120,34 @@ impl Report {
 
 /// Says how to see a failure again, and where to look, whether the verdict has found it or the program did not start.
 pub(super) struct OnFailure {
-    pub(super) seed: u64,
-    pub(super) test: String,
-    pub(super) folder: PathBuf,
     /// Whether the line was printed already.
     pub(super) is_told: bool,
+    line: String,
+    how: String,
+}
+
+impl OnFailure {
+    pub(super) fn new(seed: u64, attack: &Attack, folder: &Folder) -> OnFailure {
+        let verdict = "WRONG: it did not come to a verdict";
+        let line = json!({ "seed": seed, "fault": attack.fault, "verdict": verdict, "commit": commit() });
+        let how = format!(
+            "again: TIDEMILL_SEED={seed} cargo test --workspace --test all breaker::{}\n\
+             data folder (or disk.ext4, which holds it: mount -o loop), ledgers and stderr: {}",
+            attack.test,
+            folder.path().display()
+        );
+        OnFailure { is_told: false, line: line.to_string(), how }
+    }
 }
 
 impl Drop for OnFailure {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
+        if std::thread::panicking() {
+            if !self.is_told {
+                println!("\n{}", self.line);
+            }
+            println!("{}", self.how);
         }
-        let OnFailure { seed, test, folder, is_told } = self;
-        if !*is_told {
-            let verdict = "WRONG: it did not come to a verdict";
-            println!("\n{}", json!({ "seed": seed, "fault": test, "verdict": verdict, "commit": commit() }));
-        }
-        println!(
-            "again: TIDEMILL_SEED={seed} cargo test --workspace --test all breaker::{test}\n\
-             data folder (or disk.ext4, which holds it: mount -o loop), ledgers and stderr: {}",
-            folder.display()
-        );
     }
 }
 

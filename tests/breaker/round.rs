@@ -10,7 +10,7 @@ use super::disk::Disk;
 use super::faults::Fault;
 use super::load::Load;
 use super::report::{OnFailure, Report};
-use super::{HAS_CHECKPOINTS, kept_log, sources, verdict};
+use super::{Attack, HAS_CHECKPOINTS, kept_log, sources, verdict};
 use crate::harness::folder::Folder;
 use crate::harness::program::{Program, Serve, free_port, signal};
 use crate::harness::wait::eventually;
@@ -102,6 +102,11 @@ impl Scene {
         self.serve.data.with_extension("kept-log")
     }
 
+    /// Counts what the round is about: where power is lost, kills are only by the way.
+    fn struck(&self) -> u64 {
+        if self.disk.is_some() { self.losses } else { self.kills }
+    }
+
     /// Starts the program a last time, lets it take the rows that are missing, stops it, and judges.
     async fn end(mut self, folder: &Folder, rows: u64, mut report: Report) -> Report {
         let begin = Instant::now();
@@ -141,27 +146,22 @@ impl Scene {
 }
 
 /// Runs a round; `Err` says why this machine cannot.
-pub(super) async fn run(seed: u64, faults: &[Fault], count: u64, rows: u64, test: &str) -> Result<Report, String> {
+pub(super) async fn run(attack: &Attack, seed: u64, faults: u64, rows: u64) -> Result<Report, String> {
     let folder = Folder::new();
-    let report = Report::new(seed, test);
-    let mut on_failure = OnFailure { seed, test: test.to_owned(), folder: folder.path().to_owned(), is_told: false };
-    let needs_disk = faults.iter().any(|fault| Fault::POWER_LOSSES.contains(fault));
+    let report = Report::new(seed, attack.fault);
+    let mut on_failure = OnFailure::new(seed, attack, &folder);
+    let needs_disk = attack.faults.iter().any(|fault| Fault::POWER_LOSSES.contains(fault));
     let disk = if needs_disk { Some(Disk::make(&folder)?) } else { None };
     let mut scene = Scene::new(&folder, disk, seed);
-    let mut turn = 0;
-    while scene.struck(needs_disk) < count {
-        faults[turn % faults.len()].strike(&mut scene).await;
-        turn += 1;
+    for fault in attack.faults.iter().cycle() {
+        if scene.struck() >= faults {
+            break;
+        }
+        fault.strike(&mut scene).await;
     }
     let report = scene.end(&folder, rows, report).await;
     report.print();
     on_failure.is_told = true;
     assert!(report.is_clean(), "{}", report.complaint());
     Ok(report)
-}
-
-impl Scene {
-    fn struck(&self, needs_disk: bool) -> u64 {
-        if needs_disk { self.losses } else { self.kills }
-    }
 }

@@ -1,7 +1,7 @@
 //! Files: each one that a version names is there, whole, with rows of the version's epochs only. Reads the Delta log by
 //! itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value;
@@ -25,8 +25,8 @@ pub(super) fn look(dir: &Path) -> Found {
             commits.push((version, text));
         }
     }
-    let (mut epoch, mut named) = (-1, BTreeSet::new());
-    let mut live: BTreeMap<String, Value> = BTreeMap::new();
+    let mut epoch = -1;
+    let mut named: BTreeMap<String, Value> = BTreeMap::new();
     for (at, (version, text)) in commits.iter().enumerate() {
         if at > 0 && commits[at - 1].0 + 1 != *version {
             found.offences.push(format!("there is no version before {version}"));
@@ -43,22 +43,22 @@ pub(super) fn look(dir: &Path) -> Found {
         for action in actions {
             if let Some(path) = action["add"]["path"].as_str() {
                 check_epochs(&action["add"], (before, epoch), *version, &mut found.offences);
-                named.insert(path.to_owned());
-                live.insert(path.to_owned(), action["add"].clone());
+                named.insert(path.to_owned(), action["add"].clone());
             }
+            // Then the version that named a row's file would not be the one that brought the row.
             if let Some(path) = action["remove"]["path"].as_str() {
-                live.remove(path);
+                found.offences.push(format!("version {version} takes a file away, which no sink does: {path}"));
             }
         }
     }
     found.versions = commits.len() as u64;
-    for (path, add) in &live {
+    for (path, add) in &named {
         if let Err(problem) = check_bytes(&dir.join(path), add) {
             found.offences.push(format!("{path}: {problem}"));
         }
     }
     let data = names_in(dir).into_iter().filter(|name| name.ends_with(".parquet"));
-    found.orphans = data.filter(|name| !named.contains(name)).count() as u64;
+    found.orphans = data.filter(|name| !named.contains_key(name)).count() as u64;
     found
 }
 

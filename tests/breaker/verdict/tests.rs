@@ -127,7 +127,8 @@ fn the_verdict_sees_every_kind_of_damage_to_files() {
     whole();
     let found = look(folder.path());
     assert_eq!((found.offences, found.versions, found.orphans), (Vec::new(), 2, 1));
-    let damages: [(&str, &dyn Fn()); 8] = [
+    let damages: [(&str, &dyn Fn()); 9] = [
+        ("takes a file away", &|| commit(1, 4, r#"{"remove":{"path":"one.parquet"}}"#)),
         ("named, but", &|| std::fs::remove_file(folder.join("one.parquet")).unwrap()),
         ("2 bytes, not 3", &|| drop(folder.write("one.parquet", "ab"))),
         ("its checksum is", &|| drop(folder.write("one.parquet", "abd"))),
