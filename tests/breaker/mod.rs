@@ -77,10 +77,7 @@ async fn run(attack: &Attack, size: Size) {
     let mut sum: Option<Report> = None;
     for seed in size.first_seed.. {
         match round::run(attack, seed, size.faults_in_round, size.rows_in_round()).await {
-            Err(why) => {
-                eprintln!("\n*** NOT PROVEN HERE: {} needs root, loop devices and xfs_io: {why}\n", attack.fault);
-                return;
-            }
+            Err(why) => return report::publish_impossible(seed, attack, &why),
             Ok(round) => match &mut sum {
                 None => sum = Some(round),
                 Some(sum) => sum.add(round),

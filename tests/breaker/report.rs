@@ -72,15 +72,9 @@ impl Report {
         println!("\n{}", self.line());
     }
 
-    /// Prints the line, and appends it to the file that `TIDEMILL_BREAKER_REPORT` names.
+    /// Publishes the line.
     pub(super) fn publish(&self) {
-        self.print();
-        let line = self.line();
-        if let Some(path) = std::env::var_os("TIDEMILL_BREAKER_REPORT") {
-            let file = std::fs::File::options().create(true).append(true).open(&path);
-            file.and_then(|mut file| writeln!(file, "{line}"))
-                .unwrap_or_else(|error| panic!("TIDEMILL_BREAKER_REPORT: {}: {error}", path.display()));
-        }
+        publish(&self.line());
     }
 
     fn line(&self) -> String {
@@ -115,6 +109,22 @@ impl Report {
     /// Returns what is wrong.
     pub(super) fn complaint(&self) -> String {
         self.verdict.offences.join("\n")
+    }
+}
+
+/// Says that this machine cannot do what the attack needs, so that nothing was proven.
+pub(super) fn publish_impossible(seed: u64, attack: &Attack, why: &str) {
+    let verdict = format!("*** NOT PROVEN HERE: it needs root, loop devices and xfs_io: {why}");
+    publish(&json!({ "seed": seed, "fault": attack.fault, "verdict": verdict, "commit": commit() }).to_string());
+}
+
+/// Prints a line, and appends it to the file that `TIDEMILL_BREAKER_REPORT` names: what passes prints nothing else.
+fn publish(line: &str) {
+    println!("\n{line}");
+    if let Some(path) = std::env::var_os("TIDEMILL_BREAKER_REPORT") {
+        let file = std::fs::File::options().create(true).append(true).open(&path);
+        file.and_then(|mut file| writeln!(file, "{line}"))
+            .unwrap_or_else(|error| panic!("TIDEMILL_BREAKER_REPORT: {}: {error}", path.display()));
     }
 }
 

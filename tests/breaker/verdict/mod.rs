@@ -23,6 +23,9 @@ const ORPHANS_OF_A_START_MAX: u64 = 8;
 /// Offences against files that are told of one table; more of them say the same.
 const OFFENCES_SHOWN_MAX: usize = 3;
 
+/// Acknowledged readings of a source among which each kind must occur: the rarest is one of a thousand.
+const ROWS_FOR_EACH_KIND: i64 = 20_000;
+
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
@@ -86,6 +89,41 @@ impl Verdict {
             self.offences.push(format!("{about}: {text}"));
         }
     }
+
+    /// A load that makes no dead letters, or nothing late where much is, proves less than it says.
+    fn look_for_what_must_be_there(&mut self, judge: &mut Judge, source: &Source) {
+        let acknowledged = judge.number("SELECT count(*) FROM ledger WHERE what = 'A'");
+        if acknowledged < ROWS_FOR_EACH_KIND {
+            return;
+        }
+        let kinds = [
+            ("dead letter", "SELECT count(*) FROM seen WHERE home = 'dead'"),
+            ("row from the future", "SELECT count(*) FROM seen WHERE home = 'future'"),
+            ("window", "SELECT count(*) FROM w"),
+        ];
+        let late = (source.name == "hasty").then_some(("late row", "SELECT count(*) FROM late"));
+        for (kind, sql) in kinds.into_iter().chain(late) {
+            if judge.number(sql) == 0 {
+                self.offences.push(format!("{}: {acknowledged} readings and not one {kind}", source.name));
+            }
+        }
+    }
+
+    fn look_at_files(&mut self, dir: &Path, table: &str, starts: u64) {
+        if !dir.exists() {
+            return;
+        }
+        let found = files::look(dir);
+        self.versions += found.versions;
+        self.orphans += found.orphans;
+        let count = found.offences.len();
+        let shown = found.offences.into_iter().take(OFFENCES_SHOWN_MAX);
+        self.offences.extend(shown.map(|offence| format!("{table}: {offence} (one of {count})")));
+        if found.orphans > starts * ORPHANS_OF_A_START_MAX {
+            let text = format!("{table}: {} files that nobody names after {starts} starts", found.orphans);
+            self.offences.push(text);
+        }
+    }
 }
 
 /// Returns what is wrong with the tables of all sources. The program has ended well.
@@ -100,32 +138,9 @@ pub(super) fn on(tables: &Path, ledgers: &Path, log: &Path, starts: u64) -> Verd
         }
         verdict.rows += judge.number("SELECT count(*) FROM seen").unsigned_abs();
 
-        // A load that makes nothing late, or no dead letters, proves less than it says.
-        for (what, sql) in [
-            ("dead letter", "SELECT count(*) FROM seen WHERE home = 'dead'"),
-            ("row from the future", "SELECT count(*) FROM seen WHERE home = 'future'"),
-            ("late row", "SELECT count(*) FROM late"),
-            ("window", "SELECT count(*) FROM w"),
-        ] {
-            let acknowledged = judge.number("SELECT count(*) FROM ledger WHERE what = 'A'");
-            if judge.number(sql) == 0 && acknowledged > 20_000 && (what != "late row" || source.name == "hasty") {
-                verdict.offences.push(format!("{}: {acknowledged} readings and not one {what}", source.name));
-            }
-        }
+        verdict.look_for_what_must_be_there(&mut judge, source);
         for table in source.tables() {
-            let dir = tables.join(&table);
-            if dir.exists() {
-                let found = files::look(&dir);
-                verdict.versions += found.versions;
-                verdict.orphans += found.orphans;
-                let count = found.offences.len();
-                let shown = found.offences.into_iter().take(OFFENCES_SHOWN_MAX);
-                verdict.offences.extend(shown.map(|offence| format!("{table}: {offence} (one of {count})")));
-                if found.orphans > starts * ORPHANS_OF_A_START_MAX {
-                    let text = format!("{table}: {} files that nobody names after {starts} starts", found.orphans);
-                    verdict.offences.push(text);
-                }
-            }
+            verdict.look_at_files(&tables.join(&table), &table, starts);
         }
     }
     verdict
