@@ -73,11 +73,12 @@ impl Scene {
         program
     }
 
-    /// Kills the program.
+    /// Kills the program, unless it has just ended well: somebody may have asked it to.
     pub(super) fn kill(&mut self, program: Program) {
-        self.kills += u64::from(program.kill9());
-        self.load.shared().died();
-        self.keep_log();
+        let ended = program.kill9();
+        assert!(ended.code().is_none_or(|code| code == 0), "the program ended by itself: {ended}");
+        self.kills += u64::from(ended.code().is_none());
+        self.died();
     }
 
     /// Takes the power away, and gives it back once the program is dead.
@@ -86,20 +87,16 @@ impl Scene {
         // Held first: a program that sees its disk fail could end by itself, and that is another fault.
         signal("STOP", program.pid());
         disk.lose_power();
-        program.kill9();
+        let ended = program.kill9();
+        assert!(ended.code().is_none(), "the program ended by itself: {ended}");
         disk.mount_again().await;
         self.losses += 1;
+        self.died();
+    }
+
+    fn died(&self) {
         self.load.shared().died();
-        self.keep_log();
-    }
-
-    /// The verdict reads the whole log, also what checkpoints have made superfluous.
-    fn keep_log(&self) {
-        kept_log::keep(&self.serve.data.join("log"), &self.kept_log());
-    }
-
-    fn kept_log(&self) -> PathBuf {
-        self.serve.data.with_extension("kept-log")
+        keep_log(&self.serve);
     }
 
     /// Counts what the round is about: where power is lost, kills are only by the way.
@@ -112,6 +109,7 @@ impl Scene {
         let begin = Instant::now();
         let program = self.start_ready().await;
         eventually(&format!("{rows} readings are acknowledged"), ROWS_TIME_MAX, async || {
+            assert!(self.load.is_running(), "a sender has ended before its time; it says why above");
             (self.load.shared().acknowledged().iter().sum::<u64>() >= rows).then_some(())
         })
         .await;
@@ -123,8 +121,7 @@ impl Scene {
         })
         .await;
         program.stop().await;
-        let kept_log = self.serve.data.with_extension("kept-log");
-        kept_log::keep(&self.serve.data.join("log"), &kept_log);
+        let kept_log = keep_log(&self.serve);
         let ended = Instant::now();
 
         let verdict = verdict::on(&self.serve.data.join("tables"), &folder.join("ledgers"), &kept_log, self.starts);
@@ -143,6 +140,13 @@ impl Scene {
         );
         report
     }
+}
+
+/// The verdict reads the whole log, also what checkpoints have made superfluous. Returns where.
+fn keep_log(serve: &Serve) -> PathBuf {
+    let kept_log = serve.data.with_extension("kept-log");
+    kept_log::keep(&serve.data.join("log"), &kept_log);
+    kept_log
 }
 
 /// Runs a round; `Err` says why this machine cannot.

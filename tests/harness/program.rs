@@ -127,11 +127,11 @@ impl Program {
         .await;
     }
 
-    /// Kills it as `kill -9` does. Returns whether it was still there to be killed.
-    pub(crate) fn kill9(mut self) -> bool {
+    /// Kills it as `kill -9` does. Returns how it ended, which may have been by itself and before.
+    pub(crate) fn kill9(mut self) -> ExitStatus {
         let pid = self.pid();
         signal("KILL", pid);
-        self.child.wait().expect("a child to wait for").code().is_none()
+        self.child.wait().expect("a child to wait for")
     }
 
     /// Waits for its end by itself.

@@ -92,6 +92,11 @@ impl Load {
         &self.shared
     }
 
+    /// Returns whether all senders go on.
+    pub(super) fn is_running(&self) -> bool {
+        !self.running.is_finished()
+    }
+
     /// Lets the senders end: what is open is settled, then each sends its sentinel.
     pub(super) async fn end(self) -> Arc<Shared> {
         self.shared.stop.store(true, Ordering::SeqCst);
