@@ -10,7 +10,7 @@ use super::disk::Disk;
 use super::faults::Fault;
 use super::load::Load;
 use super::report::{OnFailure, Report};
-use super::{Attack, HAS_CHECKPOINTS, kept_log, sources, verdict};
+use super::{Attack, kept_log, sources, verdict};
 use crate::harness::folder::Folder;
 use crate::harness::program::{Program, Serve, free_port, signal};
 use crate::harness::wait::eventually;
@@ -55,10 +55,8 @@ impl Scene {
         self.serve.workers = self.dice.random_range(1..=WORKERS_MAX);
         self.serve.commit = Duration::from_millis(COMMITS_MS[self.dice.random_range(0..COMMITS_MS.len())]);
         let checkpoint_ms = CHECKPOINTS_MS[self.dice.random_range(0..CHECKPOINTS_MS.len())];
-        if HAS_CHECKPOINTS {
-            let checkpoint = ("TIDEMILL__DURABILITY__CHECKPOINT".to_owned(), format!("{checkpoint_ms}ms"));
-            self.serve.environment = vec![checkpoint];
-        }
+        let checkpoint = ("TIDEMILL__DURABILITY__CHECKPOINT".to_owned(), format!("{checkpoint_ms}ms"));
+        self.serve.environment = vec![checkpoint];
         self.starts += 1;
         self.load.shared().starting();
         self.serve.start()
