@@ -19,7 +19,7 @@ use crate::harness::wait::eventually;
 const COMMITS_MS: [u64; 3] = [50, 200, 1_000];
 /// Intervals of checkpoints, in the same way.
 const CHECKPOINTS_MS: [u64; 4] = [100, 500, 2_000, 10_000];
-const WORKERS_MAX: usize = 3;
+const WORKERS_MAX: usize = 4;
 /// A debug build that brings the last rows of a round.
 const ROWS_TIME_MAX: Duration = Duration::from_secs(600);
 /// How long the last epochs may take after the senders have ended.

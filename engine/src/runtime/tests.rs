@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -235,10 +236,11 @@ async fn an_input_whose_end_was_not_sealed_is_committed_by_the_next_run() {
     assert_eq!(rows(&committed), 3);
 }
 
+/// Threads; the way to the table; how far the dataflow is; what the recorder marks.
+type Deciding = (Vec<JoinHandle<()>>, Sender<(Epoch, RecordBatch)>, Arc<Progress>, Arc<Marks>);
+
 /// The threads of a table and the checkpointer, without a dataflow: what they are given, and what says how far it is.
-fn deciding(
-    sink: Writes,
-) -> (Vec<std::thread::JoinHandle<()>>, Sender<(Epoch, RecordBatch)>, Arc<Progress>, Arc<Marks>) {
+fn deciding(sink: Writes) -> Deciding {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
     let (clock, failure): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), Failure::new(|| {}));
     let (progress, marks) = (Arc::new(Progress::default()), Arc::new(Marks::default()));
