@@ -19,6 +19,7 @@ use crate::checkpoint::Store;
 use crate::clock::{Clock, SeededDice, SystemClock};
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
+use crate::fence::Incarnation;
 use crate::ingest::{Log, LogOptions, PartitionId, Record};
 use crate::plan::{Operator, Plan, SourceNode};
 use crate::sink::{Committable, Found, Sink, SinkError, SinkWriter};
@@ -244,6 +245,7 @@ fn deciding(sink: Writes) -> Deciding {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
     let (clock, failure): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), Failure::new(|| {}));
     let (progress, marks) = (Arc::new(Progress::default()), Arc::new(Marks::default()));
+    let incarnation = Incarnation::claim(&storage, &*clock).expect("claims");
     let state = Arc::new(TableState::new(Epoch::NONE, 1));
     let (rows_sender, rows) = crossbeam_channel::bounded(BATCHES_QUEUED_MAX);
     let (orders_sender, orders) = crossbeam_channel::bounded(ORDERS_QUEUED_MAX);
@@ -282,11 +284,12 @@ fn deciding(sink: Writes) -> Deciding {
         failure,
         commit_interval: Duration::from_millis(1),
         workers: 1,
-        incarnation: 1,
+        incarnation,
         log_id: String::new(),
         next_number: 1,
         parent: None,
         base: 0,
+        decided_only: None,
         tables: vec![table],
         windows: BTreeMap::new(),
         sources: BTreeMap::new(),
