@@ -56,7 +56,8 @@ impl Scene {
         self.serve.commit = Duration::from_millis(COMMITS_MS[self.dice.random_range(0..COMMITS_MS.len())]);
         let checkpoint_ms = CHECKPOINTS_MS[self.dice.random_range(0..CHECKPOINTS_MS.len())];
         let checkpoint = ("TIDEMILL__DURABILITY__CHECKPOINT".to_owned(), format!("{checkpoint_ms}ms"));
-        self.serve.environment = vec![checkpoint];
+        let writers = ("TIDEMILL__TABLES__WRITERS".to_owned(), self.dice.random_range(1..=2).to_string());
+        self.serve.environment = vec![checkpoint, writers];
         self.starts += 1;
         self.load.shared().starting();
         self.serve.start()
