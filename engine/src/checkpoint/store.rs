@@ -137,8 +137,9 @@ impl Store {
         let mut collected = Collected::default();
         // Fewer than that: the beginning of the log is the one before.
         if keep.len() == CHECKPOINTS_KEPT {
-            let oldest = keep.first().and_then(|number| readable.get(number));
-            collected.oldest = oldest.map(|manifest| manifest.epoch);
+            // Not that of the lowest number: a job that fills a table again makes checkpoints of earlier epochs.
+            collected.oldest =
+                keep.iter().filter_map(|number| readable.get(number)).map(|manifest| manifest.epoch).min();
         }
         keep.extend(readable.last_key_value().map(|(number, _)| *number));
         let newest_kept = keep.last().copied().unwrap_or(0);
@@ -291,6 +292,17 @@ mod tests {
         }
         assert!(store.read_parts([&orphan]).is_err());
         store.read_parts([&later]).expect("of a later process");
+    }
+
+    #[test]
+    fn the_log_is_kept_behind_the_earliest_epoch_of_the_kept_checkpoints() {
+        let store = Store::new(Arc::new(MemoryStorage::default()));
+        for (number, epoch) in [(1, 10), (2, 20), (3, 30), (4, 12)] {
+            let manifest = Manifest { epoch: Epoch(epoch), ..manifest(number, holding(epoch, Vec::new())) };
+            store.write(manifest).expect("written");
+        }
+        // The job went back to 10 to fill a table again, and has come to 12: a restart replays 13.
+        assert_eq!(store.collect(1).expect("works").oldest, Some(Epoch(12)));
     }
 
     #[test]
