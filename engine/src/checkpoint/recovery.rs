@@ -96,6 +96,14 @@ pub enum Decision {
 }
 
 impl From {
+    /// Returns the number of the manifest with the checkpoint; 0 is the beginning of the log.
+    pub fn number(self) -> u64 {
+        match self {
+            From::Beginning => 0,
+            From::Checkpoint { number, .. } => number,
+        }
+    }
+
     /// Returns the epoch behind which the replay begins.
     pub fn epoch(self) -> Epoch {
         match self {

@@ -19,12 +19,21 @@ pub const MANIFEST_FOLDER: &str = "checkpoint/manifest";
 pub const STATE_FOLDER: &str = "checkpoint/state";
 
 /// How many numbers taken by processes of before a manifest steps over.
-const STEPS_MAX: usize = 100;
+pub(crate) const STEPS_MAX: usize = 100;
 
 /// Manifests and packs of one data folder.
 #[derive(Clone)]
 pub struct Store {
     storage: Arc<dyn Storage>,
+}
+
+/// What came of writing a manifest.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Attempt {
+    /// It is there.
+    Written,
+    /// An earlier process was faster; what it decided, if that can be read.
+    Taken(Option<Box<Manifest>>),
 }
 
 /// What a clean-up removed.
@@ -81,25 +90,29 @@ impl Store {
     /// at the last moment are stepped over; one of a later process ends this one.
     pub fn write(&self, mut manifest: Manifest) -> Result<Manifest, CheckpointError> {
         for _ in 0..STEPS_MAX {
-            let path = manifest_path(manifest.number);
-            let outcome = self.storage.put_new(&path, &manifest.encode());
-            match outcome {
-                Ok(()) => return Ok(manifest),
-                Err(StorageError::Exists { .. }) => match self.read(manifest.number) {
-                    Ok(found) if found == manifest => return Ok(manifest),
-                    Ok(found) if found.incarnation > manifest.incarnation => {
-                        return Err(CheckpointError::Overtaken { path });
-                    }
-                    // Somebody of before, or nothing that can be read: it decides nothing any more.
-                    Ok(_) | Err(CheckpointError::Damaged { .. }) => {
-                        manifest.number += 1;
-                    }
-                    Err(error) => return Err(error),
-                },
-                Err(error) => return Err(error.into()),
+            match self.try_write(&manifest)? {
+                Attempt::Written => return Ok(manifest),
+                Attempt::Taken(_) => manifest.number += 1,
             }
         }
         Err(CheckpointError::Overtaken { path: manifest_path(manifest.number) })
+    }
+
+    /// Writes a manifest under its number, or returns what an earlier process has left there. One of a later process ends
+    /// this one.
+    pub fn try_write(&self, manifest: &Manifest) -> Result<Attempt, CheckpointError> {
+        let path = manifest_path(manifest.number);
+        match self.storage.put_new(&path, &manifest.encode()) {
+            Ok(()) => Ok(Attempt::Written),
+            Err(StorageError::Exists { .. }) => match self.read(manifest.number) {
+                Ok(found) if found == *manifest => Ok(Attempt::Written),
+                Ok(found) if found.incarnation > manifest.incarnation => Err(CheckpointError::Overtaken { path }),
+                Ok(found) => Ok(Attempt::Taken(Some(Box::new(found)))),
+                Err(CheckpointError::Damaged { .. }) => Ok(Attempt::Taken(None)),
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Begins the packs of a checkpoint.

@@ -24,7 +24,7 @@ use super::recorder::{Recorded, Recorder, RecorderError, Replayed};
 use super::restart::{Restart, shares};
 use super::worker::{self, Threads};
 use super::{CheckpointStatus, JobError, JobOptions, JobStatus, SourceStatus, Subscription, TableStatus, WindowStatus};
-use crate::checkpoint::{BufferState, Checkpoint, From, Store};
+use crate::checkpoint::{BufferState, Checkpoint, Store};
 use crate::clock::Clock;
 use crate::dataflow::{Blame, Context, Counters, Failure, Feed, Ports, Snapshots, TableFeed, layout_and_keys};
 use crate::epoch::Epoch;
@@ -328,10 +328,7 @@ impl Starting {
             log_id,
             next_number: start.next_number,
             parent: start.newest,
-            base: match start.from {
-                From::Beginning => 0,
-                From::Checkpoint { number, .. } => number,
-            },
+            base: start.from.number(),
             tables: decided,
             windows,
             sources: kept,
