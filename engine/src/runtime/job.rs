@@ -435,7 +435,8 @@ impl Starting {
         }
 
         // The recorder: replays, says how far it came, then records.
-        let bridge = Bridge::new(lanes, Arc::clone(&job.progress), job.failure.clone(), first);
+        let table_states = job.tables.iter().map(|table| Arc::clone(&table.state)).collect();
+        let bridge = Bridge::new(lanes, Arc::clone(&job.progress), table_states, job.failure.clone(), first);
         let recorded =
             sources_of(&job.plan).map(|(id, node)| (id, job.recorded(id, node, self.restored.contains(&id)))).collect();
         let (clock, log_bytes) = (Arc::clone(&options.clock), Arc::clone(&job.log_bytes));
