@@ -377,16 +377,6 @@ impl Starting {
     }
 
     async fn replay_and_run(self, options: &JobOptions) -> Result<Job, JobError> {
-        let failure = self.job.failure.clone();
-        let started = self.try_replay_and_run(options).await;
-        if started.is_err() {
-            // Ends the threads that were started already.
-            failure.set_environment("the start was given up".to_owned());
-        }
-        started
-    }
-
-    async fn try_replay_and_run(self, options: &JobOptions) -> Result<Job, JobError> {
         let Starting { job, recorder_parts, end, egress, checkpointer, context, ports, threads, .. } = self;
         let first = context.first;
 
@@ -394,6 +384,8 @@ impl Starting {
         let (built_sender, built) = bounded(options.workers);
         let (plan, progress) = (Arc::clone(&job.plan), Arc::clone(&job.progress));
         let guards = worker::spawn(plan, context, ports, built_sender, threads, progress).map_err(JobError::Plan)?;
+        // After the guards, which wait for the workers when they are dropped.
+        let unfinished = Unfinished(Some(job.failure.clone()));
         let worker_count = options.workers;
         let wakes = wait_for(move || built.iter().take(worker_count).collect::<BTreeMap<_, _>>()).await?;
 
@@ -466,7 +458,25 @@ impl Starting {
         check_committed(&self.committed, &replayed)?;
         let _ = go_sender.send(()); // The recorder is waiting for it.
         job.run_sources(replayed.resume);
+        unfinished.finished();
         Ok(job)
+    }
+}
+
+/// A start under way: if it is given up, by an error or by whoever waited for it, the threads that were started end.
+struct Unfinished(Option<Failure>);
+
+impl Unfinished {
+    fn finished(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(failure) = self.0.take() {
+            failure.set_environment("the start was given up".to_owned());
+        }
     }
 }
 

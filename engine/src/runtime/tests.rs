@@ -318,6 +318,33 @@ async fn what_was_decided_at_the_last_moment_is_rolled_forward_and_not_committed
     assert_eq!(rows(&committed), 0, "the rows of epoch 1 come from its files only");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_nobody_waits_for_ends_without_replaying_everything() {
+    let storage = unsealed(false);
+    let mut replay =
+        Log::open(Arc::clone(&storage), LOG_FOLDER, &SeededDice::new(2), LogOptions::default()).expect("a log");
+    while replay.next().expect("readable").is_some() {}
+    let mut log = replay.finish().expect("writable");
+    const EPOCHS: u64 = 50_000;
+    for epoch in 1..=EPOCHS {
+        log.append(&Record::Seal { epoch: Epoch(epoch), now_us: 6, checkpoint: false });
+        let messages = vec![event(1)];
+        let first = Offset(epoch + 2);
+        log.append(&Record::Messages { partition: PartitionId(0), arrival_us: 6, first, messages });
+    }
+    log.sync().expect("durable");
+    let (sink, committed) = collecting();
+    let start = start(storage, Does::Nothing, sink);
+    tokio::time::timeout(Duration::from_millis(100), start).await.err().expect("the replay takes longer");
+    let ended = async {
+        while Arc::strong_count(&committed) > 1 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(HANGS_AFTER, ended).await.expect("all threads end");
+    assert!(rows(&committed) < EPOCHS as usize / 2, "{}", rows(&committed));
+}
+
 /// Threads; the way to the table; how far the dataflow is; what the recorder marks.
 type Deciding = (Vec<JoinHandle<()>>, Sender<(Epoch, RecordBatch)>, Arc<Progress>, Arc<Marks>);
 
