@@ -231,6 +231,8 @@ impl Checkpointer {
                 let mut packs = store.packs(epoch, self.incarnation);
                 // Tables prepare meanwhile.
                 let checkpoint = self.state(marked, &mut packs)?;
+                // Rows are named until the next commit, by every checkpoint; panes mostly by one.
+                packs.next_pack()?;
                 Some((checkpoint, packs))
             }
         };
