@@ -171,7 +171,7 @@ impl Checkpointer {
                     }
                     if is_due && self.tables.iter().any(|table| self.is_due(table)) {
                         // What is due still belongs to an epoch that is not complete.
-                        self.progress.wait_completed(epoch.next(), EPOCH_CHECK);
+                        self.progress.wait_committable(epoch.next(), EPOCH_CHECK);
                     }
                 }
                 Next::Ended => {
