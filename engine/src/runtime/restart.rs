@@ -8,7 +8,7 @@
 //! ```
 //! Everything here may be interrupted, and begins anew then.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -301,9 +301,12 @@ fn choose(
             unreachable!("only a whole one is chosen")
         };
         let checkpoint = manifest.checkpoint().expect("only one with a checkpoint is chosen").clone();
-        match store.read_parts(checkpoint.parts()) {
+        // Once each: after a change of the workers several pieces of a pane are of one part.
+        let mut seen = HashSet::new();
+        let named: Vec<&Part> = checkpoint.parts().filter(|part| seen.insert(*part)).collect();
+        match store.read_parts(named.iter().copied()) {
             Ok(batches) => {
-                let parts = checkpoint.parts().cloned().zip(batches).collect();
+                let parts = named.into_iter().cloned().zip(batches).collect();
                 return Ok(Chosen { start, checkpoint: Some(checkpoint), parts });
             }
             Err(error @ CheckpointError::Damaged { .. }) => drop(damaged.insert(number, error.to_string())),
