@@ -169,21 +169,42 @@ impl Store {
         self.storage.sync_dir(MANIFEST_FOLDER)?;
         // A manifest that cannot be read may name any pack: nothing is removed while one is left.
         if unreadable.iter().all(|number| removed.contains(number)) {
-            let kept = readable.iter().filter(|(number, _)| !removed.contains(number));
-            let named: BTreeSet<&str> = kept
-                .filter_map(|(_, manifest)| manifest.checkpoint())
-                .flat_map(|checkpoint| checkpoint.packs())
-                .collect();
-            for entry in self.storage.list(STATE_FOLDER)? {
-                if !named.contains(entry.name.as_str())
-                    && pack_incarnation(&entry.name).is_some_and(|of| of <= incarnation)
-                {
-                    self.storage.delete(&pack_path(&entry.name))?;
-                    collected.packs += 1;
-                }
-            }
+            let kept = readable.iter().filter(|(number, _)| !removed.contains(number)).map(|(_, manifest)| manifest);
+            collected.packs = self.remove_unnamed_packs(kept, incarnation)?;
         }
         Ok(collected)
+    }
+
+    /// Removes packs of checkpoints that no manifest came of; returns how many. At a start: a process that dies again and
+    /// again before its checkpoint is made, such as on a full disk, would leave more each time.
+    pub fn sweep(&self, incarnation: u64) -> Result<u64, CheckpointError> {
+        let mut manifests = Vec::new();
+        for number in self.numbers()? {
+            match self.read(number) {
+                Ok(manifest) => manifests.push(manifest),
+                Err(CheckpointError::Damaged { .. }) => return Ok(0),
+                Err(error) => return Err(error),
+            }
+        }
+        self.remove_unnamed_packs(manifests.iter(), incarnation)
+    }
+
+    fn remove_unnamed_packs<'m>(
+        &self,
+        manifests: impl Iterator<Item = &'m Manifest>,
+        incarnation: u64,
+    ) -> Result<u64, CheckpointError> {
+        let checkpoints = manifests.filter_map(Manifest::checkpoint);
+        let named: BTreeSet<&str> = checkpoints.flat_map(|checkpoint| checkpoint.packs()).collect();
+        let mut removed = 0;
+        for entry in self.storage.list(STATE_FOLDER)? {
+            if !named.contains(entry.name.as_str()) && pack_incarnation(&entry.name).is_some_and(|of| of <= incarnation)
+            {
+                self.storage.delete(&pack_path(&entry.name))?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
     }
 }
 
@@ -305,6 +326,22 @@ mod tests {
         }
         assert!(store.read_parts([&orphan]).is_err());
         store.read_parts([&later]).expect("of a later process");
+    }
+
+    #[test]
+    fn what_a_process_left_that_died_before_its_checkpoint_goes_with_the_next_start() {
+        let storage = Arc::new(MemoryStorage::default());
+        let store = Store::new(Arc::<MemoryStorage>::clone(&storage));
+        let named = pack(&store, 10, 0..3);
+        store.write(manifest(1, holding(10, vec![named.clone()]))).expect("written");
+        let orphan = pack(&store, 11, 0..3);
+        assert_eq!(store.sweep(0).expect("works"), 0, "of a later process");
+        assert_eq!(store.sweep(2).expect("works"), 1);
+        store.read_parts([&named]).expect("whole");
+        store.read_parts([&orphan]).expect_err("removed");
+        pack(&store, 12, 0..3);
+        storage.put(&manifest_path(2), b"").expect("memory");
+        assert_eq!(store.sweep(2).expect("works"), 0, "a manifest that cannot be read may name it");
     }
 
     #[test]

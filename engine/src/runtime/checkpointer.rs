@@ -153,6 +153,7 @@ impl Checkpointer {
     }
 
     fn serve(&mut self) -> Result<(), Ended> {
+        self.store.sweep(self.incarnation)?;
         self.clean()?;
         loop {
             match self.marks.next(self.due_in()) {
