@@ -208,7 +208,7 @@ impl Store {
     }
 }
 
-fn manifest_path(number: u64) -> String {
+pub(super) fn manifest_path(number: u64) -> String {
     format!("{MANIFEST_FOLDER}/{number:020}.json")
 }
 
