@@ -214,7 +214,8 @@ impl Supervisor {
         blocking(move || {
             reserve.ensure(folder.as_ref()).map_err(|error| match Error::from(error) {
                 Error::Disk { reason, is_full: true } => {
-                    let reason = format!("there is no room for the reserve of {} MiB: {reason}", reserve.size_bytes() >> 20);
+                    let reason =
+                        format!("there is no room for the reserve of {} MiB: {reason}", reserve.size_bytes() >> 20);
                     Error::Disk { reason, is_full: true }
                 }
                 error => error,

@@ -2,8 +2,8 @@
 
 use std::pin::Pin;
 
-use tidemill::assemble::{self, Folder, Service};
 use tidemill::Result;
+use tidemill::assemble::{self, Folder, Service};
 use tidemill_queries::server::Exposure;
 
 use crate::cli::ServeArgs;

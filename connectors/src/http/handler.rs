@@ -66,7 +66,9 @@ async fn answer(
         }
         Found::Refused(why) => {
             let problem = Problem::new(Kind::ReadOnly, format!("{why}; nothing was stored"));
-            return problem.hint("send it again later: it is taken as soon as the data folder can be written again").into_response();
+            return problem
+                .hint("send it again later: it is taken as soon as the data folder can be written again")
+                .into_response();
         }
         Found::Unknown(known) => return unknown(&name, &known).into_response(),
     };

@@ -38,8 +38,8 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use tokio::sync::broadcast;
 
-use crate::clock::{Clock, Dice};
 use crate::checkpoint::CheckpointError;
+use crate::clock::{Clock, Dice};
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
 use crate::error::with_causes;

@@ -345,7 +345,8 @@ mod tests {
         }
         let without = render(&ServiceStatus::default(), 0, "1");
         let samples: Vec<&str> = without.lines().filter(|line| !line.starts_with('#')).collect();
-        let expected = ["tidemill_build_info{version=\"1\"} 1", "tidemill_read_only 0", "tidemill_disk_failures_total 0"];
+        let expected =
+            ["tidemill_build_info{version=\"1\"} 1", "tidemill_read_only 0", "tidemill_disk_failures_total 0"];
         assert_eq!(samples, expected);
     }
 }

@@ -165,8 +165,7 @@ mod tests {
         assert!(!readiness(&ServiceStatus::default()).0);
 
         let read_only = Some(ReadOnly { reason: "disk full".into(), since_us: 1_500_000 });
-        let (ready, document) =
-            readiness(&ServiceStatus { read_only, ..of(JobStatus { ready: true, ..status }) });
+        let (ready, document) = readiness(&ServiceStatus { read_only, ..of(JobStatus { ready: true, ..status }) });
         assert!(!ready);
         assert_eq!(document["reason"], "read only since 1970-01-01T00:00:01.500Z: disk full");
     }
