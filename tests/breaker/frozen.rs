@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::load::Load;
-use super::{HAS_CHECKPOINTS, kept_log, sources, verdict};
+use super::{kept_log, sources, verdict};
 use crate::harness::folder::Folder;
 use crate::harness::http::Client;
 use crate::harness::ledger::{Kind, Ledger, Reading};
@@ -47,10 +47,6 @@ async fn an_owner_that_was_held_while_a_successor_took_over_acknowledges_nothing
     let said = std::fs::read_to_string(&successor.log).expect("a readable log");
     assert_eq!(refused.code(), Some(2), "{said}");
     assert!(said.contains("another process uses this folder"), "it should say who has the folder: {said}");
-    if !HAS_CHECKPOINTS {
-        // There is no fence yet: the lock is all that keeps a second process out.
-        return signal("CONT", old.pid());
-    }
 
     // What an operator does who is sure that the owner is dead, and is wrong.
     tokio::time::sleep(ANSWER_MAX).await;

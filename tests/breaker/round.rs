@@ -10,7 +10,7 @@ use super::disk::Disk;
 use super::faults::Fault;
 use super::load::Load;
 use super::report::{OnFailure, Report};
-use super::{Attack, HAS_CHECKPOINTS, kept_log, sources, verdict};
+use super::{Attack, kept_log, sources, verdict};
 use crate::harness::folder::Folder;
 use crate::harness::program::{Program, Serve, free_port, signal};
 use crate::harness::wait::eventually;
@@ -19,7 +19,7 @@ use crate::harness::wait::eventually;
 const COMMITS_MS: [u64; 3] = [50, 200, 1_000];
 /// Intervals of checkpoints, in the same way.
 const CHECKPOINTS_MS: [u64; 4] = [100, 500, 2_000, 10_000];
-const WORKERS_MAX: usize = 3;
+const WORKERS_MAX: usize = 4;
 /// A debug build that brings the last rows of a round.
 const ROWS_TIME_MAX: Duration = Duration::from_secs(600);
 /// How long the last epochs may take after the senders have ended.
@@ -55,10 +55,9 @@ impl Scene {
         self.serve.workers = self.dice.random_range(1..=WORKERS_MAX);
         self.serve.commit = Duration::from_millis(COMMITS_MS[self.dice.random_range(0..COMMITS_MS.len())]);
         let checkpoint_ms = CHECKPOINTS_MS[self.dice.random_range(0..CHECKPOINTS_MS.len())];
-        if HAS_CHECKPOINTS {
-            let checkpoint = ("TIDEMILL__DURABILITY__CHECKPOINT".to_owned(), format!("{checkpoint_ms}ms"));
-            self.serve.environment = vec![checkpoint];
-        }
+        let checkpoint = ("TIDEMILL__DURABILITY__CHECKPOINT".to_owned(), format!("{checkpoint_ms}ms"));
+        let writers = ("TIDEMILL__TABLES__WRITERS".to_owned(), self.dice.random_range(1..=2).to_string());
+        self.serve.environment = vec![checkpoint, writers];
         self.starts += 1;
         self.load.shared().starting();
         self.serve.start()

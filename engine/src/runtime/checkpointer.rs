@@ -30,6 +30,7 @@ use crate::checkpoint::{
 use crate::clock::Clock;
 use crate::dataflow::{Failure, Snapshot, Snapshots};
 use crate::epoch::Epoch;
+use crate::fence::{Fenced, Incarnation};
 use crate::ingest;
 use crate::key::KeyGroups;
 use crate::plan::NodeId;
@@ -56,6 +57,7 @@ pub(super) enum Ended {
     Sink(SinkError),
     Checkpoint(CheckpointError),
     Log(ingest::LogError),
+    Fenced(Fenced),
 }
 
 impl From<CheckpointError> for Ended {
@@ -121,12 +123,14 @@ pub(super) struct Checkpointer {
     pub(super) failure: Failure,
     pub(super) commit_interval: Duration,
     pub(super) workers: usize,
-    pub(super) incarnation: u64,
+    pub(super) incarnation: Incarnation,
     pub(super) log_id: String,
     pub(super) next_number: u64,
     /// The last manifest, and the one whose checkpoint a replay would start from.
     pub(super) parent: Option<u64>,
     pub(super) base: u64,
+    /// The last manifest, if it only decided commits: the one after it makes it needless.
+    pub(super) decided_only: Option<u64>,
     pub(super) tables: Vec<Table>,
     pub(super) windows: BTreeMap<NodeId, Window>,
     pub(super) sources: BTreeMap<NodeId, SourceKept>,
@@ -143,6 +147,7 @@ impl Checkpointer {
             Ok(Err(Ended::Sink(error))) => JobError::from(error).end(&failure),
             Ok(Err(Ended::Checkpoint(error))) => JobError::from(error).end(&failure),
             Ok(Err(Ended::Log(error))) => JobError::from(error).end(&failure),
+            Ok(Err(Ended::Fenced(error))) => JobError::from(error).end(&failure),
             Err(_) => failure.set("the checkpointer ended by an internal error".to_owned()),
         }
         self.marks.done();
@@ -224,7 +229,7 @@ impl Checkpointer {
         let mut checkpoint = match &marked {
             None => None,
             Some(marked) => {
-                let mut packs = store.packs(epoch, self.incarnation);
+                let mut packs = store.packs(epoch, self.incarnation.number());
                 // Tables prepare meanwhile.
                 let checkpoint = self.state(marked, &mut packs)?;
                 Some((checkpoint, packs))
@@ -260,6 +265,10 @@ impl Checkpointer {
         };
         self.write(epoch, holds, &pending)?;
         self.commit(epoch, pending)?;
+        let decided_only = (packs_status.is_none()).then_some(self.next_number - 1);
+        if let Some(needless) = std::mem::replace(&mut self.decided_only, decided_only) {
+            self.store.forget(needless).map_err(CheckpointError::from)?;
+        }
         if let Some(bytes) = packs_status {
             self.remove_what_is_old(epoch, bytes)?;
         }
@@ -273,10 +282,13 @@ impl Checkpointer {
             pending: pending.get(&table.name).cloned().unwrap_or_default(),
             generation: None,
         };
+        // Who was replaced decides nothing more. What slips through does no harm: its input was durable before the other
+        // process began, so that one computes and commits the same.
+        self.incarnation.check().map_err(Ended::Fenced)?;
         let manifest = self.store.write(Manifest {
             version: Manifest::VERSION,
             number: self.next_number,
-            incarnation: self.incarnation,
+            incarnation: self.incarnation.number(),
             parent: self.parent,
             log_id: self.log_id.clone(),
             made_us: self.clock.now_us(),
@@ -368,7 +380,7 @@ impl Checkpointer {
 
     /// Removes older checkpoints, and the log that no kept one needs.
     fn remove_what_is_old(&mut self, epoch: Epoch, bytes: u64) -> Result<(), Ended> {
-        let collected = self.store.collect(self.incarnation)?;
+        let collected = self.store.collect(self.incarnation.number())?;
         if let Some(oldest) = collected.oldest {
             let shrunk = ingest::shrink(&*self.storage, LOG_FOLDER, oldest.next()).map_err(Ended::Log)?;
             self.log_removed_bytes.fetch_add(shrunk.bytes, Ordering::Relaxed);

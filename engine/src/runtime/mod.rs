@@ -149,10 +149,20 @@ impl JobError {
 impl From<LogError> for JobError {
     fn from(error: LogError) -> Self {
         match error {
-            LogError::Storage(source) | LogError::Fenced(Fenced::Unknown { source }) => JobError::Storage(source),
+            LogError::Storage(source) => JobError::Storage(source),
+            LogError::Fenced(error) => error.into(),
             // The failure before it was the disk's.
             LogError::Poisoned(_) => JobError::Disk { reason: with_causes(&error), is_full: false },
-            damaged_or_taken_over => JobError::Log(with_causes(&damaged_or_taken_over)),
+            damaged => JobError::Log(with_causes(&damaged)),
+        }
+    }
+}
+
+impl From<Fenced> for JobError {
+    fn from(error: Fenced) -> Self {
+        match error {
+            Fenced::Unknown { source } => JobError::Storage(source),
+            taken_over @ Fenced::TakenOver { .. } => JobError::Environment(with_causes(&taken_over)),
         }
     }
 }
