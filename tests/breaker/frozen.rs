@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use super::kept_log::KeptLog;
 use super::load::Load;
-use super::{kept_log, sources, verdict};
+use super::{sources, verdict};
 use crate::harness::folder::Folder;
 use crate::harness::http::Client;
 use crate::harness::ledger::{Kind, Ledger, Reading};
@@ -35,6 +36,7 @@ async fn an_owner_that_was_held_while_a_successor_took_over_acknowledges_nothing
     successor.log = folder.join("successor.stderr");
 
     // Load for the successor, which is not there yet, and one client that stays with the owner whatever happens.
+    let kept_log = KeptLog::begin(serve.data.join("log"), folder.join("kept-log"));
     let old = serve.start_ready().await;
     let ledgers = folder.join("ledgers");
     let load = Load::begin(successors_mqtt, successor.http, &ledgers, 1);
@@ -62,8 +64,7 @@ async fn an_owner_that_was_held_while_a_successor_took_over_acknowledges_nothing
     reached(2 * ROWS, || load.shared().acknowledged().iter().sum()).await;
     load.end().await;
     new.stop().await;
-    let kept_log = folder.join("kept-log");
-    kept_log::keep(&serve.data.join("log"), &kept_log);
+    let kept_log = kept_log.keep();
     let verdict = verdict::on(&serve.data.join("tables"), &ledgers, &kept_log, 2);
     assert!(verdict.offences.is_empty(), "{}", verdict.offences.join("\n"));
 }
