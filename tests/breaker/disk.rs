@@ -10,7 +10,6 @@ use std::time::Duration;
 use crate::harness::folder::Folder;
 use crate::harness::wait::eventually;
 
-const DISK_BYTES: &str = "1500M";
 /// The kernel lets go of a file system only when the last file of a killed process is closed.
 const UNMOUNT_MAX: Duration = Duration::from_secs(30);
 
@@ -23,11 +22,11 @@ pub(super) struct Disk {
 
 impl Disk {
     /// Makes and mounts one; an error says what this machine lacks.
-    pub(super) fn make(folder: &Folder) -> Result<Disk, String> {
+    pub(super) fn make(folder: &Folder, bytes: &str) -> Result<Disk, String> {
         let disk = Disk { image: folder.join("disk.ext4"), mounted_at: folder.join("disk") };
         std::fs::create_dir(&disk.mounted_at).expect("a writable folder");
         run("xfs_io", &["-V".as_ref()])?;
-        run("truncate", &["-s".as_ref(), DISK_BYTES.as_ref(), &disk.image])?;
+        run("truncate", &["-s".as_ref(), bytes.as_ref(), &disk.image])?;
         run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), &disk.image])?;
         disk.mount()?;
         Ok(disk)
