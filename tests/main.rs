@@ -19,6 +19,7 @@ mod backpressure;
 mod breaker;
 mod embed;
 mod exit_codes;
+mod flipped_bits;
 mod idle;
 mod ingest;
 
