@@ -20,6 +20,7 @@ mod breaker;
 mod embed;
 mod exit_codes;
 mod flipped_bits;
+mod full_at_start;
 mod idle;
 mod ingest;
 

@@ -5,7 +5,6 @@
 //! it is there, the disk is broken. A short write is not among them, since `strace` can only lie about one; a full disk
 //! makes them.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -84,7 +83,7 @@ pub(super) async fn refuse(scene: &mut Scene, refused: Refused) {
 pub(super) async fn fill(scene: &mut Scene) {
     let program = scene.start_ready().await;
     scene.serve_a_while().await;
-    let ballast = Ballast::fill(scene.mounted_at());
+    let ballast = scene.disk().fill();
     becomes_read_only(&program).await;
     is_read_only(scene, &program).await;
     eventually("the last checkpoint is made with the room of the reserve", NOTICED_MAX, async || {
@@ -186,26 +185,5 @@ impl Drop for Strace {
         // Ended already is fine; a tracer that is killed lets its program go on.
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-/// A file that takes all the room there is, until it is dropped.
-struct Ballast(PathBuf);
-
-impl Ballast {
-    fn fill(dir: &Path) -> Ballast {
-        let ballast = Ballast(dir.join("ballast"));
-        let mut file = std::fs::File::create(&ballast.0).expect("a name on the disk");
-        for piece_bytes in [1 << 20, 4 << 10] {
-            let piece = vec![0; piece_bytes];
-            while file.write_all(&piece).is_ok() {}
-        }
-        ballast
-    }
-}
-
-impl Drop for Ballast {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
     }
 }

@@ -44,6 +44,7 @@ mod round;
 mod report;
 mod verdict;
 
+pub(crate) use self::disk::Disk;
 use self::faults::Fault;
 use self::report::Report;
 use self::sizes::Size;

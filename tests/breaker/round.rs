@@ -126,9 +126,9 @@ impl Scene {
         &self.serve.data
     }
 
-    /// Returns the folder of the round's own disk.
-    pub(super) fn mounted_at(&self) -> &Path {
-        &self.disk.as_ref().expect("a round with full disks has its own").mounted_at
+    /// Returns the round's own disk.
+    pub(super) fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("a round with full disks has its own")
     }
 
     /// Returns how many readings were acknowledged.
