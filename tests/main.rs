@@ -19,6 +19,8 @@ mod backpressure;
 mod breaker;
 mod embed;
 mod exit_codes;
+mod flipped_bits;
+mod full_at_start;
 mod idle;
 mod ingest;
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::oneshot;
 
+use super::JobError;
 use super::bridge::{Bridge, Closed, Origin};
 use super::intake::{Ask, Request, SourceState};
 use super::marks::{Marked, Marks};
@@ -316,11 +317,7 @@ impl Recorder {
     pub(super) fn record(mut self, mut log: LogWriter, requests: &Receiver<Request>) {
         match self.record_all(&mut log, requests) {
             Ok(()) | Err(RecorderError::Closed) => {}
-            Err(RecorderError::Log(error)) => {
-                let is_disk_full = matches!(&error, LogError::Storage(error) if error.is_disk_full());
-                let error = with_causes(&error);
-                self.failure.set_disk(format!("{error}: nothing more can be acknowledged"), is_disk_full);
-            }
+            Err(RecorderError::Log(error)) => JobError::from(error).end(&self.failure),
             Err(RecorderError::Changed { source, problem }) => {
                 self.failure.set_environment(format!("source {source}: {problem}"));
             }

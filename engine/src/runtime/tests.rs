@@ -24,7 +24,7 @@ use crate::ingest::{Log, LogOptions, PartitionId, Record};
 use crate::plan::{Operator, Plan, SourceNode};
 use crate::sink::{Committable, Found, Sink, SinkError, SinkWriter};
 use crate::source::{Chunk, Data, Intake, Message, Offset, Resume, Source, SourceError, Stop};
-use crate::storage::{MemoryStorage, Storage};
+use crate::storage::{LocalStorage, MemoryStorage, SimulatedDisk, Storage};
 use crate::testing::{Collected, CollectingSink, EventFormat, event_schema};
 
 /// Far more than a job needs that does not hang.
@@ -135,6 +135,12 @@ fn rows(committed: &Mutex<Vec<RecordBatch>>) -> usize {
 
 /// Starts a job of one source and one table on what is in the storage.
 async fn start(storage: Arc<dyn Storage>, source: Does, sink: impl Sink) -> Result<Job, JobError> {
+    let (plan, options) = one_table(storage, source);
+    Job::start(plan, vec![Box::new(sink)], options).await
+}
+
+/// Returns the plan of one source and one table.
+fn one_table(storage: Arc<dyn Storage>, source: Does) -> (Plan, JobOptions) {
     let mut plan = Plan::default();
     let input = plan.push(
         event_schema(),
@@ -161,7 +167,7 @@ async fn start(storage: Arc<dyn Storage>, source: Does, sink: impl Sink) -> Resu
         live: BTreeMap::new(),
         epoch_interval: Duration::from_millis(1),
     };
-    Job::start(plan, vec![Box::new(sink)], options).await
+    (plan, options)
 }
 
 /// Writes a log as a killed process leaves it: three events, and no Seal.
@@ -194,6 +200,45 @@ async fn failure(source: Does, sink: Writes) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_cannot_be_written_ends_the_job() {
     assert_eq!(failure(Does::Sends, Writes::Fails).await, "table table: no room");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_ends_the_job_by_its_name_and_the_next_job_goes_on_when_there_is_space() {
+    let disk = SimulatedDisk::new(7);
+    let storage =
+        || -> Arc<dyn Storage> { Arc::new(LocalStorage::on(Arc::new(disk.clone()), "data").expect("a folder")) };
+    disk.set_capacity(Some(200_000));
+    for _ in 0..3 {
+        let (sink, committed) = collecting();
+        let job = match start(storage(), Does::Sends, sink).await {
+            Ok(job) => job,
+            // So full that the next job does not come far.
+            Err(error) => {
+                assert!(error.is_disk_full(), "{error}");
+                continue;
+            }
+        };
+        let ended = tokio::time::timeout(HANGS_AFTER, job.finished()).await.expect("it ends by itself");
+        let error = ended.expect_err("there is no room");
+        assert!(error.is_disk_failure() && error.is_disk_full(), "{error}");
+        assert!(job.stop().await.expect_err("the same").is_disk_full());
+        assert_eq!(Arc::strong_count(&committed), 1, "all its threads have ended, and its table is closed");
+    }
+    disk.set_capacity(None);
+    let (sink, _) = collecting();
+    start(storage(), Does::Nothing, sink).await.expect("starts").stop().await.expect("stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_settles_commits_what_the_log_has_and_runs_no_source() {
+    let storage = unsealed(false);
+    let (sink, committed) = collecting();
+    let (plan, options) = one_table(Arc::clone(&storage), Does::Panics);
+    Job::settle(plan, vec![Box::new(sink)], options).await.expect("settles");
+    assert_eq!(rows(&committed), 3);
+    let store = Store::new(storage);
+    let newest = *store.numbers().expect("readable").last().expect("a manifest");
+    assert!(store.read(newest).expect("whole").checkpoint().is_some(), "its checkpoint is the last one");
 }
 
 #[tokio::test(flavor = "multi_thread")]
