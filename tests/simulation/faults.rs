@@ -1,0 +1,1 @@
+//! An error at any call.
