@@ -1,6 +1,6 @@
 //! The judge: reads what is on the disk, and says what is wrong with it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -8,13 +8,14 @@ use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 use bytes::Bytes;
 use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
+use tidemill::engine::checkpoint::CHECKPOINTS_KEPT;
 use tidemill::engine::clock::SeededDice;
 use tidemill::engine::ingest::{Log, LogOptions, Record};
 use tidemill::engine::storage::{LocalStorage, MemoryStorage, SimulatedDisk, Storage};
 
 use super::reference::{History, history};
 use super::scenario::{Act, Script, pipeline};
-use super::world::Past;
+use super::world::{Past, Sent};
 
 /// Says what is wrong with a disk whose job was stopped. `disk` is not changed.
 pub(super) fn verdict(disk: &SimulatedDisk, past: &Past, script: &Script) -> Result<Seen, String> {
@@ -89,8 +90,6 @@ fn ledger(history: &History, past: &Past, script: &Script) -> Result<(), String>
         None => Ok(()),
     }
 }
-
-use super::world::Sent;
 
 /// Compares every version of a table with what it must hold; returns how many versions and rows there are.
 fn table_versions(storage: &LocalStorage, name: &str, expected: &[(u64, String)]) -> Result<(usize, usize), String> {
@@ -185,11 +184,45 @@ fn text_of(table: &str, batch: &RecordBatch, row: usize) -> String {
     columns.iter().map(value).collect::<Vec<_>>().join("|")
 }
 
-/// Files that a stopped job leaves: nothing that nobody names, and no more of the past than is kept.
+/// What a job leaves that was stopped after a clean start: nothing that nobody names, and no more of the past than is kept.
 pub(super) fn garbage(disk: &SimulatedDisk) -> Result<(), String> {
-    let _ = disk;
+    let storage = LocalStorage::on(Arc::new(disk.kill()), "data").map_err(|error| error.to_string())?;
+    let list = |dir: &str| storage.list(dir).map_err(|error| error.to_string());
+    let text = |path: String| {
+        storage.get(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(|error| error.to_string())
+    };
+    if let Some((path, _)) = disk.files().iter().find(|(path, _)| path.to_string_lossy().contains(".tmp-")) {
+        return Err(format!("{} was left behind", path.display()));
+    }
+    if list("fence")?.len() > 2 {
+        return Err("old claims of the fence are left".to_owned());
+    }
+    let manifests = list("checkpoint/manifest")?;
+    if manifests.len() > CHECKPOINTS_KEPT + 2 {
+        return Err(format!("{} manifests are kept", manifests.len()));
+    }
+    let mut named = String::new();
+    for manifest in &manifests {
+        named.push_str(&text(format!("checkpoint/manifest/{}", manifest.name))?);
+    }
+    if let Some(pack) = list("checkpoint/state")?.iter().find(|pack| !named.contains(&pack.name)) {
+        return Err(format!("no manifest names {}", pack.name));
+    }
+    for table in &pipeline().tables {
+        let (dir, mut log, mut committed) = (format!("tables/{}", table.name), String::new(), 0);
+        for entry in list(&format!("{dir}/_delta_log"))? {
+            let commit = text(format!("{dir}/_delta_log/{}", entry.name))?;
+            let actions = commit.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            committed = actions.filter_map(|action| action["txn"]["version"].as_u64()).fold(committed, u64::max);
+            log.push_str(&commit);
+        }
+        for file in list(&dir)?.iter().filter(|file| file.name.ends_with(".parquet") && !log.contains(&file.name)) {
+            let epoch: u64 = file.name[1..13].parse().map_err(|_| format!("{dir} has a file {}", file.name))?;
+            // What was prepared for an epoch to come goes with the first commit that passes it.
+            if epoch <= committed {
+                return Err(format!("no version of {dir} names {}, and {committed} is committed", file.name));
+            }
+        }
+    }
     Ok(())
 }
-
-#[expect(dead_code, reason = "sizes by folder")]
-type Sizes = BTreeMap<String, u64>;

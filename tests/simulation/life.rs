@@ -60,6 +60,7 @@ pub(super) struct Life {
     pub(super) end: End,
     /// Of the turns, and what subscribers saw.
     pub(super) trace_hash: u64,
+    pub(super) turns: u64,
 }
 
 /// How many turns the driver takes, at most, until everything that was sent is answered.
@@ -90,7 +91,7 @@ pub(super) fn live(
     };
     drop(sitting);
     world.end_life();
-    Life { end, trace_hash: turns.trace_hash() }
+    Life { end, trace_hash: turns.trace_hash(), turns: turns.count() }
 }
 
 fn start(

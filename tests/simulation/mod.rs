@@ -18,5 +18,6 @@ mod seeds;
 mod judge;
 mod life;
 mod reference;
+mod report;
 mod scenario;
 mod world;
