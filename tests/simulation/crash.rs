@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tidemill::engine::runtime::simulation::{Moment, Watch};
 use tidemill::engine::storage::SimulatedDisk;
@@ -23,7 +24,7 @@ const IMAGES_QUEUED_MAX: usize = 8;
 const JUDGES: usize = 2;
 
 /// One image in so many also has its recovery crashed, at each of its syncs.
-const RECOVERIES_ONE_IN: usize = 60;
+const RECOVERIES_ONE_IN: usize = 150;
 
 /// One image in so many is looked through for garbage, after one more start.
 const GARBAGE_ONE_IN: usize = 5;
@@ -55,7 +56,7 @@ fn camera(disk: &SimulatedDisk, world: &World, take: impl Fn(Image) + Send + Syn
 
 #[test]
 fn every_sync_may_be_the_last() {
-    let (seed, chunk_count) = (3, 22);
+    let (seed, chunk_count) = (3, 14);
     let script = Script::new(seed, chunk_count);
     let failures = Failures::new("simulation::crash");
     let (sender, images) = sync_channel::<Image>(IMAGES_QUEUED_MAX);
@@ -71,13 +72,18 @@ fn every_sync_may_be_the_last() {
                 sender.send(image).expect("a judge waits");
             }
         });
-        let life = live(&disk, &world, &script, &Settings::small(seed, 2), Some(watch));
+        let life = live(&disk, &world, &script, &watched(seed), Some(watch));
         assert!(matches!(life.end, End::Stopped), "{life:?}");
         verdict(&disk, &world.past(), &script).expect("without a crash it is right");
         assert!(!world.past().archive.is_empty(), "the log has shrunk");
     });
     println!("{} restarts", judged.load(Ordering::Relaxed));
     failures.none();
+}
+
+/// How the watched life runs: with checkpoints so often that the log shrinks.
+fn watched(seed: u64) -> Settings {
+    Settings { checkpoint_interval: Duration::from_millis(1_500), segment_bytes: 500, ..Settings::small(seed, 2) }
 }
 
 fn judge_all(images: &Mutex<Receiver<Image>>, script: &Script, seed: u64, failures: &Failures, judged: &AtomicUsize) {
@@ -88,7 +94,7 @@ fn judge_all(images: &Mutex<Receiver<Image>>, script: &Script, seed: u64, failur
         {
             let fault = format!("{kind} {}", image.place);
             let variables = [("TIDEMILL_IMAGE", image.number as u64)];
-            failures.check(seed, &fault, &variables, || go_on(&disk, &image, script));
+            failures.check(seed, &fault, &variables, || go_on(&disk.kill(), &image, script));
             judged.fetch_add(1, Ordering::Relaxed);
             if image.number % RECOVERIES_ONE_IN == RECOVERIES_ONE_IN / 2 {
                 let count = crash_recovery(&disk, &image, script, &fault, seed, failures);
@@ -109,11 +115,12 @@ fn go_on(disk: &SimulatedDisk, image: &Image, script: &Script) -> Result<usize, 
     }
     let seen = verdict(disk, &world.past(), script)?;
     if image.number % GARBAGE_ONE_IN == 0 {
+        let (before, script) = (disk.kill(), &script.and_one_more());
         let again = live(disk, &world, script, &settings, None);
         if !matches!(again.end, End::Stopped) {
             return Err(format!("started once more: {:?}", again.end));
         }
-        garbage(disk)?;
+        garbage(disk, &before)?;
         verdict(disk, &world.past(), script)?;
     }
     Ok(seen.rows)
@@ -130,11 +137,10 @@ fn crash_recovery(
 ) -> usize {
     // Nothing more arrives: what is there is recovered, and committed.
     let world = World::after(Past { next_act: script.acts.len(), ..image.past.clone() });
-    let disk = disk.kill();
     let images = Arc::<Mutex<Vec<Image>>>::default();
     let album = Arc::clone(&images);
-    let watch = camera(&disk, &world, move |image| album.lock().expect("nobody panics with it").push(image));
-    let life = live(&disk, &world, script, &Settings::small(seed, 2), Some(watch));
+    let watch = camera(disk, &world, move |image| album.lock().expect("nobody panics with it").push(image));
+    let life = live(disk, &world, script, &Settings::small(seed, 2), Some(watch));
     failures.check(seed, fault, &[], || match life.end {
         End::Stopped => Ok(0),
         end => Err(format!("{end:?}")),

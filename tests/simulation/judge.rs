@@ -56,7 +56,12 @@ fn records(storage: &LocalStorage, past: &Past) -> Result<Vec<Record>, String> {
     let mut replay =
         Log::open(Arc::new(whole), "log", &SeededDice::new(1), options).map_err(|error| error.to_string())?;
     if !replay.reach().whole {
-        return Err("the archive does not reach back to the beginning of the log".to_owned());
+        let segments = storage.list("log").map_err(|error| error.to_string())?;
+        let (kept, segments) = (past.archive.keys().collect::<Vec<_>>(), segments.into_iter().map(|entry| entry.name));
+        let segments: Vec<_> = segments.collect();
+        return Err(format!(
+            "the log does not reach back to its beginning: {kept:?} were removed, {segments:?} are there"
+        ));
     }
     let mut records = Vec::new();
     while let Some(record) = replay.next().map_err(|error| error.to_string())? {
@@ -185,8 +190,10 @@ fn text_of(table: &str, batch: &RecordBatch, row: usize) -> String {
 }
 
 /// What a job leaves that was stopped after a clean start: nothing that nobody names, and no more of the past than is kept.
-pub(super) fn garbage(disk: &SimulatedDisk) -> Result<(), String> {
+/// `before` is the disk as that start found it.
+pub(super) fn garbage(disk: &SimulatedDisk, before: &SimulatedDisk) -> Result<(), String> {
     let storage = LocalStorage::on(Arc::new(disk.kill()), "data").map_err(|error| error.to_string())?;
+    let storage_before = LocalStorage::on(Arc::new(before.kill()), "data").map_err(|error| error.to_string())?;
     let list = |dir: &str| storage.list(dir).map_err(|error| error.to_string());
     let text = |path: String| {
         storage.get(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(|error| error.to_string())
@@ -209,20 +216,29 @@ pub(super) fn garbage(disk: &SimulatedDisk) -> Result<(), String> {
         return Err(format!("no manifest names {}", pack.name));
     }
     for table in &pipeline().tables {
-        let (dir, mut log, mut committed) = (format!("tables/{}", table.name), String::new(), 0);
-        for entry in list(&format!("{dir}/_delta_log"))? {
-            let commit = text(format!("{dir}/_delta_log/{}", entry.name))?;
-            let actions = commit.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            committed = actions.filter_map(|action| action["txn"]["version"].as_u64()).fold(committed, u64::max);
-            log.push_str(&commit);
-        }
+        let dir = format!("tables/{}", table.name);
+        // What was prepared for an epoch that the table has by now goes with the start after that.
+        let (_, committed) = delta_log(&storage_before, &dir)?;
+        let (log, _) = delta_log(&storage, &dir)?;
         for file in list(&dir)?.iter().filter(|file| file.name.ends_with(".parquet") && !log.contains(&file.name)) {
             let epoch: u64 = file.name[1..13].parse().map_err(|_| format!("{dir} has a file {}", file.name))?;
-            // What was prepared for an epoch to come goes with the first commit that passes it.
             if epoch <= committed {
-                return Err(format!("no version of {dir} names {}, and {committed} is committed", file.name));
+                return Err(format!("no version of {dir} names {}, and {committed} was committed", file.name));
             }
         }
     }
     Ok(())
+}
+
+/// Returns the versions of a table as one text, and the last epoch that is committed.
+fn delta_log(storage: &LocalStorage, dir: &str) -> Result<(String, u64), String> {
+    let (mut log, mut committed) = (String::new(), 0);
+    for entry in storage.list(&format!("{dir}/_delta_log")).map_err(|error| error.to_string())? {
+        let commit = storage.get(&format!("{dir}/_delta_log/{}", entry.name)).map_err(|error| error.to_string())?;
+        let commit = String::from_utf8_lossy(&commit);
+        let actions = commit.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        committed = actions.filter_map(|action| action["txn"]["version"].as_u64()).fold(committed, u64::max);
+        log.push_str(&commit);
+    }
+    Ok((log, committed))
 }

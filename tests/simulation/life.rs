@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use tidemill::engine::clock::{Clock, Dice, ManualClock, SeededDice};
 use tidemill::engine::ingest::{Log, LogOptions};
 use tidemill::engine::runtime::simulation::{Moment, Simulation, TurnDisk, Turns, Watch};
-use tidemill::engine::runtime::{JobError, JobOptions, LOG_FOLDER};
+use tidemill::engine::runtime::{JobError, JobOptions, LOG_FOLDER, Subscription};
 use tidemill::engine::source::{Chunk, Message};
 use tidemill::engine::storage::{LocalStorage, SimulatedDisk, Storage};
 
@@ -143,11 +144,14 @@ fn drive(
             send(&simulation, world, script, chunk);
         }
     }
+    let names = pipeline().tables.iter().map(|table| table.name.as_str());
+    let mut subscriptions: Vec<_> = names.filter_map(|name| simulation.job().subscribe(name)).collect();
     loop {
         for _ in 0..chance.below(12) {
             simulation.pass();
         }
         world.look();
+        subscriptions.iter_mut().for_each(|subscription| note(subscription, turns));
         if let Some(error) = simulation.failure() {
             simulation.kill();
             return End::Failed(error);
@@ -185,6 +189,13 @@ fn drive(
     match simulation.stop() {
         Ok(()) => End::Stopped,
         Err(error) => End::Failed(error),
+    }
+}
+
+/// Notes what a subscriber has seen by now.
+fn note(subscription: &mut Subscription, turns: &Turns) {
+    while let Some(Some(live)) = subscription.next().now_or_never() {
+        turns.note(format!("{live:?}").as_bytes());
     }
 }
 

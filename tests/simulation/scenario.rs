@@ -176,6 +176,15 @@ impl Script {
         }
         Script { acts }
     }
+
+    /// Returns the script with one more row at its end.
+    pub(super) fn and_one_more(&self) -> Script {
+        let mut script = self.clone();
+        let waited_us: i64 = self.acts.iter().map(|act| if let Act::Wait { us } = act { *us } else { 0 }).sum();
+        let (payload, ids) = (row("e", i64::MAX, BEGIN_US + waited_us), vec![i64::MAX]);
+        script.acts.push(Act::Send { source: "r", partition: "left", payload, ids });
+        script
+    }
 }
 
 fn row(device: &str, id: i64, time_us: i64) -> String {
