@@ -21,6 +21,9 @@
 //! 3. After [`Intake::end`] nothing is appended to the partition, in this run and in all later ones; [`Resume::ended`]
 //!    tells. More input for a source that has ended is a new partition.
 //! 4. An unbounded source returns from [`Source::run`] only after `stop` or with an error; otherwise the job fails.
+//! 5. It can be prepared and run again when `run` has returned, however it has, and when [`Source::release`] has: a job
+//!    that stopped because the disk failed is started anew in the same process. What `run` has taken (a port, a
+//!    connection, a name) is given back when it returns or is dropped, and is taken again the next time.
 //!
 //! What the runtime promises:
 //! 1. Chunks of a partition reach the log and the dataflow in the order of their calls. Between partitions there is none.
@@ -28,8 +31,9 @@
 //! 3. A partition is declared in the log before its first chunk. `open` is needed only to declare one earlier:
 //!    a bounded source declares all of its partitions first, so that none of them misses the watermark of another.
 //! 4. When a bounded source returns from `run` without `stop`, each of its partitions that has not ended ends.
-//! 5. `reread` is called while the log is replayed: after [`Source::prepare`], before `run`, from one thread, for each
-//!    partition in the order of its ranges.
+//! 5. `reread` is called while the log is replayed: before `run`, from one thread, for each partition in the order of its
+//!    ranges. A job that only settles calls it without [`Source::prepare`].
+//! 6. `prepare` is followed by `run` or, if the job does not come that far, by `release`.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -38,6 +42,9 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 pub use tokio_util::sync::CancellationToken as Stop;
+
+use crate::error::with_causes;
+use crate::storage::StorageError;
 
 /// A boxed future, so that source traits stay object safe and cheap to compile against.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -154,6 +161,9 @@ pub enum SourceError {
     /// The intake refused.
     #[error(transparent)]
     Intake(#[from] IntakeError),
+    /// What the source keeps in the data folder cannot be written or read.
+    #[error("{}", with_causes(.0))]
+    Storage(#[from] StorageError),
 }
 
 /// A place where data enters.
@@ -162,10 +172,13 @@ pub trait Source: Send + Sync + 'static {
     /// Whether the input has an end.
     fn bounded(&self) -> bool;
 
-    /// Does what can fail before anything starts: binds ports, finds files. Called once, before the log is replayed.
+    /// Does what can fail before anything starts: binds ports, finds files. Called before the log is replayed.
     async fn prepare(&self) -> Result<(), SourceError> {
         Ok(())
     }
+
+    /// Gives back what `prepare` has taken, because `run` will not be called.
+    fn release(&self) {}
 
     /// Pushes chunks until the input ends or `stop` is cancelled; on `stop` it stops reading, waits for the receipts
     /// it holds, acknowledges them, and returns. `resume` has one entry for each partition the log knows.

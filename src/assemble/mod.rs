@@ -9,6 +9,8 @@
 
 mod service;
 
+mod supervisor;
+
 pub use service::{BindFailure, Service, bind};
 
 use std::collections::BTreeMap;
@@ -24,7 +26,7 @@ use tidemill_engine::epoch::Epoch;
 use tidemill_engine::error::with_causes;
 use tidemill_engine::ingest::{Log, LogOptions};
 use tidemill_engine::plan::{Operator, Plan};
-use tidemill_engine::runtime::{Job, JobOptions, LOG_FOLDER};
+use tidemill_engine::runtime::{Job, JobError, JobOptions, LOG_FOLDER};
 use tidemill_engine::sink::Sink;
 use tidemill_engine::storage::{FolderLock, LocalStorage, MemoryStorage, Storage};
 use tidemill_queries::history::{History, TABLES_FOLDER, TableLocation};
@@ -69,7 +71,7 @@ impl Default for Settings {
 /// A data folder that this process holds alone, until this is dropped.
 pub struct Folder {
     storage: Arc<LocalStorage>,
-    _lock: FolderLock,
+    lock: Arc<FolderLock>,
 }
 
 impl Folder {
@@ -77,7 +79,13 @@ impl Folder {
     pub fn open(path: &Path) -> Result<Folder> {
         let storage = LocalStorage::open(path)?;
         let lock = storage.lock()?;
-        Ok(Folder { storage: Arc::new(storage), _lock: lock })
+        Ok(Folder { storage: Arc::new(storage), lock: Arc::new(lock) })
+    }
+
+    /// Opens the same folder anew, under the same lock: nothing is believed that was known of it before.
+    fn reopened(&self) -> Result<Folder> {
+        let storage = LocalStorage::open(self.path())?;
+        Ok(Folder { storage: Arc::new(storage), lock: Arc::clone(&self.lock) })
     }
 
     /// Returns where it is.
@@ -264,33 +272,45 @@ pub fn table_rows(folder: &Folder, table: &TableInfo) -> Result<u64> {
 
 /// Returns the tables as questions find them, and writes their list into the data folder, for `tidemill sql --data`.
 pub fn write_catalog(folder: &Folder, tables: &[TableInfo]) -> Result<History> {
+    let history = history_of(folder, tables)?;
+    history.catalog(folder.path()).write(folder.storage().as_ref())?;
+    Ok(history)
+}
+
+/// Returns the tables as questions find them; reads and writes nothing.
+fn history_of(folder: &Folder, tables: &[TableInfo]) -> Result<History> {
     let mut locations = Vec::with_capacity(tables.len());
     for table in tables {
         let dir = table_path(folder.path(), table)?;
         locations.push(TableLocation { name: table.name.clone(), schema: Some(Arc::clone(&table.schema)), dir });
     }
-    let history = History::new(locations);
-    history.catalog(folder.path()).write(folder.storage().as_ref())?;
-    Ok(history)
+    Ok(History::new(locations))
 }
 
 /// Makes sure that the ingest log exists, and returns its id: the tables belong to it. A folder whose log was deleted
 /// gets another id, and the tables of the old one are refused then instead of filled twice.
 fn log_id(folder: &Folder, settings: &Settings) -> Result<u128> {
     let replay = Log::open(folder.storage(), LOG_FOLDER, settings.dice.as_ref(), LogOptions::default())
-        .map_err(|error| Error::Environment(with_causes(&error)))?;
+        .map_err(JobError::from)?;
     Ok(replay.log_id())
 }
+
+/// Where the rows of tables are shown as they leave, by the tables' names.
+pub type LiveRows = BTreeMap<String, broadcast::Sender<(Epoch, RecordBatch)>>;
 
 /// Starts a job: opens nothing but the log; the sinks are open already.
 pub async fn start_job(
     folder: &Folder,
     plan: Plan,
     sinks: Vec<Box<dyn Sink>>,
-    live: BTreeMap<String, broadcast::Sender<(Epoch, RecordBatch)>>,
+    live: LiveRows,
     settings: &Settings,
 ) -> Result<Job> {
-    let options = JobOptions {
+    Ok(Job::start(plan, sinks, job_options(folder, live, settings)).await?)
+}
+
+fn job_options(folder: &Folder, live: LiveRows, settings: &Settings) -> JobOptions {
+    JobOptions {
         storage: folder.storage(),
         clock: Arc::clone(&settings.clock),
         dice: Arc::clone(&settings.dice),
@@ -301,8 +321,7 @@ pub async fn start_job(
         log: LogOptions::default(),
         live,
         epoch_interval: settings.epoch_interval,
-    };
-    Ok(Job::start(plan, sinks, options).await?)
+    }
 }
 
 /// The error of a job that takes too long to stop.

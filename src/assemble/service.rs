@@ -1,35 +1,40 @@
 //! A job with its HTTP service beside it: what `serve` and the demo are.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidemill_connectors::http::HttpIngest;
 use tidemill_engine::error::with_causes;
-use tidemill_engine::runtime::Job;
+use tidemill_engine::runtime::{JobStatus, Subscription};
 use tidemill_engine::source::Stop;
+use tidemill_engine::storage::Reserve;
 use tidemill_queries::Pipeline;
 use tidemill_queries::server::{BindError, Bound, Exposure, Server, ServiceState};
 use tidemill_queries::session::{Limits, Session};
+use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 
-use super::{Folder, Settings, open_sinks, start_job, write_catalog};
+use super::supervisor::{Shown, Supervisor};
+use super::{Folder, LiveRows, Settings, history_of};
 use crate::{Error, Result};
+
+/// Batches of a table that someone who is shown its rows may be behind.
+const LIVE_BATCHES_MAX: usize = 256;
 
 /// How long clients have to take their last answers, or to end a request that nobody waits for any more.
 const ANSWERS_MAX: Duration = Duration::from_secs(1);
 
-/// A running job that answers HTTP.
+/// A running job that answers HTTP, also while its disk fails: then it is read only.
 pub struct Service {
-    job: Arc<Job>,
-    /// What the HTTP service looks at; empty before the job runs and after it has stopped.
-    shown: Arc<RwLock<Option<Arc<Job>>>>,
+    shown: Shown,
+    live: LiveRows,
     address: SocketAddr,
+    stop: Stop,
+    supervising: JoinHandle<Result<()>>,
+    ended: watch::Receiver<Option<Result<()>>>,
     stop_serving: Stop,
     serving: JoinHandle<std::io::Result<()>>,
-    /// Held to the end: another process may begin only when this one is done.
-    _folder: Folder,
 }
 
 /// Takes the port before anything else starts, so that a port in use is told at once.
@@ -76,7 +81,8 @@ impl From<BindFailure> for Error {
 }
 
 impl Service {
-    /// Starts the HTTP service, then the job: while the log is replayed, `/readyz` answers 503 and questions work.
+    /// Starts the HTTP service, then the job: while the log is replayed, `/readyz` answers 503 and questions work. If the
+    /// disk is full, the service is read only at first.
     pub async fn start(
         folder: Folder,
         pipeline: Pipeline,
@@ -84,23 +90,25 @@ impl Service {
         bound: Bound,
         settings: &Settings,
     ) -> Result<Service> {
-        let (folder, history, sinks) = {
-            let (settings, tables) = (settings.clone(), pipeline.tables);
-            blocking(move || {
-                let history = write_catalog(&folder, &tables)?;
-                let sinks = open_sinks(&folder, &tables, &settings)?;
-                Ok((folder, history, sinks))
-            })
-            .await?
+        let history = Arc::new(history_of(&folder, &pipeline.tables)?);
+        let live: LiveRows =
+            pipeline.tables.iter().map(|table| (table.name.clone(), broadcast::channel(LIVE_BATCHES_MAX).0)).collect();
+        let shown = Shown::default();
+        let supervisor = Supervisor {
+            folder,
+            plan: pipeline.plan,
+            tables: pipeline.tables,
+            live: live.clone(),
+            settings: settings.clone(),
+            ingest: ingest.clone(),
+            reserve: Reserve::default(),
+            shown: shown.clone(),
         };
 
-        let shown: Arc<RwLock<Option<Arc<Job>>>> = Arc::default();
-        let looked_at = Arc::clone(&shown);
+        let looked_at = shown.clone();
         let state = ServiceState {
-            status: Arc::new(move || {
-                looked_at.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(|job| job.status())
-            }),
-            session: Arc::new(Session::new(Arc::new(history), Limits::default())),
+            status: Arc::new(move || looked_at.status()),
+            session: Arc::new(Session::new(history, Limits::default())),
             extra: ingest.router(),
             version: env!("CARGO_PKG_VERSION"),
             clock: Arc::clone(&settings.clock),
@@ -108,20 +116,41 @@ impl Service {
         let (address, stop_serving) = (bound.local_addr(), Stop::new());
         let serving = tokio::spawn(bound.serve(state, stop_serving.clone()));
 
-        let job = match start_job(&folder, pipeline.plan, sinks, BTreeMap::new(), settings).await {
-            Ok(job) => Arc::new(job),
+        let begun = match supervisor.begin().await {
+            Ok(begun) => begun,
             Err(error) => {
                 stop_serving.cancel();
                 return Err(error);
             }
         };
-        *shown.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&job));
-        Ok(Service { job, shown, address, stop_serving, serving, _folder: folder })
+        let (stop, (ended_sender, ended)) = (Stop::new(), watch::channel(None));
+        let supervising = tokio::spawn(supervisor.run(begun, stop.clone(), ended_sender));
+        Ok(Service { shown, live, address, stop, supervising, ended, stop_serving, serving })
     }
 
-    /// Returns the job.
-    pub fn job(&self) -> &Job {
-        &self.job
+    /// Waits until all sources have ended and everything is committed, or until the job fails by something else than its
+    /// disk.
+    pub async fn finished(&self) -> Result<()> {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await {
+            Ok(ended) => ended.clone().expect("waited for"),
+            Err(_) => Err(Error::Internal("the task that keeps the job running has ended".to_owned())),
+        }
+    }
+
+    /// Returns what the job is doing; `None` if none has run yet.
+    pub fn status(&self) -> Option<JobStatus> {
+        self.shown.status().job
+    }
+
+    /// Whether nothing is taken, because the data folder cannot be written.
+    pub fn is_read_only(&self) -> bool {
+        self.shown.is_read_only()
+    }
+
+    /// Returns live rows of a table from now on; `None` if there is no such table.
+    pub fn subscribe(&self, table: &str) -> Option<Subscription> {
+        Some(self.live.get(table)?.subscribe().into())
     }
 
     /// Returns where HTTP is served.
@@ -133,24 +162,16 @@ impl Service {
     /// program may end all the same: what was acknowledged is in the log.
     pub async fn stop(self, longest: Duration) -> Result<()> {
         let stopping = async move {
-            let stopped = self.job.stop().await;
-            self.shown.write().unwrap_or_else(PoisonError::into_inner).take();
+            self.stop.cancel();
+            let stopped = self.supervising.await;
             self.stop_serving.cancel();
             // A service that failed has no answers left to give; the job's end is what counts.
             let _ = tokio::time::timeout(ANSWERS_MAX, self.serving).await;
-            stopped
+            stopped.unwrap_or_else(|error| Err(Error::Internal(format!("the job ended by an internal error: {error}"))))
         };
         match tokio::time::timeout(longest, stopping).await {
-            Ok(stopped) => Ok(stopped?),
+            Ok(stopped) => stopped,
             Err(_) => Err(super::not_in_time(longest)),
         }
-    }
-}
-
-/// Runs what waits for a disk where it may wait.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => Err(Error::Internal(format!("cannot open the tables: {error}"))),
     }
 }

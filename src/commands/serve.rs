@@ -2,8 +2,8 @@
 
 use std::pin::Pin;
 
+use tidemill::Result;
 use tidemill::assemble::{self, Folder, Service};
-use tidemill::{Error, Result};
 use tidemill_queries::server::Exposure;
 
 use crate::cli::ServeArgs;
@@ -41,7 +41,7 @@ pub(crate) async fn serve(args: ServeArgs, config: Config) -> Result<()> {
     };
     tracing::info!(
         http = %service.address(), data, sources = source_count, tables = table_count, workers = settings.workers,
-        "running"
+        "{}", if service.is_read_only() { "started read only" } else { "running" }
     );
 
     let ended = until_stopped(&service, stop_requested).await;
@@ -53,14 +53,15 @@ pub(crate) async fn serve(args: ServeArgs, config: Config) -> Result<()> {
     Ok(())
 }
 
-/// Waits for a request to stop. A job whose sources have all ended goes on answering questions.
+/// Waits for a request to stop. A job whose sources have all ended goes on answering questions, and so does one whose
+/// disk fails, until it can go on.
 async fn until_stopped(
     service: &Service,
     mut stop_requested: Pin<&mut impl Future<Output = Result<()>>>,
 ) -> Result<()> {
     tokio::select! {
         requested = &mut stop_requested => return requested,
-        finished = service.job().finished() => finished.map_err(Error::from)?,
+        ended = service.finished() => ended?,
     }
     tracing::info!("all sources have ended and everything is committed; questions are still answered");
     stop_requested.await

@@ -75,14 +75,14 @@ pub(crate) async fn run(args: DemoArgs, config: Config) -> Result<()> {
 
     let ended = tokio::select! {
         requested = stop_requested() => requested,
-        failed = service.job().finished() => failed.map_err(Error::from),
+        ended = service.finished() => ended,
         () = show(&service, &mut screen, &suggestions) => Ok(()),
     };
     screen.line("\nstopping");
     stop.cancel();
     let sent = devices.sent.clone();
     devices.ended().await;
-    let status = service.job().status();
+    let status = service.status().unwrap_or_default();
     let stopped = service.stop(STOP_MAX).await;
     ended.and(stopped)?;
     let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
@@ -108,8 +108,7 @@ pub(crate) async fn run(args: DemoArgs, config: Config) -> Result<()> {
 /// Shows windows as they close; with the first ones, what to try.
 async fn show(service: &Service, screen: &mut Screen, suggestions: &[String]) {
     let mut suggestions = Some(suggestions);
-    let (Some(mut room), Some(mut web)) = (service.job().subscribe("room_5s"), service.job().subscribe("web_5s"))
-    else {
+    let (Some(mut room), Some(mut web)) = (service.subscribe("room_5s"), service.subscribe("web_5s")) else {
         return;
     };
     let mut closed = Closed::new();

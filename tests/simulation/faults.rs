@@ -91,8 +91,7 @@ pub(super) fn honest(end: &End, is_stopped: bool) -> Result<(), String> {
     };
     match end {
         End::Stopped => Ok(()),
-        End::NotStarted(error) if names_it(error) => Ok(()),
-        End::Failed(JobError::Disk { .. }) => Ok(()),
+        End::NotStarted(error) | End::Failed(error) if error.is_disk_failure() => Ok(()),
         // The fence cannot tell whether somebody else has taken over when nothing can be read.
         End::Failed(error) if is_stopped && names_it(error) => Ok(()),
         end => Err(format!("the disk failed, and the job says {end:?}")),

@@ -64,6 +64,12 @@ async fn answer(
             return Problem::new(Kind::NotRunning, format!("source {name} {state}; nothing was stored"))
                 .into_response();
         }
+        Found::Refused(why) => {
+            let problem = Problem::new(Kind::ReadOnly, format!("{why}; nothing was stored"));
+            return problem
+                .hint("send it again later: it is taken as soon as the data folder can be written again")
+                .into_response();
+        }
         Found::Unknown(known) => return unknown(&name, &known).into_response(),
     };
     match take(&ingest, &endpoint, &parameters, request).await {

@@ -7,13 +7,14 @@
 //!   POST ─► limits, type ─► body ─► gunzip ─► rows ─► check ─► append ─► durable ─► 200 {"position", "rows", …}
 //!             │              │        │         │       │        │          │
 //!            404 405 413    408 413  400 413   400 413  400      503        500: unknown whether it is stored
-//!            415 503        400 503
+//!            415 503        400 503                                        503 in all places: Retry-After says when
 //! ```
 //!
 //! Every answer but 200 and 500 guarantees that nothing was appended. Without a key for its request, a client that
 //! repeats one after a 500 or a broken connection may store it twice.
 //!
-//! Sources come and go with the job, the server stays: [`HttpIngest`] stands between them.
+//! Sources come and go with the job, the server stays: [`HttpIngest`] stands between them. While the service is read
+//! only it knows why, and every request is answered with 503 and the reason ([`HttpIngest::refuse`]).
 
 mod body;
 mod handler;
@@ -51,6 +52,8 @@ pub struct HttpIngest {
 
 struct Shared {
     sources: RwLock<BTreeMap<String, Slot>>,
+    /// Why nothing is taken, if nothing is.
+    refusal: RwLock<Option<Arc<str>>>,
     requests: Arc<Semaphore>,
     bodies_kib: Arc<Semaphore>,
     body_time_max: Duration,
@@ -77,6 +80,8 @@ enum Found {
     /// The token keeps the source from ending while a request is under way.
     Running(Arc<Endpoint>, TaskTrackerToken),
     NotRunning(&'static str),
+    /// Nothing is taken, and why.
+    Refused(Arc<str>),
     Unknown(Vec<String>),
 }
 
@@ -96,6 +101,7 @@ impl HttpIngest {
         HttpIngest {
             shared: Arc::new(Shared {
                 sources: RwLock::default(),
+                refusal: RwLock::default(),
                 requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
                 bodies_kib: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
                 body_time_max,
@@ -108,9 +114,22 @@ impl HttpIngest {
         handler::router(self.clone())
     }
 
+    /// Refuses everything from now on: the answer is 503 with this reason. Requests that are under way end as their source
+    /// says.
+    pub fn refuse(&self, why: &str) {
+        *self.shared.refusal.write() = Some(why.into());
+    }
+
+    /// Takes rows again, as far as sources run.
+    pub fn take_again(&self) {
+        *self.shared.refusal.write() = None;
+    }
+
     fn find(&self, name: &str) -> Found {
         let sources = self.shared.sources.read();
+        let refusal = self.shared.refusal.read().clone();
         match sources.get(name) {
+            Some(_) if let Some(why) = refusal => Found::Refused(why),
             Some(Slot::Running(endpoint)) => Found::Running(Arc::clone(endpoint), endpoint.requests.token()),
             Some(Slot::Starting) => Found::NotRunning("is starting"),
             Some(Slot::Stopping) => Found::NotRunning("is stopping"),

@@ -30,6 +30,7 @@ pub(super) enum Kind {
     Parameter,
     Busy,
     NotRunning,
+    ReadOnly,
     LogFailed,
 }
 
@@ -54,11 +55,21 @@ impl Kind {
             Kind::Busy => (S::SERVICE_UNAVAILABLE, "TM2112", "Too much in flight", "busy"),
             Kind::NotRunning => (S::SERVICE_UNAVAILABLE, "TM2113", "Source not running", "not_running"),
             Kind::LogFailed => (S::INTERNAL_SERVER_ERROR, "TM2114", "Ingest log failed", "log_failed"),
+            Kind::ReadOnly => (S::SERVICE_UNAVAILABLE, "TM2115", "Read only", "read_only"),
         }
     }
 
     pub(super) fn counted_as(self) -> &'static str {
         self.facts().3
+    }
+
+    /// Seconds after which the same request may be taken; `None` if it never is, or must not be repeated blindly.
+    fn retry_after_s(self) -> Option<u16> {
+        match self {
+            Kind::Busy | Kind::NotRunning => Some(1),
+            Kind::ReadOnly => Some(5),
+            _ => None,
+        }
     }
 }
 
@@ -111,14 +122,11 @@ impl IntoResponse for Problem {
         let mut response = (status, text).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        match self.kind {
-            Kind::Busy | Kind::NotRunning => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            Kind::Method => {
-                headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
-            }
-            _ => {}
+        if let Some(seconds) = self.kind.retry_after_s() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.kind == Kind::Method {
+            headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
         }
         response
     }

@@ -222,8 +222,7 @@ impl Source for MqttSource {
         let fresh = format!("tidemill{:015x}", self.dice.roll() >> 4);
         let id = tokio::task::spawn_blocking(move || stored_or_new(&*storage, &path, &fresh))
             .await
-            .map_err(|error| SourceError::Environment(format!("cannot keep the MQTT client id: {error}")))?
-            .map_err(|error| SourceError::Environment(format!("cannot keep the MQTT client id: {error}")))?;
+            .map_err(|error| SourceError::Environment(format!("cannot keep the MQTT client id: {error}")))??;
         *self.client_id.lock() = Some(id);
         Ok(())
     }

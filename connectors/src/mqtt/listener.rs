@@ -154,7 +154,14 @@ impl Source for MqttListener {
                 _ => format!("source {name}: cannot listen for MQTT at {bind}: {error}"),
             })
         };
-        let listener = TcpListener::bind(&self.bind).await.map_err(refused)?;
+        self.release();
+        // In a later run the same port as before, also if any was asked for: that is where the clients are.
+        let before = *self.address.lock();
+        let listener = match before {
+            Some(address) => TcpListener::bind(address).await,
+            None => TcpListener::bind(&self.bind).await,
+        };
+        let listener = listener.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         info!(source = %name, %address, "listening for MQTT");
         if !address.ip().is_loopback() && self.shared.username.is_none() {
@@ -163,6 +170,10 @@ impl Source for MqttListener {
         *self.address.lock() = Some(address);
         *self.bound.lock() = Some(listener);
         Ok(())
+    }
+
+    fn release(&self) {
+        drop(self.bound.lock().take());
     }
 
     async fn run(&self, intake: Arc<dyn Intake>, _resume: Vec<Resume>, stop: Stop) -> Result<(), SourceError> {

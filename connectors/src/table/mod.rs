@@ -63,7 +63,7 @@ pub use layout::{Partitioning, TableSpec};
 pub use opening::{Begun, Found};
 pub use rewind::{Rewind, Rewound, rewind};
 pub use sink::TableSink;
-pub use snapshot::{ColumnBounds, DataFile, Snapshot};
+pub use snapshot::{ColumnBounds, DataFile, RunningChecksum, Snapshot};
 pub use value::Value;
 
 use tidemill_engine::sink::SinkError;

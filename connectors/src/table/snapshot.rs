@@ -70,17 +70,38 @@ pub struct DataFile {
 impl DataFile {
     /// Checks that these are the file's bytes, all of them, as they were written.
     pub fn verify(&self, bytes: &[u8]) -> Result<(), TableError> {
-        let damaged = |problem: String| Err(TableError::Damaged { path: self.path.clone(), problem });
-        if bytes.len() as u64 != self.size {
-            return damaged(format!("it has {} bytes, not {} as written", bytes.len(), self.size));
+        let mut checksum = RunningChecksum::default();
+        checksum.add(bytes);
+        self.compare(&checksum).map_err(|problem| TableError::Damaged { path: self.path.clone(), problem })
+    }
+
+    /// Does the same as [`DataFile::verify`] for bytes that were read piece by piece; says what is wrong.
+    pub fn compare(&self, read: &RunningChecksum) -> Result<(), String> {
+        let RunningChecksum { bytes, crc32c } = *read;
+        if bytes != self.size {
+            return Err(format!("it has {bytes} bytes, not {} as written", self.size));
         }
-        let crc32c = crc32c::crc32c(bytes);
         match self.crc32c {
             Some(expected) if expected != crc32c => {
-                damaged(format!("its checksum is {crc32c:08x}, not {expected:08x} as written"))
+                Err(format!("its checksum is {crc32c:08x}, not {expected:08x} as written"))
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// The checksum of a file that is read piece by piece.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunningChecksum {
+    bytes: u64,
+    crc32c: u32,
+}
+
+impl RunningChecksum {
+    /// Adds the next bytes.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
     }
 }
 

@@ -19,11 +19,11 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use arrow::error::ArrowError;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::egress::{Order, Prepared, TableState, fail};
+use super::egress::{Order, Prepared, TableState};
 use super::marks::{Marked, Marks, Next};
 use super::progress::Progress;
 use super::turns;
-use super::{CheckpointStatus, LOG_FOLDER};
+use super::{CheckpointStatus, JobError, LOG_FOLDER};
 use crate::checkpoint::{
     BufferState, Checkpoint, CheckpointError, Holds, Manifest, PackWriter, PaneState, SourceState, Store,
     TableState as TableDecision, WindowSaved,
@@ -31,7 +31,6 @@ use crate::checkpoint::{
 use crate::clock::Clock;
 use crate::dataflow::{Failure, Snapshot, Snapshots};
 use crate::epoch::Epoch;
-use crate::error::with_causes;
 use crate::fence::{Fenced, Incarnation};
 use crate::ingest;
 use crate::key::KeyGroups;
@@ -146,13 +145,10 @@ impl Checkpointer {
         let failure = self.failure.clone();
         match catch_unwind(AssertUnwindSafe(|| self.serve())) {
             Ok(Ok(()) | Err(Ended::Failed)) => {}
-            Ok(Err(Ended::Sink(error))) => fail(&failure, &error),
-            Ok(Err(Ended::Checkpoint(error))) => match &error {
-                CheckpointError::Storage(source) => failure.set_disk(with_causes(&error), source.is_disk_full()),
-                _ => failure.set_environment(with_causes(&error)),
-            },
-            Ok(Err(Ended::Log(error))) => failure.set_environment(with_causes(&error)),
-            Ok(Err(Ended::Fenced(error))) => failure.set_environment(with_causes(&error)),
+            Ok(Err(Ended::Sink(error))) => JobError::from(error).end(&failure),
+            Ok(Err(Ended::Checkpoint(error))) => JobError::from(error).end(&failure),
+            Ok(Err(Ended::Log(error))) => JobError::from(error).end(&failure),
+            Ok(Err(Ended::Fenced(error))) => JobError::from(error).end(&failure),
             Err(_) => failure.set("the checkpointer ended by an internal error".to_owned()),
         }
         self.marks.done();

@@ -22,7 +22,6 @@ use super::marks::Marks;
 use crate::clock::Clock;
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
-use crate::error::with_causes;
 use crate::sink::{Committable, Sink, SinkError, SinkWriter};
 
 /// Batches that wait for a table's writer.
@@ -227,13 +226,5 @@ impl Egress {
             committables: Vec::new(),
             waiting: self.buffer.peek(epoch).map(|(of, rows)| (of, rows.clone())).collect(),
         }
-    }
-}
-
-/// Says an error of a table as the job's.
-pub(super) fn fail(failure: &Failure, error: &SinkError) {
-    match error {
-        SinkError::Storage { source, .. } => failure.set_disk(with_causes(error), source.is_disk_full()),
-        SinkError::Refused { .. } | SinkError::Encode { .. } => failure.set_environment(with_causes(error)),
     }
 }

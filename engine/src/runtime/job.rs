@@ -29,12 +29,11 @@ use crate::checkpoint::{BufferState, Checkpoint, From, Store};
 use crate::clock::Clock;
 use crate::dataflow::{Blame, Context, Counters, Failure, Feed, Ports, Snapshots, TableFeed, layout_and_keys};
 use crate::epoch::Epoch;
-use crate::error::with_causes;
 use crate::fence::Incarnation;
 use crate::ingest::Replay;
 use crate::plan::{NodeId, Operator, Plan, SourceNode, WindowNode};
 use crate::sink::Sink;
-use crate::source::{Resume, Stop};
+use crate::source::{IntakeError, Resume, SourceError, Stop};
 use crate::window::PaneCodec;
 
 /// The folder of the ingest log, in the data folder.
@@ -48,6 +47,16 @@ struct JobTable {
     name: String,
     state: Arc<TableState>,
     live: broadcast::Sender<(Epoch, RecordBatch)>,
+}
+
+/// Resolves when the recorder has closed the log.
+#[derive(Clone)]
+struct Ended(watch::Receiver<()>);
+
+impl Ended {
+    async fn wait(mut self) {
+        while self.0.changed().await.is_ok() {}
+    }
 }
 
 /// A running job. Dropping it stops it without waiting; [`Job::stop`] waits.
@@ -66,6 +75,7 @@ pub struct Job {
     stop: Stop,
     tasks: parking_lot::Mutex<Option<JoinSet<()>>>,
     ended: watch::Receiver<bool>,
+    recorded: Ended,
 }
 
 impl Job {
@@ -74,17 +84,45 @@ impl Job {
     /// error here.
     pub async fn start(plan: Plan, sinks: Vec<Box<dyn Sink>>, options: JobOptions) -> Result<Job, JobError> {
         let plan = Arc::new(plan);
-        let names = names_of(&plan, &sinks, &options)?;
-        for (_, source) in sources_of(&plan) {
-            source.source.prepare().await.map_err(|error| source_error(source, error))?;
+        let started = async {
+            for (_, source) in sources_of(&plan) {
+                source.source.prepare().await.map_err(|error| source_error(source, error))?;
+            }
+            Job::replay(Arc::clone(&plan), sinks, options).await
+        };
+        match started.await {
+            Ok((job, resume)) => {
+                job.run_sources(resume);
+                Ok(job)
+            }
+            Err(error) => {
+                sources_of(&plan).for_each(|(_, source)| source.source.release());
+                Err(error)
+            }
         }
+    }
+
+    /// Does what [`Job::start`] and [`Job::stop`] do, without the sources: replays the log, makes a checkpoint, commits
+    /// what is complete, and removes what is old. Takes less room afterwards than before, as a rule.
+    pub async fn settle(plan: Plan, sinks: Vec<Box<dyn Sink>>, options: JobOptions) -> Result<(), JobError> {
+        let (job, _) = Job::replay(Arc::new(plan), sinks, options).await?;
+        job.stop().await
+    }
+
+    /// Starts all but the sources. Returns where they go on, when the log is replayed.
+    async fn replay(
+        plan: Arc<Plan>,
+        sinks: Vec<Box<dyn Sink>>,
+        options: JobOptions,
+    ) -> Result<(Job, BTreeMap<NodeId, Vec<Resume>>), JobError> {
+        let names = names_of(&plan, &sinks, &options)?;
         let (plan_here, options_here) = (Arc::clone(&plan), options.clone());
         let restart = wait_for(move || Restart::prepare(&plan_here, &names, sinks, &options_here)).await??;
         let starting = {
             let options = options.clone();
             wait_for(move || Starting::new(plan, restart, &options)).await??
         };
-        starting.replay_and_run(&options).await
+        starting.replay(&options).await
     }
 
     /// Returns what the job is doing now.
@@ -180,7 +218,9 @@ impl Job {
             }
         }
         self.queue.stop();
-        self.finished().await
+        let outcome = self.finished().await;
+        self.recorded.clone().wait().await;
+        outcome
     }
 }
 
@@ -243,6 +283,8 @@ pub(super) struct Starting {
 struct RecorderParts {
     requests: Receiver<Request>,
     senders: BTreeMap<NodeId, Vec<Sender<Feed>>>,
+    /// Dropped with the log.
+    recording: watch::Sender<()>,
 }
 
 impl Starting {
@@ -256,6 +298,7 @@ impl Starting {
         let counters = Arc::new(Counters::new(plan.nodes.len()));
         let (sender, requests) = bounded(REQUESTS_QUEUED_MAX);
         let (end, ended) = watch::channel(false);
+        let (recording, recorded) = watch::channel(());
         let keys = plan.state_keys();
 
         let mut ports: Vec<Ports> = (0..options.workers)
@@ -379,8 +422,9 @@ impl Starting {
             stop: Stop::new(),
             tasks: parking_lot::Mutex::new(Some(JoinSet::new())),
             ended,
+            recorded: Ended(recorded),
         };
-        let recorder_parts = RecorderParts { requests, senders };
+        let recorder_parts = RecorderParts { requests, senders, recording };
         Ok(Starting {
             job,
             recorder_parts,
@@ -398,17 +442,21 @@ impl Starting {
         })
     }
 
-    async fn replay_and_run(self, options: &JobOptions) -> Result<Job, JobError> {
-        let failure = self.job.failure.clone();
-        let started = self.try_replay_and_run(options).await;
+    async fn replay(self, options: &JobOptions) -> Result<(Job, BTreeMap<NodeId, Vec<Resume>>), JobError> {
+        let (failure, mut ended, recorded) =
+            (self.job.failure.clone(), self.job.ended.clone(), self.job.recorded.clone());
+        let started = self.try_replay(options).await;
         if started.is_err() {
-            // Ends the threads that were started already.
+            // Ends the threads that were started already. They are waited for: what begins anew on this folder must not
+            // meet them.
             failure.set_environment("the start was given up".to_owned());
+            let _ = ended.wait_for(|ended| *ended).await; // An error: the thread that says so was never started.
+            recorded.wait().await;
         }
         started
     }
 
-    async fn try_replay_and_run(self, options: &JobOptions) -> Result<Job, JobError> {
+    async fn try_replay(self, options: &JobOptions) -> Result<(Job, BTreeMap<NodeId, Vec<Resume>>), JobError> {
         let committed = self.committed.clone();
         let launched = {
             let options = options.clone();
@@ -450,8 +498,7 @@ impl Starting {
         let replayed = replayed.await.map_err(ended)?.map_err(|error| job.replay_error(error))?;
         check_committed(&committed, &replayed)?;
         let _ = go_sender.send(()); // The recorder is waiting for it.
-        job.run_sources(replayed.resume);
-        Ok(job)
+        Ok((job, replayed.resume))
     }
 
     /// Starts the workers and prepares what the other threads do. Blocking.
@@ -490,8 +537,9 @@ impl Starting {
         if let Some(checkpoint) = &self.checkpoint {
             recorder.restore(checkpoint);
         }
-        let (requests, closer) = (recorder_parts.requests, job.queue.closer());
-        let recording = Recording { recorder, replay: self.replay, incarnation: self.incarnation, requests, closer };
+        let (requests, closer, recording) = (recorder_parts.requests, job.queue.closer(), recorder_parts.recording);
+        let (replay, incarnation) = (self.replay, self.incarnation);
+        let recording = Recording { recorder, replay, incarnation, requests, closer, recording };
         Ok(Launched { job, workers, egress, checkpointer, recording, end })
     }
 }
@@ -618,7 +666,7 @@ impl Job {
 
     pub(super) fn replay_error(&self, error: RecorderError) -> JobError {
         match error {
-            RecorderError::Log(error) => JobError::Log(with_causes(&error)),
+            RecorderError::Log(error) => error.into(),
             RecorderError::Changed { source, problem } => {
                 JobError::Environment(format!("source {source}: the log cannot be replayed: {problem}"))
             }
@@ -651,6 +699,8 @@ impl Job {
                     }
                     Ok(()) => failure.set(format!("source {name} ended, and has no end")),
                     Err(_) if stop.is_cancelled() => {}
+                    // Not its own failure: the recorder says what has happened to the log.
+                    Err(SourceError::Intake(IntakeError::LogFailed(_) | IntakeError::Stopping)) => {}
                     Err(error) => failure.set_environment(format!("source {name}: {error}")),
                 }
             });

@@ -40,9 +40,13 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use tokio::sync::broadcast;
 
+use crate::checkpoint::CheckpointError;
 use crate::clock::{Clock, Dice};
+use crate::dataflow::Failure;
 use crate::epoch::Epoch;
-use crate::ingest::LogOptions;
+use crate::error::with_causes;
+use crate::fence::Fenced;
+use crate::ingest::{LogError, LogOptions};
 use crate::sink::SinkError;
 use crate::source::SourceError;
 use crate::storage::{Storage, StorageError};
@@ -109,4 +113,67 @@ pub enum JobError {
     /// An operator failed: a bug of ours or an expression that cannot be evaluated.
     #[error("{0}")]
     Operator(String),
+}
+
+impl JobError {
+    /// Returns whether the disk failed: what was acknowledged is safe, and a later start goes on. Nothing else is
+    /// healed by starting again.
+    pub fn is_disk_failure(&self) -> bool {
+        matches!(self, JobError::Disk { .. }) || self.storage_error().is_some_and(StorageError::is_disk_failure)
+    }
+
+    /// Returns whether the disk failed because it has no room left.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, JobError::Disk { is_full: true, .. })
+            || self.storage_error().is_some_and(StorageError::is_disk_full)
+    }
+
+    fn storage_error(&self) -> Option<&StorageError> {
+        match self {
+            JobError::Storage(error)
+            | JobError::Sink(SinkError::Storage { source: error, .. })
+            | JobError::Source { error: SourceError::Storage(error), .. } => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Makes this the reason why a running job stops.
+    fn end(&self, failure: &Failure) {
+        let reason = with_causes(self);
+        match self {
+            _ if self.is_disk_failure() => failure.set_disk(reason, self.is_disk_full()),
+            JobError::Operator(_) => failure.set(reason),
+            _ => failure.set_environment(reason),
+        }
+    }
+}
+
+impl From<LogError> for JobError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Storage(source) => JobError::Storage(source),
+            LogError::Fenced(error) => error.into(),
+            // The failure before it was the disk's.
+            LogError::Poisoned(_) => JobError::Disk { reason: with_causes(&error), is_full: false },
+            damaged => JobError::Log(with_causes(&damaged)),
+        }
+    }
+}
+
+impl From<Fenced> for JobError {
+    fn from(error: Fenced) -> Self {
+        match error {
+            Fenced::Unknown { source } => JobError::Storage(source),
+            taken_over @ Fenced::TakenOver { .. } => JobError::Environment(with_causes(&taken_over)),
+        }
+    }
+}
+
+impl From<CheckpointError> for JobError {
+    fn from(error: CheckpointError) -> Self {
+        match error {
+            CheckpointError::Storage(source) => JobError::Storage(source),
+            damaged_or_overtaken => JobError::Log(with_causes(&damaged_or_overtaken)),
+        }
+    }
 }

@@ -15,8 +15,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
+use super::JobError;
 use super::bridge::{Bridge, Closed, Origin};
 use super::intake::{Ask, Closer, Request, SourceState};
 use super::marks::{Marked, Marks};
@@ -318,11 +319,7 @@ impl Recorder {
     pub(super) fn record(mut self, mut log: LogWriter, requests: &Receiver<Request>) {
         match self.record_all(&mut log, requests) {
             Ok(()) | Err(RecorderError::Closed) => {}
-            Err(RecorderError::Log(error)) => {
-                let is_disk_full = matches!(&error, LogError::Storage(error) if error.is_disk_full());
-                let error = with_causes(&error);
-                self.failure.set_disk(format!("{error}: nothing more can be acknowledged"), is_disk_full);
-            }
+            Err(RecorderError::Log(error)) => JobError::from(error).end(&self.failure),
             Err(RecorderError::Changed { source, problem }) => {
                 self.failure.set_environment(format!("source {source}: {problem}"));
             }
@@ -557,6 +554,8 @@ pub(super) struct Recording {
     pub(super) incarnation: Incarnation,
     pub(super) requests: Receiver<Request>,
     pub(super) closer: Closer,
+    /// Dropped with the log.
+    pub(super) recording: watch::Sender<()>,
 }
 
 impl Recording {
@@ -567,6 +566,7 @@ impl Recording {
             Ok((writer, found)) => {
                 if may_go_on(Ok(found)) {
                     self.recorder.record(writer.fenced_by(self.incarnation), &self.requests);
+                    drop(self.recording);
                     self.closer.close(self.requests);
                 }
             }

@@ -21,7 +21,6 @@ use crate::checkpoint::{
 };
 use crate::dataflow::{Restored, RestoredWindow};
 use crate::epoch::Epoch;
-use crate::error::with_causes;
 use crate::fence::Incarnation;
 use crate::ingest::{Log, Replay};
 use crate::key::KeyGroups;
@@ -55,18 +54,16 @@ impl Restart {
         let incarnation = Incarnation::claim(&options.storage, &*options.clock)?;
         let store = Store::new(Arc::clone(&options.storage));
         store.sync()?;
-        let log_error = |error: crate::ingest::LogError| JobError::Log(with_causes(&error));
-        let mut replay =
-            Log::open(Arc::clone(&options.storage), LOG_FOLDER, &*options.dice, options.log).map_err(log_error)?;
+        let mut replay = Log::open(Arc::clone(&options.storage), LOG_FOLDER, &*options.dice, options.log)?;
         let log = FoundLog { id: format!("{:032x}", replay.log_id()), first: replay.reach().first };
         let manifests = read_manifests(&store)?;
         let tables = found_tables(plan, names, &sinks);
         let Chosen { start, checkpoint, parts } = choose(&store, &log, &manifests, &tables)?;
-        replay.skip_to(start.from.epoch()).map_err(log_error)?;
+        replay.skip_to(start.from.epoch())?;
         for note in &start.notes {
             tracing::warn!("{note}");
         }
-        let oldest_us = replay.oldest_sealed_us().map_err(log_error)?;
+        let oldest_us = replay.oldest_sealed_us()?;
         let mut restart = Restart {
             incarnation,
             replay,
@@ -211,7 +208,7 @@ fn read_manifests(store: &Store) -> Result<BTreeMap<u64, FoundManifest>, JobErro
             Ok(manifest) => FoundManifest::Whole(Box::new(manifest)),
             Err(error @ CheckpointError::Damaged { .. }) => FoundManifest::Damaged(error.to_string()),
             Err(error @ CheckpointError::Newer { .. }) => FoundManifest::Newer(error.to_string()),
-            Err(error) => return Err(JobError::Log(with_causes(&error))),
+            Err(error) => return Err(error.into()),
         };
         manifests.insert(number, found);
     }
@@ -262,7 +259,7 @@ fn choose(
                 return Ok(Chosen { start, checkpoint: Some(checkpoint), parts });
             }
             Err(error @ CheckpointError::Damaged { .. }) => drop(damaged.insert(number, error.to_string())),
-            Err(error) => return Err(JobError::Log(with_causes(&error))),
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a job says about itself while it runs.
 
 use arrow::array::RecordBatch;
+use tokio::sync::broadcast::Receiver;
 
 use crate::epoch::Epoch;
 use crate::time::Watermark;
@@ -99,7 +100,14 @@ pub struct JobStatus {
 /// Live rows of one table as they leave the dataflow, before their commit. A subscriber that is too slow loses the
 /// oldest batches and is told how many.
 pub struct Subscription {
-    pub(super) receiver: tokio::sync::broadcast::Receiver<(Epoch, RecordBatch)>,
+    pub(super) receiver: Receiver<(Epoch, RecordBatch)>,
+}
+
+impl From<Receiver<(Epoch, RecordBatch)>> for Subscription {
+    /// Makes a subscription of what [`JobOptions::live`](super::JobOptions::live) shows.
+    fn from(receiver: Receiver<(Epoch, RecordBatch)>) -> Self {
+        Subscription { receiver }
+    }
 }
 
 /// What a subscriber gets.

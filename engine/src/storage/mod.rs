@@ -82,6 +82,12 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// Returns whether the operating system refused: what was asked is right, and may work another time.
+    pub fn is_disk_failure(&self) -> bool {
+        // A lock that another process holds is no failure.
+        matches!(self, StorageError::Io { source, .. } if source.kind() != io::ErrorKind::WouldBlock)
+    }
+
     /// Returns whether the disk or the quota is full: it may work again when space is freed.
     pub fn is_disk_full(&self) -> bool {
         let StorageError::Io { source, .. } = self else { return false };

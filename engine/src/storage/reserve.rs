@@ -36,6 +36,11 @@ impl Reserve {
         Reserve { size_bytes }
     }
 
+    /// Returns the room that is kept.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
     /// Makes the file if it is missing or has another size, durably; returns whether it had to.
     ///
     /// An error with [`StorageError::is_disk_full`] says that there is no room for it; it takes none then.

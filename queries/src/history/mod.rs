@@ -18,6 +18,8 @@ mod query_tables;
 mod scan;
 mod table;
 
+mod checked;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -5,7 +5,8 @@
 //! decodes further columns only for rows that pass. Filters are evaluated once more above the scan where the reader
 //! could not take them, so pruning never decides a result.
 //!
-//! Counts, minima and maxima that the bounds know exactly are answered without opening a file.
+//! Counts, minima and maxima that the bounds know exactly are answered without opening a file. A file that is opened is
+//! checked first ([`checked`](super::checked)).
 
 use std::collections::HashSet;
 use std::path::{Path as FolderPath, absolute};
@@ -20,7 +21,6 @@ use datafusion::common::{Column, ColumnStatistics, DFSchema, DataFusionError, Sc
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::object_store::ObjectStoreUrl;
-use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
@@ -34,6 +34,7 @@ use object_store::path::Path;
 use tidemill_connectors::table::{ColumnBounds, DataFile, Snapshot, TableError, Value};
 
 use super::TableLocation;
+use super::checked::{Check, CheckedReaders};
 
 /// Bytes read from a file's end in one go: the footer with the page index of most files.
 const FOOTER_BYTES_HINT: usize = 64 << 10;
@@ -223,6 +224,7 @@ impl ScanFile {
         let mut file = PartitionedFile::new_from_meta(meta)
             .with_partition_values(partition_values)
             .with_metadata_size_hint(FOOTER_BYTES_HINT);
+        file.extensions.insert_arc(Check::new(source));
         // Set as it is, and not by `with_statistics`, which takes a partition's value for never null.
         file.statistics = Some(Arc::clone(&statistics));
         Ok(ScanFile { source: Arc::clone(source), file, statistics })
@@ -294,7 +296,7 @@ impl TableProvider for SnapshotScan {
             Statistics::try_merge_iter(files.iter().map(|file| file.statistics.as_ref()), self.scanned.table_schema())?;
         let store_url = ObjectStoreUrl::local_filesystem();
         let environment = session.runtime_env();
-        let readers = CachedParquetFileReaderFactory::new(
+        let readers = CheckedReaders::new(
             environment.object_store(&store_url)?,
             environment.cache_manager.get_file_metadata_cache(),
         );

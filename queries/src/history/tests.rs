@@ -229,6 +229,44 @@ async fn a_damaged_file_is_an_error_with_its_name() {
     LocalStorage::open(&table.location.dir).expect("storage").put(name, &vec![7; size as usize]).expect("damage");
     let problem = csv(&table.session(), "SELECT sum(n) FROM readings").await.expect_err("damaged");
     assert_eq!(problem.kind, ProblemKind::Unreadable, "{problem}");
+    assert!(problem.to_string().contains(name), "{problem}");
+}
+
+#[tokio::test]
+async fn a_flipped_bit_anywhere_in_a_file_is_found_before_it_changes_an_answer() {
+    let data = tempfile::tempdir().expect("folder");
+    let mut table = Table::readings(data.path());
+    table.commit(hour(0));
+    let file = table.files().remove(0);
+    let name = file.file_name().and_then(|name| name.to_str()).expect("a name");
+    let storage = LocalStorage::open(&table.location.dir).expect("storage");
+    let whole = storage.get(name).expect("the file");
+    // Around every place of a page, and in the footer.
+    for at in (0..whole.len()).step_by(whole.len() / 60) {
+        let mut flipped = whole.to_vec();
+        flipped[at] ^= 1 << (at % 8);
+        storage.put(name, &flipped).expect("damage");
+        let session = table.session();
+        let problem = csv(&session, "SELECT sum(n) FROM readings").await.expect_err("damaged");
+        assert_eq!(problem.kind, ProblemKind::Unreadable, "byte {at}: {problem}");
+        let told = problem.to_string();
+        assert!(told.contains(name) && told.contains("its checksum is"), "byte {at}: {told}");
+        storage.put(name, &whole).expect("restored");
+        let answer = csv(&session, "SELECT sum(n) AS s FROM readings").await.expect("whole again");
+        assert_eq!(answer, "s\n1770\n", "byte {at}");
+    }
+}
+
+#[tokio::test]
+async fn questions_that_begin_at_once_and_split_a_file_all_get_whole_answers() {
+    let data = tempfile::tempdir().expect("folder");
+    let mut table = Table::readings(data.path());
+    (0..4).for_each(|number| table.commit(hour(number)));
+    let session = table.session();
+    let questions = (0..8).map(|_| csv(&session, "SELECT sum(n) AS s FROM readings WHERE temp >= 0"));
+    for answer in futures::future::join_all(questions).await {
+        assert_eq!(answer.expect("rows"), "s\n28680\n");
+    }
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! `/metrics`: what the job is doing, in Prometheus' text format. [`METRICS`] lists every metric once.
+//! `/metrics`: what the service and its job are doing, in Prometheus' text format. [`OF_SERVICE`] and [`OF_JOB`] list every
+//! metric once.
 
 use std::fmt::Write as _;
 
@@ -8,14 +9,14 @@ use axum::response::{IntoResponse, Response};
 use tidemill_engine::runtime::JobStatus;
 use tidemill_engine::time::Watermark;
 
-use super::ServiceState;
+use super::{ServiceState, ServiceStatus};
 
 /// What a metric counts, with its unit in its name. Labels never hold devices or topics: their number has no bound.
-struct Metric {
+struct Metric<Status> {
     name: &'static str,
     kind: Kind,
     help: &'static str,
-    read: fn(&JobStatus, i64, &mut Samples),
+    read: fn(&Status, i64, &mut Samples),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,7 +28,32 @@ enum Kind {
 /// The samples of one metric: labels and value.
 type Samples = Vec<(Vec<(&'static str, String)>, f64)>;
 
-const METRICS: &[Metric] = &[
+/// What is there without a job, too.
+const OF_SERVICE: &[Metric<ServiceStatus>] = &[
+    Metric {
+        name: "tidemill_read_only",
+        kind: Kind::Gauge,
+        help: "1 while the disk fails or is full: nothing is taken, and questions are answered.",
+        read: |service, _, out| out.push((vec![], truth(service.read_only.is_some()))),
+    },
+    Metric {
+        name: "tidemill_read_only_seconds",
+        kind: Kind::Gauge,
+        help: "How long the service has been read only; absent while it is not.",
+        read: |service, now_us, out| {
+            let since_us = service.read_only.as_ref().map(|read_only| read_only.since_us);
+            out.extend(since_us.map(|since_us| (vec![], seconds(now_us.saturating_sub(since_us)))));
+        },
+    },
+    Metric {
+        name: "tidemill_disk_failures_total",
+        kind: Kind::Counter,
+        help: "How often the disk has stopped the job.",
+        read: |service, _, out| out.push((vec![], service.disk_failures as f64)),
+    },
+];
+
+const OF_JOB: &[Metric<JobStatus>] = &[
     Metric {
         name: "tidemill_ready",
         kind: Kind::Gauge,
@@ -79,7 +105,7 @@ const METRICS: &[Metric] = &[
             for source in &job.sources {
                 let Some(watermark) = source.watermark else { continue };
                 if watermark != Watermark::UNKNOWN && watermark != Watermark::END {
-                    let lag = now_us.saturating_sub(watermark.0) as f64 / 1e6;
+                    let lag = seconds(now_us.saturating_sub(watermark.0));
                     out.push((vec![("source", source.name.clone())], lag));
                 }
             }
@@ -90,6 +116,38 @@ const METRICS: &[Metric] = &[
         kind: Kind::Gauge,
         help: "Bytes of the ingest log.",
         read: |job, _, out| out.push((vec![], job.log_bytes as f64)),
+    },
+    Metric {
+        name: "tidemill_checkpoints_total",
+        kind: Kind::Counter,
+        help: "Checkpoints made since the job began.",
+        read: |job, _, out| out.push((vec![], job.checkpoint.count as f64)),
+    },
+    Metric {
+        name: "tidemill_checkpoint_epoch",
+        kind: Kind::Gauge,
+        help: "Number of the epoch behind which a restart would begin.",
+        read: |job, _, out| out.push((vec![], job.checkpoint.epoch.0 as f64)),
+    },
+    Metric {
+        name: "tidemill_checkpoint_age_seconds",
+        kind: Kind::Gauge,
+        help: "Time since the last checkpoint was made; absent before the first of the job.",
+        read: |job, now_us, out| {
+            each_checkpoint(job, out, seconds(now_us.saturating_sub(job.checkpoint.made_us)));
+        },
+    },
+    Metric {
+        name: "tidemill_checkpoint_seconds",
+        kind: Kind::Gauge,
+        help: "How long the last checkpoint took, from its mark on.",
+        read: |job, _, out| each_checkpoint(job, out, seconds(job.checkpoint.duration_us)),
+    },
+    Metric {
+        name: "tidemill_checkpoint_bytes",
+        kind: Kind::Gauge,
+        help: "Bytes that the last checkpoint has written; what it names of earlier ones is not among them.",
+        read: |job, _, out| each_checkpoint(job, out, job.checkpoint.bytes as f64),
     },
     Metric {
         name: "tidemill_rows_in_flight",
@@ -142,12 +200,23 @@ const METRICS: &[Metric] = &[
 ];
 
 pub(super) async fn metrics(State(state): State<ServiceState>) -> Response {
-    let text = render((state.status)().as_ref(), state.clock.now_us(), state.version);
+    let text = render(&(state.status)(), state.clock.now_us(), state.version);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 fn truth(value: bool) -> f64 {
     f64::from(u8::from(value))
+}
+
+fn seconds(us: i64) -> f64 {
+    us as f64 / 1e6
+}
+
+/// A value of the last checkpoint, if the job has made one.
+fn each_checkpoint(job: &JobStatus, out: &mut Samples, value: f64) {
+    if job.checkpoint.count > 0 {
+        out.push((vec![], value));
+    }
 }
 
 fn each_source(job: &JobStatus, out: &mut Samples, value: impl Fn(&tidemill_engine::runtime::SourceStatus) -> f64) {
@@ -162,19 +231,24 @@ fn each_table(job: &JobStatus, out: &mut Samples, value: impl Fn(&tidemill_engin
     out.extend(job.tables.iter().map(|table| (vec![("sink", table.name.clone())], value(table) as f64)));
 }
 
-/// Writes all metrics. Without a job only what the process itself is.
-fn render(job: Option<&JobStatus>, now_us: i64, version: &str) -> String {
+/// Writes all metrics. Without a job only what the service itself is.
+fn render(service: &ServiceStatus, now_us: i64, version: &str) -> String {
     let mut text = String::new();
     let build = vec![(vec![("version", version.to_owned())], 1.0)];
     write_metric(&mut text, "tidemill_build_info", Kind::Gauge, "The version of the program, as a label.", &build);
-    for metric in job.into_iter().flat_map(|_| METRICS) {
-        let mut samples = Samples::new();
-        if let Some(job) = job {
-            (metric.read)(job, now_us, &mut samples);
-        }
-        write_metric(&mut text, metric.name, metric.kind, metric.help, &samples);
+    write_all(&mut text, OF_SERVICE, service, now_us);
+    if let Some(job) = &service.job {
+        write_all(&mut text, OF_JOB, job, now_us);
     }
     text
+}
+
+fn write_all<Status>(text: &mut String, metrics: &[Metric<Status>], status: &Status, now_us: i64) {
+    for metric in metrics {
+        let mut samples = Samples::new();
+        (metric.read)(status, now_us, &mut samples);
+        write_metric(text, metric.name, metric.kind, metric.help, &samples);
+    }
 }
 
 fn write_metric(text: &mut String, name: &str, kind: Kind, help: &str, samples: &Samples) {
@@ -200,18 +274,23 @@ fn escaped(label: &str) -> String {
 mod tests {
     use std::collections::BTreeSet;
 
-    use tidemill_engine::runtime::{SourceStatus, TableStatus, WindowStatus};
+    use tidemill_engine::epoch::Epoch;
+    use tidemill_engine::runtime::{CheckpointStatus, SourceStatus, TableStatus, WindowStatus};
 
+    use super::super::ReadOnly;
     use super::*;
 
     #[test]
     fn every_metric_is_listed_once_and_named_by_the_rules() {
-        let names: BTreeSet<&str> = METRICS.iter().map(|metric| metric.name).collect();
-        assert_eq!(names.len(), METRICS.len());
-        for metric in METRICS {
-            assert!(metric.name.starts_with("tidemill_"), "{}", metric.name);
-            assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
-            assert!(metric.help.ends_with('.'), "{}", metric.name);
+        let of_service = OF_SERVICE.iter().map(|metric| (metric.name, metric.kind, metric.help));
+        let of_job = OF_JOB.iter().map(|metric| (metric.name, metric.kind, metric.help));
+        let all: Vec<_> = of_service.chain(of_job).collect();
+        let names: BTreeSet<&str> = all.iter().map(|(name, ..)| *name).collect();
+        assert_eq!(names.len(), all.len());
+        for (name, kind, help) in all {
+            assert!(name.starts_with("tidemill_"), "{name}");
+            assert_eq!(name.ends_with("_total"), kind == Kind::Counter, "{name}");
+            assert!(help.ends_with('.'), "{name}");
         }
     }
 
@@ -228,14 +307,31 @@ mod tests {
                 watermark: Some(Watermark(1_000_000)),
                 ..SourceStatus::default()
             }],
+            checkpoint: CheckpointStatus {
+                epoch: Epoch(7),
+                made_us: 1_500_000,
+                duration_us: 250_000,
+                bytes: 512,
+                count: 2,
+            },
             windows: vec![WindowStatus { name: "room".into(), late: 5, ..WindowStatus::default() }],
             tables: vec![TableStatus { name: "room".into(), rows: 9, ..TableStatus::default() }],
             ..JobStatus::default()
         };
-        let text = render(Some(&job), 3_500_000, "1.2.3");
+        let read_only = Some(ReadOnly { reason: "disk full".into(), since_us: 500_000 });
+        let service = ServiceStatus { job: Some(job), read_only, disk_failures: 4 };
+        let text = render(&service, 3_500_000, "1.2.3");
         for line in [
             "tidemill_build_info{version=\"1.2.3\"} 1",
             "tidemill_ready 1",
+            "tidemill_read_only 1",
+            "tidemill_read_only_seconds 3",
+            "tidemill_disk_failures_total 4",
+            "tidemill_checkpoints_total 2",
+            "tidemill_checkpoint_epoch 7",
+            "tidemill_checkpoint_age_seconds 2",
+            "tidemill_checkpoint_seconds 0.25",
+            "tidemill_checkpoint_bytes 512",
             "# TYPE tidemill_source_records_total counter",
             "tidemill_source_records_total{source=\"a\\\"b\"} 3",
             "tidemill_source_errors_total{source=\"a\\\"b\",kind=\"decode\"} 1",
@@ -247,6 +343,10 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }
-        assert_eq!(render(None, 0, "1").lines().count(), 3);
+        let without = render(&ServiceStatus::default(), 0, "1");
+        let samples: Vec<&str> = without.lines().filter(|line| !line.starts_with('#')).collect();
+        let expected =
+            ["tidemill_build_info{version=\"1\"} 1", "tidemill_read_only 0", "tidemill_disk_failures_total 0"];
+        assert_eq!(samples, expected);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   GET  /healthz                the process answers
-//!   GET  /readyz                 200 once every source runs, else 503 with a reason for each
+//!   GET  /readyz                 200 once every source runs, else 503 with a reason for each; 503 while read only
 //!   GET  /version                name and version
 //!   GET  /metrics                Prometheus text
 //!   POST /api/v1/query           {"sql": "SELECT …", "params": [1, "a"]} → rows, format by Accept
@@ -59,8 +59,28 @@ const PATHS: &[&str] = &[
     "POST /api/v1/ingest/{source}",
 ];
 
-/// Gives what the job is doing now; `None` before it runs and after it has stopped.
-pub type StatusFn = Arc<dyn Fn() -> Option<JobStatus> + Send + Sync>;
+/// What the service says of itself and of its job.
+#[derive(Clone, Debug, Default)]
+pub struct ServiceStatus {
+    /// What the job is doing; while the service is read only, what the last one did; `None` before the first.
+    pub job: Option<JobStatus>,
+    /// Why nothing is taken, while nothing is.
+    pub read_only: Option<ReadOnly>,
+    /// How often the disk has failed since the program began.
+    pub disk_failures: u64,
+}
+
+/// Why nothing is taken: questions go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadOnly {
+    /// What was tried, where, and why it failed.
+    pub reason: String,
+    /// Since when, microseconds since 1970, UTC.
+    pub since_us: i64,
+}
+
+/// Gives what the service is doing now.
+pub type StatusFn = Arc<dyn Fn() -> ServiceStatus + Send + Sync>;
 
 /// What the service answers from.
 #[derive(Clone)]
@@ -218,7 +238,7 @@ fn problem_response(problem: &Problem) -> Response {
     let status = StatusCode::from_u16(problem.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, Body::from(problem.to_json())).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    if matches!(problem.kind, ProblemKind::Busy | ProblemKind::NotReady) {
+    if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response

@@ -5,10 +5,10 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
-use tidemill_engine::runtime::{JobStatus, SourceStatus};
+use tidemill_engine::runtime::{CheckpointStatus, JobStatus, SourceStatus};
 use tidemill_engine::time::Watermark;
 
-use super::{ServiceState, problem_response};
+use super::{ReadOnly, ServiceState, ServiceStatus, problem_response};
 use crate::problem::{Problem, ProblemKind};
 
 pub(super) async fn healthz() -> Response {
@@ -20,21 +20,26 @@ pub(super) async fn version(State(state): State<ServiceState>) -> Response {
 }
 
 pub(super) async fn readyz(State(state): State<ServiceState>) -> Response {
-    let (ready, document) = readiness((state.status)().as_ref());
+    let (ready, document) = readiness(&(state.status)());
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(document)).into_response()
 }
 
 pub(super) async fn status(State(state): State<ServiceState>) -> Response {
-    match (state.status)() {
-        Some(status) => Json(status_document(&status)).into_response(),
-        None => problem_response(&Problem::new(ProblemKind::NotReady, "no job is running")),
+    let status = (state.status)();
+    if status.job.is_none() && status.read_only.is_none() {
+        return problem_response(&Problem::new(ProblemKind::NotReady, "no job is running"));
     }
+    Json(status_document(&status)).into_response()
 }
 
 /// Decides whether the service is ready, and says why not: one line for each source.
-fn readiness(status: Option<&JobStatus>) -> (bool, Value) {
-    let Some(status) = status else {
+fn readiness(service: &ServiceStatus) -> (bool, Value) {
+    if let Some(ReadOnly { reason, since_us }) = &service.read_only {
+        let reason = format!("read only since {}: {reason}", instant(*since_us).unwrap_or_default());
+        return (false, json!({"ready": false, "reason": reason, "sources": []}));
+    }
+    let Some(status) = &service.job else {
         return (
             false,
             json!({"ready": false, "reason": "the job has not started yet, or has stopped", "sources": []}),
@@ -59,7 +64,24 @@ fn source_state(source: &SourceStatus) -> &'static str {
     }
 }
 
-fn status_document(status: &JobStatus) -> Value {
+/// The service in one word.
+fn state_of(service: &ServiceStatus) -> &'static str {
+    match (&service.read_only, &service.job) {
+        (Some(_), _) => "read_only",
+        (None, None) => "starting",
+        (None, Some(JobStatus { failure: Some(_), .. })) => "failed",
+        (None, Some(JobStatus { finished: true, .. })) => "finished",
+        (None, Some(_)) => "running",
+    }
+}
+
+fn status_document(service: &ServiceStatus) -> Value {
+    let nothing = JobStatus::default();
+    let status = service.job.as_ref().unwrap_or(&nothing);
+    let read_only = service
+        .read_only
+        .as_ref()
+        .map(|ReadOnly { reason, since_us }| json!({"since": instant(*since_us), "reason": reason}));
     let sources: Vec<Value> = status
         .sources
         .iter()
@@ -85,9 +107,11 @@ fn status_document(status: &JobStatus) -> Value {
         .map(|table| json!({"name": table.name, "rows": table.rows, "committed_epoch": table.committed.0}))
         .collect();
     json!({
-        "ready": status.ready, "finished": status.finished, "failure": status.failure,
+        "state": state_of(service), "read_only": read_only, "disk_failures": service.disk_failures,
+        "ready": status.ready && service.read_only.is_none(), "finished": status.finished, "failure": status.failure,
         "sealed_epoch": status.sealed.0, "completed_epoch": status.completed.0,
         "log_bytes": status.log_bytes, "rows_in_flight": status.rows_in_flight,
+        "checkpoint": checkpoint_value(&status.checkpoint),
         "sources": sources, "windows": windows, "tables": tables,
     })
 }
@@ -97,11 +121,22 @@ fn watermark_value(watermark: Watermark) -> Value {
     match watermark {
         Watermark::UNKNOWN => Value::Null,
         Watermark::END => json!("end"),
-        Watermark(us) => match arrow::temporal_conversions::timestamp_us_to_datetime(us) {
-            Some(time) => json!(format!("{}Z", time.format("%Y-%m-%dT%H:%M:%S%.f"))),
-            None => Value::Null,
-        },
+        Watermark(us) => json!(instant(us)),
     }
+}
+
+/// Writes an instant as RFC 3339.
+fn instant(us: i64) -> Option<String> {
+    let time = arrow::temporal_conversions::timestamp_us_to_datetime(us)?;
+    Some(format!("{}Z", time.format("%Y-%m-%dT%H:%M:%S%.f")))
+}
+
+fn checkpoint_value(checkpoint: &CheckpointStatus) -> Value {
+    let made = Some(checkpoint.made_us).filter(|made_us| *made_us != 0).and_then(instant);
+    json!({
+        "epoch": checkpoint.epoch.0, "made": made, "seconds": checkpoint.duration_us as f64 / 1e6,
+        "bytes": checkpoint.bytes, "count": checkpoint.count,
+    })
 }
 
 #[cfg(test)]
@@ -118,15 +153,43 @@ mod tests {
     #[test]
     fn readiness_names_the_source_that_holds_it_up() {
         let status = JobStatus { sources: vec![source("a", true), source("b", false)], ..JobStatus::default() };
-        let (ready, document) = readiness(Some(&status));
+        let of = |job: JobStatus| ServiceStatus { job: Some(job), ..ServiceStatus::default() };
+        let (ready, document) = readiness(&of(status.clone()));
         assert!(!ready);
         assert_eq!(document["sources"][1], json!({"name": "b", "state": "not connected"}));
-        let (ready, _) = readiness(Some(&JobStatus { ready: true, ..status.clone() }));
+        let (ready, _) = readiness(&of(JobStatus { ready: true, ..status.clone() }));
         assert!(ready, "a source that lost its connection later does not take readiness away");
         let (ready, document) =
-            readiness(Some(&JobStatus { ready: true, failure: Some("disk full".into()), ..status }));
-        assert!(!ready && document["reason"] == "the job has failed: disk full", "{document}");
-        assert!(!readiness(None).0);
+            readiness(&of(JobStatus { ready: true, failure: Some("a bug".into()), ..status.clone() }));
+        assert!(!ready && document["reason"] == "the job has failed: a bug", "{document}");
+        assert!(!readiness(&ServiceStatus::default()).0);
+
+        let read_only = Some(ReadOnly { reason: "disk full".into(), since_us: 1_500_000 });
+        let (ready, document) = readiness(&ServiceStatus { read_only, ..of(JobStatus { ready: true, ..status }) });
+        assert!(!ready);
+        assert_eq!(document["reason"], "read only since 1970-01-01T00:00:01.500Z: disk full");
+    }
+
+    #[test]
+    fn the_state_of_the_service_is_one_word() {
+        let job = |change: fn(&mut JobStatus)| {
+            let mut job = JobStatus::default();
+            change(&mut job);
+            Some(job)
+        };
+        let read_only = || Some(ReadOnly { reason: "disk full".into(), since_us: 0 });
+        for (job, read_only, state) in [
+            (None, None, "starting"),
+            (job(|_| ()), None, "running"),
+            (job(|job| job.finished = true), None, "finished"),
+            (job(|job| job.failure = Some("a bug".into())), None, "failed"),
+            (job(|job| job.failure = Some("disk full".into())), read_only(), "read_only"),
+            (None, read_only(), "read_only"),
+        ] {
+            let document = status_document(&ServiceStatus { job, read_only: read_only.clone(), disk_failures: 0 });
+            assert_eq!(document["state"], state);
+            assert_eq!(document["read_only"]["reason"].as_str(), read_only.map(|_| "disk full"));
+        }
     }
 
     #[test]
@@ -142,7 +205,7 @@ mod tests {
             tables: vec![TableStatus { name: "t".into(), rows: 3, committed: Epoch(7) }],
             ..JobStatus::default()
         };
-        let document = status_document(&status);
+        let document = status_document(&ServiceStatus { job: Some(status), ..ServiceStatus::default() });
         let shown: Vec<&Value> = (0..4).map(|n| &document["sources"][n]["watermark"]).collect();
         assert_eq!(shown, [&json!("1970-01-01T00:00:01.500Z"), &json!("end"), &Value::Null, &Value::Null]);
         assert_eq!(document["tables"][0], json!({"name": "t", "rows": 3, "committed_epoch": 7}));

@@ -32,7 +32,7 @@ async fn start_with(limits: Limits, extra: Router, connections: Connections) -> 
     let status = Arc::new(parking_lot::Mutex::new(None));
     let told = Arc::clone(&status);
     let state = ServiceState {
-        status: Arc::new(move || told.lock().clone()),
+        status: Arc::new(move || ServiceStatus { job: told.lock().clone(), ..ServiceStatus::default() }),
         session: Arc::new(Session::new(Arc::new(History::default()), limits)),
         extra,
         clock: Arc::new(ManualClock::at(5_000_000)),

@@ -23,6 +23,9 @@ const LISTED_NAMES_MAX: usize = 12;
 
 /// Says what a DataFusion error means for the one who asked.
 pub(crate) fn problem_of(error: &DataFusionError, known: &KnownNames) -> Problem {
+    if let Some(problem) = problem_within(error) {
+        return problem.clone();
+    }
     match error {
         DataFusionError::Diagnostic(diagnostic, inner) => with_diagnostic(problem_of(inner, known), diagnostic),
         DataFusionError::Context(_, inner) => problem_of(inner, known),
@@ -31,12 +34,9 @@ pub(crate) fn problem_of(error: &DataFusionError, known: &KnownNames) -> Problem
             Some(first) => problem_of(first, known),
             None => Problem::new(ProblemKind::Internal, "an empty list of errors"),
         },
-        DataFusionError::External(inner) => match inner.downcast_ref::<Problem>() {
-            Some(problem) => problem.clone(),
-            None => match inner.downcast_ref::<DataFusionError>() {
-                Some(inner) => problem_of(inner, known),
-                None => Problem::new(ProblemKind::Failed, inner.to_string()),
-            },
+        DataFusionError::External(inner) => match inner.downcast_ref::<DataFusionError>() {
+            Some(inner) => problem_of(inner, known),
+            None => Problem::new(ProblemKind::Failed, inner.to_string()),
         },
         DataFusionError::SQL(parser, _) => syntax(&parser.to_string()),
         DataFusionError::SchemaError(schema, _) => schema_problem(schema),
@@ -61,6 +61,17 @@ pub(crate) fn problem_of(error: &DataFusionError, known: &KnownNames) -> Problem
         }
         DataFusionError::Configuration(message) => Problem::new(ProblemKind::InvalidQuery, tidy(message)),
         other => Problem::new(ProblemKind::Internal, tidy(&other.strip_backtrace())),
+    }
+}
+
+/// Finds the problem that a part of ours told, below whatever it was wrapped in on its way.
+fn problem_within(error: &DataFusionError) -> Option<&Problem> {
+    let mut at: &(dyn std::error::Error + 'static) = error;
+    loop {
+        if let Some(problem) = at.downcast_ref::<Problem>() {
+            return Some(problem);
+        }
+        at = at.source()?;
     }
 }
 
