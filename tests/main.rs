@@ -28,4 +28,5 @@ mod listener;
 mod mosquitto;
 mod readers_while_running;
 mod readme;
+mod simulation;
 mod table_readers;

@@ -7,7 +7,6 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::disk::Disk;
-use super::faults::Fault;
 use super::kept_log::KeptLog;
 use super::load::Load;
 use super::report::{OnFailure, Report};

@@ -15,6 +15,7 @@ use timely::scheduling::SyncActivator;
 
 use super::egress::TableState;
 use super::progress::Progress;
+use super::turns;
 use crate::dataflow::{Failure, FedChunk, Feed};
 use crate::epoch::Epoch;
 use crate::plan::NodeId;
@@ -156,7 +157,7 @@ impl Bridge {
     fn send(&self, lane: &Lane, worker: usize, feed: Feed) -> Result<(), Closed> {
         let mut feed = feed;
         loop {
-            match lane.senders[worker].send_timeout(feed, FAILURE_CHECK) {
+            match turns::send(&lane.senders[worker], feed, FAILURE_CHECK) {
                 Ok(()) => break,
                 Err(SendTimeoutError::Disconnected(_)) => return Err(Closed),
                 Err(SendTimeoutError::Timeout(_)) if self.failure.is_set() => return Err(Closed),

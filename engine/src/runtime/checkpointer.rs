@@ -22,6 +22,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::egress::{Order, Prepared, TableState};
 use super::marks::{Marked, Marks, Next};
 use super::progress::Progress;
+use super::turns;
 use super::{CheckpointStatus, JobError, LOG_FOLDER};
 use crate::checkpoint::{
     BufferState, Checkpoint, CheckpointError, Holds, Manifest, PackWriter, PaneState, SourceState, Store,
@@ -481,7 +482,7 @@ impl Window {
 /// Waits for an answer of a table's thread.
 fn answer_of<T>(answers: &Receiver<T>, failure: &Failure) -> Result<T, Ended> {
     loop {
-        match answers.recv_timeout(FAILURE_CHECK) {
+        match turns::recv(answers, Some(FAILURE_CHECK)) {
             Ok(answer) => return Ok(answer),
             Err(crossbeam_channel::RecvTimeoutError::Timeout) if !failure.is_set() => {}
             // A thread that ended has said why.

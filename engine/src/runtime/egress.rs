@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use arrow::array::RecordBatch;
-use crossbeam_channel::{Receiver, Sender, never, select};
+use crossbeam_channel::{Receiver, RecvError, Sender, TryRecvError, never, select};
 use tokio::sync::broadcast;
 
 use super::buffer::RowBuffer;
@@ -137,31 +137,53 @@ pub(super) struct Egress {
     pub(super) clock: Arc<dyn Clock>,
 }
 
+/// What comes to a writer.
+enum Next {
+    Rows(Result<(Epoch, RecordBatch), RecvError>),
+    Order(Result<Order, RecvError>),
+}
+
 impl Egress {
     /// Runs until nobody orders any more.
     pub(super) fn run(mut self) {
         let (name, failure) = (self.name.clone(), self.failure.clone());
-        if catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| while self.step() {})).is_err() {
             // At once: the dataflow would notice only with the table's next rows.
             failure.set(format!("table {name}: its thread ended by an internal error"));
         }
     }
 
-    fn serve(&mut self) {
-        let mut rows = self.rows.clone();
-        loop {
-            select! {
-                recv(rows) -> received => match received {
-                    Ok((epoch, batch)) => self.take(epoch, batch),
-                    // The dataflow has ended; orders may still come.
-                    Err(_) => rows = never(),
-                },
-                recv(self.orders) -> order => match order {
-                    Ok(order) => self.obey(order),
-                    Err(_) => return,
-                },
-            }
+    /// Waits for rows or an order, and does what is to be done; returns whether more may come.
+    fn step(&mut self) -> bool {
+        let next = select! {
+            recv(self.rows) -> rows => Next::Rows(rows),
+            recv(self.orders) -> order => Next::Order(order),
+        };
+        self.take_up(next)
+    }
+
+    /// The same without waiting; returns whether more may come.
+    pub(super) fn poll(&mut self) -> bool {
+        // Rows first: which of two ready channels a `select!` takes is not ours to decide.
+        if !self.rows.is_empty() {
+            return self.take_up(Next::Rows(self.rows.recv()));
         }
+        match self.orders.try_recv() {
+            Err(TryRecvError::Empty) => true,
+            Err(TryRecvError::Disconnected) => false,
+            Ok(order) => self.take_up(Next::Order(Ok(order))),
+        }
+    }
+
+    fn take_up(&mut self, next: Next) -> bool {
+        match next {
+            Next::Rows(Ok((epoch, rows))) => self.take(epoch, rows),
+            // The dataflow has ended; orders may still come.
+            Next::Rows(Err(RecvError)) => self.rows = never(),
+            Next::Order(Ok(order)) => self.obey(order),
+            Next::Order(Err(RecvError)) => return false,
+        }
+        true
     }
 
     fn take(&mut self, epoch: Epoch, rows: RecordBatch) {

@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
+use super::turns;
 use crate::ingest::RECORD_BYTES_MAX;
 use crate::plan::NodeId;
 use crate::source::{Appended, BoxFuture, Chunk, Data, Intake, IntakeError, Receipt};
@@ -82,7 +83,7 @@ impl Closer {
     /// comes. Returns when the last source has gone: a channel keeps what it has as long as there is a way in.
     pub(super) fn close(self, requests: Receiver<Request>) {
         self.0.close();
-        requests.into_iter().for_each(drop);
+        while turns::recv(&requests, None).is_ok() {}
     }
 }
 

@@ -17,12 +17,13 @@ use super::bridge::{Bridge, CHUNKS_QUEUED_MAX, Lane};
 use super::buffer::RowBuffer;
 use super::checkpointer::{Checkpointer, SourceKept, Table, Window, WindowCounts};
 use super::egress::{BATCHES_QUEUED_MAX, Egress, LIVE_BATCHES_MAX, ORDERS_QUEUED_MAX, Order, TableState};
-use super::intake::{Queue, REQUESTS_QUEUED_MAX, SourceIntake, SourceState};
+use super::intake::{Queue, REQUESTS_QUEUED_MAX, Request, SourceIntake, SourceState};
 use super::marks::Marks;
 use super::progress::Progress;
-use super::recorder::{Recorded, Recorder, RecorderError, Replayed};
+use super::recorder::{Recorded, Recorder, RecorderError, Recording, Replayed};
 use super::restart::{Restart, shares};
-use super::worker::{self, Threads};
+use super::turns::{self, Turns};
+use super::worker::{self, Guards, Threads};
 use super::{CheckpointStatus, JobError, JobOptions, JobStatus, SourceStatus, Subscription, TableStatus, WindowStatus};
 use crate::checkpoint::{BufferState, Checkpoint, Store};
 use crate::clock::Clock;
@@ -61,16 +62,16 @@ impl Ended {
 /// A running job. Dropping it stops it without waiting; [`Job::stop`] waits.
 pub struct Job {
     plan: Arc<Plan>,
-    sources: BTreeMap<NodeId, Arc<SourceState>>,
+    pub(super) sources: BTreeMap<NodeId, Arc<SourceState>>,
     tables: Vec<JobTable>,
     progress: Arc<Progress>,
     marks: Arc<Marks>,
     counters: Arc<Counters>,
-    failure: Failure,
+    pub(super) failure: Failure,
     log_bytes: Arc<AtomicU64>,
     log_removed_bytes: Arc<AtomicU64>,
     checkpoint: Arc<parking_lot::Mutex<CheckpointStatus>>,
-    queue: Queue,
+    pub(super) queue: Queue,
     stop: Stop,
     tasks: parking_lot::Mutex<Option<JoinSet<()>>>,
     ended: watch::Receiver<bool>,
@@ -114,11 +115,7 @@ impl Job {
         sinks: Vec<Box<dyn Sink>>,
         options: JobOptions,
     ) -> Result<(Job, BTreeMap<NodeId, Vec<Resume>>), JobError> {
-        let names: Vec<String> = plan.tables().into_iter().map(|(name, _)| name).collect();
-        if names.len() != sinks.len() || options.workers == 0 {
-            let (tables, workers) = (names.len(), options.workers);
-            return Err(JobError::Plan(format!("{} sinks for {tables} tables, on {workers} workers", sinks.len())));
-        }
+        let names = names_of(&plan, &sinks, &options)?;
         let (plan_here, options_here) = (Arc::clone(&plan), options.clone());
         let restart = wait_for(move || Restart::prepare(&plan_here, &names, sinks, &options_here)).await??;
         let starting = {
@@ -199,13 +196,14 @@ impl Job {
         self.outcome()
     }
 
-    fn outcome(&self) -> Result<(), JobError> {
-        match self.failure.reason() {
-            None => Ok(()),
-            Some((Blame::Environment, reason)) => Err(JobError::Environment(reason)),
-            Some((Blame::Disk { is_full }, reason)) => Err(JobError::Disk { reason, is_full }),
-            Some((Blame::Operator, reason)) => Err(JobError::Operator(reason)),
-        }
+    pub(super) fn outcome(&self) -> Result<(), JobError> {
+        outcome_of(&self.failure)
+    }
+
+    /// Says that the workers have ended: what is complete is committed, and no more comes.
+    pub(super) fn dataflow_ended(&self) {
+        self.progress.end();
+        self.marks.end();
     }
 
     /// Stops: sources first, then the log, then the dataflow; commits what is complete. Doing it again waits for the
@@ -233,7 +231,27 @@ impl Drop for Job {
     }
 }
 
-fn sources_of(plan: &Plan) -> impl Iterator<Item = (NodeId, &SourceNode)> {
+/// Returns how a job ended that has this failure.
+pub(super) fn outcome_of(failure: &Failure) -> Result<(), JobError> {
+    match failure.reason() {
+        None => Ok(()),
+        Some((Blame::Environment, reason)) => Err(JobError::Environment(reason)),
+        Some((Blame::Disk { is_full }, reason)) => Err(JobError::Disk { reason, is_full }),
+        Some((Blame::Operator, reason)) => Err(JobError::Operator(reason)),
+    }
+}
+
+/// Returns the names of the tables, in the order of their sinks.
+pub(super) fn names_of(plan: &Plan, sinks: &[Box<dyn Sink>], options: &JobOptions) -> Result<Vec<String>, JobError> {
+    let names: Vec<String> = plan.tables().into_iter().map(|(name, _)| name).collect();
+    if names.len() != sinks.len() || options.workers == 0 {
+        let (tables, workers) = (names.len(), options.workers);
+        return Err(JobError::Plan(format!("{} sinks for {tables} tables, on {workers} workers", sinks.len())));
+    }
+    Ok(names)
+}
+
+pub(super) fn sources_of(plan: &Plan) -> impl Iterator<Item = (NodeId, &SourceNode)> {
     plan.nodes.iter().enumerate().filter_map(|(at, node)| match &node.operator {
         Operator::Source(source) => Some((NodeId(at), source)),
         _ => None,
@@ -245,7 +263,7 @@ fn source_error(source: &SourceNode, error: crate::source::SourceError) -> JobEr
 }
 
 /// A job whose threads are being started.
-struct Starting {
+pub(super) struct Starting {
     job: Job,
     recorder_parts: RecorderParts,
     end: watch::Sender<bool>,
@@ -259,18 +277,18 @@ struct Starting {
     checkpoint: Option<Checkpoint>,
     /// The sources whose watermark goes on from the checkpoint.
     restored: BTreeSet<NodeId>,
-    committed: Vec<(String, Epoch)>,
+    pub(super) committed: Vec<(String, Epoch)>,
 }
 
 struct RecorderParts {
-    requests: Receiver<super::intake::Request>,
+    requests: Receiver<Request>,
     senders: BTreeMap<NodeId, Vec<Sender<Feed>>>,
     /// Dropped with the log.
     recording: watch::Sender<()>,
 }
 
 impl Starting {
-    fn new(plan: Arc<Plan>, restart: Restart, options: &JobOptions) -> Result<Starting, JobError> {
+    pub(super) fn new(plan: Arc<Plan>, restart: Restart, options: &JobOptions) -> Result<Starting, JobError> {
         let threads = Threads::default();
         let waking = threads.clone();
         let failure = Failure::new(move || waking.unpark());
@@ -436,17 +454,15 @@ impl Starting {
     }
 
     async fn try_replay(self, options: &JobOptions) -> Result<(Job, BTreeMap<NodeId, Vec<Resume>>), JobError> {
-        let Starting { job, recorder_parts, end, egress, checkpointer, context, ports, threads, .. } = self;
-        let first = context.first;
-
-        // Workers.
-        let (built_sender, built) = bounded(options.workers);
-        let (plan, progress) = (Arc::clone(&job.plan), Arc::clone(&job.progress));
-        let guards = worker::spawn(plan, context, ports, built_sender, threads, progress).map_err(JobError::Plan)?;
-        // After the guards, which wait for the workers when they are dropped.
-        let unfinished = Unfinished(Some(job.failure.clone()));
-        let worker_count = options.workers;
-        let wakes = wait_for(move || built.iter().take(worker_count).collect::<BTreeMap<_, _>>()).await?;
+        let committed = self.committed.clone();
+        let launching = Unfinished(Some(self.job.failure.clone()));
+        let launched = {
+            let options = options.clone();
+            wait_for(move || self.launch(&options, None)).await??
+        };
+        let Launched { job, workers, egress, checkpointer, recording, end } = launched;
+        // Behind the workers, which are waited for when they are dropped.
+        let unfinished = launching;
 
         // Tables, who decides for them, and the thread that sees everything end.
         let mut joins = Vec::new();
@@ -456,7 +472,7 @@ impl Starting {
         let deciding = spawn("checkpoint".to_owned(), move || checkpointer.run())?;
         let (progress, marks, failure) = (Arc::clone(&job.progress), Arc::clone(&job.marks), job.failure.clone());
         spawn("job".to_owned(), move || {
-            for ended in guards.join() {
+            for ended in workers.join() {
                 if let Err(reason) = ended {
                     failure.set(format!("a worker ended: {reason}"));
                 }
@@ -472,9 +488,37 @@ impl Starting {
             let _ = end.send(true); // Nobody may be waiting.
         })?;
 
+        // The recorder: replays, says how far it came, then records.
+        let (replayed_sender, replayed) = oneshot::channel();
+        let (go_sender, go) = oneshot::channel::<()>();
+        spawn("recorder".to_owned(), move || {
+            recording.run(|found| replayed_sender.send(found).is_ok() && go.blocking_recv().is_ok());
+        })?;
+        let ended = |_| JobError::Operator("the recorder ended by an internal error".to_owned());
+        let replayed = replayed.await.map_err(ended)?.map_err(|error| job.replay_error(error))?;
+        check_committed(&committed, &replayed)?;
+        let _ = go_sender.send(()); // The recorder is waiting for it.
+        unfinished.finished();
+        Ok((job, replayed.resume))
+    }
+
+    /// Starts the workers and prepares what the other threads do. Blocking.
+    pub(super) fn launch(self, options: &JobOptions, turns: Option<&Turns>) -> Result<Launched, JobError> {
+        let Starting { job, recorder_parts, end, egress, checkpointer, context, ports, threads, .. } = self;
+        let first = context.first;
+        let (built_sender, built) = bounded(options.workers);
+        let (plan, progress) = (Arc::clone(&job.plan), Arc::clone(&job.progress));
+        let workers =
+            worker::spawn(plan, context, ports, built_sender, threads, progress, turns).map_err(JobError::Plan)?;
+        let mut wakes: BTreeMap<usize, _> = BTreeMap::new();
+        while wakes.len() < options.workers {
+            let Ok((worker, built)) = turns::recv(&built, None) else { break };
+            wakes.insert(worker, built);
+        }
         let mut lanes: BTreeMap<NodeId, Lane> = BTreeMap::new();
         let mut senders = recorder_parts.senders;
         for (worker, wakes) in wakes {
+            // After a failure the other workers end by themselves.
             for (id, wake) in wakes.map_err(JobError::Plan)? {
                 let senders = senders.remove(&id);
                 let lane = lanes
@@ -484,8 +528,6 @@ impl Starting {
                 lane.wakes.push(wake);
             }
         }
-
-        // The recorder: replays, says how far it came, then records.
         let table_states = job.tables.iter().map(|table| Arc::clone(&table.state)).collect();
         let bridge = Bridge::new(lanes, Arc::clone(&job.progress), table_states, job.failure.clone(), first);
         let recorded =
@@ -497,29 +539,21 @@ impl Starting {
         if let Some(checkpoint) = &self.checkpoint {
             recorder.restore(checkpoint);
         }
-        let (replayed_sender, replayed) = oneshot::channel();
-        let (go_sender, go) = oneshot::channel::<()>();
         let (requests, closer, recording) = (recorder_parts.requests, job.queue.closer(), recorder_parts.recording);
         let (replay, incarnation) = (self.replay, self.incarnation);
-        spawn("recorder".to_owned(), move || match recorder.replay(replay) {
-            Err(error) => {
-                let _ = replayed_sender.send(Err(error)); // The start was given up.
-            }
-            Ok((writer, found)) => {
-                if replayed_sender.send(Ok(found)).is_ok() && go.blocking_recv().is_ok() {
-                    recorder.record(writer.fenced_by(incarnation), &requests);
-                    drop(recording);
-                    closer.close(requests);
-                }
-            }
-        })?;
-        let ended = |_| JobError::Operator("the recorder ended by an internal error".to_owned());
-        let replayed = replayed.await.map_err(ended)?.map_err(|error| job.replay_error(error))?;
-        check_committed(&self.committed, &replayed)?;
-        let _ = go_sender.send(()); // The recorder is waiting for it.
-        unfinished.finished();
-        Ok((job, replayed.resume))
+        let recording = Recording { recorder, replay, incarnation, requests, closer, recording };
+        Ok(Launched { job, workers, egress, checkpointer, recording, end })
     }
+}
+
+/// A job whose dataflow runs, and whose other threads are prepared.
+pub(super) struct Launched {
+    pub(super) job: Job,
+    pub(super) workers: Guards,
+    pub(super) egress: Vec<Egress>,
+    pub(super) checkpointer: Checkpointer,
+    pub(super) recording: Recording,
+    end: watch::Sender<bool>,
 }
 
 /// A start under way: if it is given up, by an error or by whoever waited for it, the threads that were started end.
@@ -649,7 +683,7 @@ impl Job {
         }
     }
 
-    fn replay_error(&self, error: RecorderError) -> JobError {
+    pub(super) fn replay_error(&self, error: RecorderError) -> JobError {
         match error {
             RecorderError::Log(error) => error.into(),
             RecorderError::Changed { source, problem } => {
@@ -694,7 +728,7 @@ impl Job {
 }
 
 /// A table that is ahead of the log would silently swallow the rows of the epochs to come.
-fn check_committed(committed: &[(String, Epoch)], replayed: &Replayed) -> Result<(), JobError> {
+pub(super) fn check_committed(committed: &[(String, Epoch)], replayed: &Replayed) -> Result<(), JobError> {
     for (table, epoch) in committed {
         if *epoch > replayed.sealed {
             return Err(JobError::Log(format!(
@@ -707,7 +741,7 @@ fn check_committed(committed: &[(String, Epoch)], replayed: &Replayed) -> Result
     Ok(())
 }
 
-fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, JobError> {
+pub(super) fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, JobError> {
     thread::Builder::new()
         .name(name.clone())
         .spawn(run)

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::turns;
 use crate::checkpoint::PartitionState;
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
@@ -66,7 +67,7 @@ impl Marks {
             if failure.is_set() {
                 return false;
             }
-            self.changed.wait_for(&mut state, FAILURE_CHECK);
+            turns::wait(&self.changed, &mut state, Some(FAILURE_CHECK));
         }
         true
     }
@@ -120,13 +121,8 @@ impl Marks {
             if std::mem::take(&mut state.has_rows) {
                 return Next::Look;
             }
-            match timeout {
-                None => self.changed.wait(&mut state),
-                Some(timeout) => {
-                    if self.changed.wait_for(&mut state, timeout).timed_out() {
-                        return Next::Look;
-                    }
-                }
+            if turns::wait(&self.changed, &mut state, timeout) {
+                return Next::Look;
             }
         }
     }

@@ -23,9 +23,11 @@ mod progress;
 mod recorded_time;
 mod recorder;
 mod restart;
+pub mod simulation;
 mod status;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod worker;
 
 pub use job::{Job, LOG_FOLDER};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::turns;
 use crate::epoch::Epoch;
 
 /// Shared between the recorder, the workers and the tables' threads.
@@ -98,7 +99,7 @@ impl Progress {
     pub(super) fn wait_completed(&self, epoch: Epoch, timeout: Duration) -> bool {
         let mut state = self.state.lock();
         if state.completed < epoch && !state.ended {
-            self.changed.wait_for(&mut state, timeout);
+            turns::wait(&self.changed, &mut state, Some(timeout));
         }
         state.completed >= epoch
     }
@@ -107,7 +108,7 @@ impl Progress {
     pub(super) fn wait_committable(&self, epoch: Epoch, timeout: Duration) -> bool {
         let mut state = self.state.lock();
         if state.completed.min(state.durable) < epoch && !state.ended {
-            self.changed.wait_for(&mut state, timeout);
+            turns::wait(&self.changed, &mut state, Some(timeout));
         }
         state.completed.min(state.durable) >= epoch
     }

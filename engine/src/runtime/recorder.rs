@@ -15,18 +15,20 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::JobError;
 use super::bridge::{Bridge, Closed, Origin};
-use super::intake::{Ask, Request, SourceState};
+use super::intake::{Ask, Closer, Request, SourceState};
 use super::marks::{Marked, Marks};
 use super::recorded_time::RecordedTime;
+use super::turns;
 use crate::checkpoint::{Checkpoint, PartitionState};
 use crate::clock::Clock;
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
 use crate::error::with_causes;
+use crate::fence::Incarnation;
 use crate::ingest::{LogError, LogWriter, PartitionId, Record, Replay};
 use crate::plan::{EventTimeNode, NodeId};
 use crate::source::{Appended, Chunk, Data, IntakeError, Message, Offset, Resume, Source};
@@ -369,10 +371,8 @@ impl Recorder {
                 [idle_left_us, self.mark_left_us()].into_iter().flatten().min()
             }
         };
-        match left_us {
-            None => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(left_us) => requests.recv_timeout(Duration::from_micros(left_us.try_into().unwrap_or(0))),
-        }
+        let left = left_us.map(|left_us| Duration::from_micros(left_us.try_into().unwrap_or(0)));
+        turns::recv(requests, left)
     }
 
     /// Returns how long until a checkpoint is due, though perhaps nothing more comes.
@@ -545,6 +545,33 @@ impl Recorder {
         recorded.done = true;
         recorded.state.ended.store(true, Ordering::Relaxed);
         records
+    }
+}
+
+/// What the recorder's thread does.
+pub(super) struct Recording {
+    pub(super) recorder: Recorder,
+    pub(super) replay: Replay,
+    pub(super) incarnation: Incarnation,
+    pub(super) requests: Receiver<Request>,
+    pub(super) closer: Closer,
+    /// Dropped with the log.
+    pub(super) recording: watch::Sender<()>,
+}
+
+impl Recording {
+    /// Replays, says how far it came, and records if it may go on.
+    pub(super) fn run(mut self, may_go_on: impl FnOnce(Result<Replayed, RecorderError>) -> bool) {
+        match self.recorder.replay(self.replay) {
+            Err(error) => drop(may_go_on(Err(error))), // The start was given up.
+            Ok((writer, found)) => {
+                if may_go_on(Ok(found)) {
+                    self.recorder.record(writer.fenced_by(self.incarnation), &self.requests);
+                    drop(self.recording);
+                    self.closer.close(self.requests);
+                }
+            }
+        }
     }
 }
 

@@ -12,11 +12,15 @@ use timely::scheduling::SyncActivator;
 use timely::worker::Worker;
 
 use super::progress::Progress;
+use super::turns::{self, Seat, Turns};
 use crate::dataflow::{Context, Ports, build};
 use crate::plan::{NodeId, Plan};
 
 /// What wakes the sources of one worker, or why its graph could not be built.
 pub(super) type Built = (usize, Result<BTreeMap<NodeId, SyncActivator>, String>);
+
+/// The workers, to wait for their end.
+pub(super) type Guards = WorkerGuards<()>;
 
 /// The workers' threads, to wake them when the job has failed.
 #[derive(Clone, Default)]
@@ -36,11 +40,16 @@ pub(super) fn spawn(
     built: Sender<Built>,
     threads: Threads,
     progress: Arc<Progress>,
-) -> Result<WorkerGuards<()>, String> {
-    let config = timely::Config::process(ports.len());
+    turns: Option<&Turns>,
+) -> Result<Guards, String> {
+    let worker_count = ports.len();
+    let config = timely::Config::process(worker_count);
     let ports: Mutex<Vec<Option<Ports>>> = Mutex::new(ports.into_iter().map(Some).collect());
+    let seats: Mutex<Vec<Option<Seat>>> = Mutex::new((0..worker_count).map(|_| turns.map(Turns::seat)).collect());
     timely::execute(config, move |worker| {
         let index = worker.index();
+        let seat = seats.lock()[index].take();
+        let _sitting = seat.map(Seat::sit);
         threads.0.lock().push(std::thread::current());
         let ports = ports.lock()[index].take().expect("each worker runs once");
         let ended = catch_unwind(AssertUnwindSafe(|| run(worker, &plan, &context, ports, &built, &progress)));
@@ -66,7 +75,11 @@ fn run(worker: &mut Worker, plan: &Plan, context: &Context, ports: Ports, built:
     };
     let _ = built.send((index, Ok(wakes)));
     while worker.has_dataflows() && !context.failure.is_set() {
-        worker.step_or_park(None);
+        if turns::pass() {
+            worker.step();
+        } else {
+            worker.step_or_park(None);
+        }
         if index == 0 {
             progress.complete(probe.with_frontier(|frontier| frontier.first().copied()));
         }

@@ -1,0 +1,244 @@
+//! The judge: reads what is on the disk, and says what is wrong with it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, LazyLock, Mutex};
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
+use bytes::Bytes;
+use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::Value;
+use tidemill::engine::checkpoint::CHECKPOINTS_KEPT;
+use tidemill::engine::clock::SeededDice;
+use tidemill::engine::ingest::{Log, LogOptions, Record};
+use tidemill::engine::storage::{LocalStorage, MemoryStorage, SimulatedDisk, Storage};
+
+use super::reference::{History, history};
+use super::scenario::{Act, Script, pipeline};
+use super::world::{Past, Sent};
+
+/// Says what is wrong with a disk whose job was stopped. `disk` is not changed.
+pub(super) fn verdict(disk: &SimulatedDisk, past: &Past, script: &Script) -> Result<Seen, String> {
+    let storage = LocalStorage::on(Arc::new(disk.kill()), "data").map_err(|error| error.to_string())?;
+    let records = records(&storage, past)?;
+    let history = history(&records);
+    ledger(&history, past, script)?;
+    let mut seen = Seen { epochs: history.sealed, ..Seen::default() };
+    for table in &pipeline().tables {
+        let expected =
+            history.expected.get(table.name.as_str()).ok_or_else(|| format!("no model of {}", table.name))?;
+        let (versions, rows) = table_versions(&storage, &table.name, expected)?;
+        seen.versions += versions;
+        seen.rows += rows;
+    }
+    Ok(seen)
+}
+
+/// What a judge has looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) epochs: u64,
+    pub(super) versions: usize,
+    pub(super) rows: usize,
+}
+
+/// Reads the whole log, with the segments that were removed.
+fn records(storage: &LocalStorage, past: &Past) -> Result<Vec<Record>, String> {
+    let whole = MemoryStorage::default();
+    let put = |name: &str, bytes: &[u8]| whole.put(&format!("log/{name}"), bytes).map_err(|error| error.to_string());
+    for (name, bytes) in &past.archive {
+        put(name, bytes)?;
+    }
+    for entry in storage.list("log").map_err(|error| error.to_string())? {
+        put(&entry.name, &storage.get(&format!("log/{}", entry.name)).map_err(|error| error.to_string())?)?;
+    }
+    let options = LogOptions::default();
+    let mut replay =
+        Log::open(Arc::new(whole), "log", &SeededDice::new(1), options).map_err(|error| error.to_string())?;
+    if !replay.reach().whole {
+        let segments = storage.list("log").map_err(|error| error.to_string())?;
+        let (kept, segments) = (past.archive.keys().collect::<Vec<_>>(), segments.into_iter().map(|entry| entry.name));
+        let segments: Vec<_> = segments.collect();
+        return Err(format!(
+            "the log does not reach back to its beginning: {kept:?} were removed, {segments:?} are there"
+        ));
+    }
+    let mut records = Vec::new();
+    while let Some(record) = replay.next().map_err(|error| error.to_string())? {
+        records.push(record);
+    }
+    Ok(records)
+}
+
+/// What was acknowledged is in the log, once for each time; what was sent is there at most as often; a chunk is whole.
+fn ledger(history: &History, past: &Past, script: &Script) -> Result<(), String> {
+    let mut known: BTreeSet<i64> = BTreeSet::new();
+    for sent in &past.sent {
+        let Act::Send { ids, payload, .. } = &script.acts[sent.act_idx] else { unreachable!("only chunks are sent") };
+        let counts: BTreeSet<u32> = match ids.is_empty() {
+            true => [history.garbage.get(payload).copied().unwrap_or(0)].into(),
+            false => ids.iter().map(|id| history.ids.get(id).copied().unwrap_or(0)).collect(),
+        };
+        known.extend(ids);
+        let [count] = counts.iter().copied().collect::<Vec<_>>()[..] else {
+            return Err(format!("chunk {} is in the log in part: {counts:?}", sent.act_idx));
+        };
+        if count < sent.acked || count > sent.sends {
+            let Sent { act_idx, sends, acked } = sent;
+            return Err(format!(
+                "chunk {act_idx} was sent {sends} times, acknowledged {acked} times, and is in the log {count} times"
+            ));
+        }
+    }
+    match history.ids.keys().find(|id| !known.contains(*id)) {
+        Some(id) => Err(format!("row {id} was never sent")),
+        None => Ok(()),
+    }
+}
+
+/// Compares every version of a table with what it must hold; returns how many versions and rows there are.
+fn table_versions(storage: &LocalStorage, name: &str, expected: &[(u64, String)]) -> Result<(usize, usize), String> {
+    let dir = format!("tables/{name}");
+    let wrong = |what: String| format!("table {name}: {what}");
+    let mut rest = expected.to_vec();
+    rest.sort_by_key(|(epoch, _)| *epoch);
+    let (mut row_count, mut committed) = (0, 0);
+    for version in 0.. {
+        let path = format!("{dir}/_delta_log/{version:020}.json");
+        let Ok(commit) = storage.get(&path) else {
+            if let Some((epoch, row)) = rest.first() {
+                return Err(wrong(format!("{} rows are missing, the first in epoch {epoch}: {row}", rest.len())));
+            }
+            return Ok((version, row_count));
+        };
+        let commit = String::from_utf8(commit.to_vec()).map_err(|error| wrong(error.to_string()))?;
+        let (mut found, mut epoch) = (Vec::new(), None);
+        for line in commit.lines() {
+            let action: Value = serde_json::from_str(line).map_err(|error| wrong(format!("{path}: {error}")))?;
+            if let Some(add) = action.get("add") {
+                let file = add["path"].as_str().ok_or_else(|| wrong(format!("{path}: a file without a path")))?;
+                let bytes = storage.get(&format!("{dir}/{file}")).map_err(|error| wrong(error.to_string()))?;
+                found.extend(rows_of(name, bytes).map_err(wrong)?.iter().cloned());
+            }
+            if action.get("remove").is_some() {
+                return Err(wrong(format!("{path} removes a file, and nobody asked for that")));
+            }
+            if let Some(txn) = action.get("txn") {
+                epoch = txn["version"].as_u64();
+            }
+        }
+        if version == 0 {
+            continue;
+        }
+        let epoch = epoch.filter(|epoch| *epoch > committed).ok_or_else(|| wrong(format!("{path} does not go on")))?;
+        committed = epoch;
+        let end = rest.partition_point(|(of, _)| *of <= epoch);
+        let mut must: Vec<String> = rest.drain(..end).map(|(_, row)| row).collect();
+        must.sort();
+        found.sort();
+        if found != must {
+            let missing: Vec<_> = must.iter().filter(|row| !found.contains(row)).take(3).collect();
+            let too_many: Vec<_> = found.iter().filter(|row| !must.contains(row)).take(3).collect();
+            return Err(wrong(format!(
+                "version {version} (epoch {epoch}) adds {} rows and should add {}; missing {missing:?}, too many {too_many:?}",
+                found.len(),
+                must.len()
+            )));
+        }
+        row_count += found.len();
+    }
+    unreachable!("a table ends")
+}
+
+/// Returns the rows of a Parquet file as text. Files are read once: images of one disk have most of them in common.
+fn rows_of(table: &str, bytes: Bytes) -> Result<Arc<Vec<String>>, String> {
+    static READ: LazyLock<Mutex<HashMap<Vec<u8>, Arc<Vec<String>>>>> = LazyLock::new(Mutex::default);
+    if let Some(rows) = READ.lock().expect("nobody panics with it").get(&bytes[..]) {
+        return Ok(Arc::clone(rows));
+    }
+    let mut rows = Vec::new();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes.clone()).and_then(|builder| builder.build());
+    for batch in reader.map_err(|error| error.to_string())? {
+        let batch = batch.map_err(|error| error.to_string())?;
+        rows.extend((0..batch.num_rows()).map(|row| text_of(table, &batch, row)));
+    }
+    let rows = Arc::new(rows);
+    READ.lock().expect("nobody panics with it").insert(bytes.to_vec(), Arc::clone(&rows));
+    Ok(rows)
+}
+
+fn text_of(table: &str, batch: &RecordBatch, row: usize) -> String {
+    let columns: &[&str] = match table {
+        _ if table.ends_with("$dead") => &["partition", "log_offset", "payload"],
+        "tumbled" | "hopped" | "totals" | "totals$late" => {
+            &["device", "window_start", "window_end", "n", "total", "lo", "hi"]
+        }
+        _ => &["device", "seq", "ts"],
+    };
+    let value = |name: &&str| {
+        let column = batch.column_by_name(name).unwrap_or_else(|| panic!("{table} has no column {name}"));
+        match column.data_type() {
+            DataType::Int64 => column.as_primitive::<Int64Type>().value(row).to_string(),
+            DataType::Timestamp(_, _) => column.as_primitive::<TimestampMicrosecondType>().value(row).to_string(),
+            DataType::Utf8 => column.as_string::<i32>().value(row).to_owned(),
+            DataType::Utf8View => column.as_string_view().value(row).to_owned(),
+            DataType::Binary => String::from_utf8_lossy(column.as_binary::<i32>().value(row)).into_owned(),
+            other => panic!("{table}.{name} is {other}"),
+        }
+    };
+    columns.iter().map(value).collect::<Vec<_>>().join("|")
+}
+
+/// What a job leaves that was stopped after a clean start: nothing that nobody names, and no more of the past than is kept.
+/// `before` is the disk as that start found it.
+pub(super) fn garbage(disk: &SimulatedDisk, before: &SimulatedDisk) -> Result<(), String> {
+    let storage = LocalStorage::on(Arc::new(disk.kill()), "data").map_err(|error| error.to_string())?;
+    let storage_before = LocalStorage::on(Arc::new(before.kill()), "data").map_err(|error| error.to_string())?;
+    let list = |dir: &str| storage.list(dir).map_err(|error| error.to_string());
+    let text = |path: String| {
+        storage.get(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(|error| error.to_string())
+    };
+    if let Some((path, _)) = disk.files().iter().find(|(path, _)| path.to_string_lossy().contains(".tmp-")) {
+        return Err(format!("{} was left behind", path.display()));
+    }
+    if list("fence")?.len() > 2 {
+        return Err("old claims of the fence are left".to_owned());
+    }
+    let manifests = list("checkpoint/manifest")?;
+    if manifests.len() > CHECKPOINTS_KEPT + 2 {
+        return Err(format!("{} manifests are kept", manifests.len()));
+    }
+    let mut named = String::new();
+    for manifest in &manifests {
+        named.push_str(&text(format!("checkpoint/manifest/{}", manifest.name))?);
+    }
+    if let Some(pack) = list("checkpoint/state")?.iter().find(|pack| !named.contains(&pack.name)) {
+        return Err(format!("no manifest names {}", pack.name));
+    }
+    for table in &pipeline().tables {
+        let dir = format!("tables/{}", table.name);
+        // What was prepared for an epoch that the table has by now goes with the start after that.
+        let (_, committed) = delta_log(&storage_before, &dir)?;
+        let (log, _) = delta_log(&storage, &dir)?;
+        for file in list(&dir)?.iter().filter(|file| file.name.ends_with(".parquet") && !log.contains(&file.name)) {
+            let epoch: u64 = file.name[1..13].parse().map_err(|_| format!("{dir} has a file {}", file.name))?;
+            if epoch <= committed {
+                return Err(format!("no version of {dir} names {}, and {committed} was committed", file.name));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns the versions of a table as one text, and the last epoch that is committed.
+fn delta_log(storage: &LocalStorage, dir: &str) -> Result<(String, u64), String> {
+    let (mut log, mut committed) = (String::new(), 0);
+    for entry in storage.list(&format!("{dir}/_delta_log")).map_err(|error| error.to_string())? {
+        let commit = storage.get(&format!("{dir}/_delta_log/{}", entry.name)).map_err(|error| error.to_string())?;
+        let commit = String::from_utf8_lossy(&commit);
+        let actions = commit.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        committed = actions.filter_map(|action| action["txn"]["version"].as_u64()).fold(committed, u64::max);
+        log.push_str(&commit);
+    }
+    Ok((log, committed))
+}
