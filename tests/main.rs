@@ -16,11 +16,12 @@ mod differential;
 mod oracle;
 
 mod backpressure;
+mod breaker;
 mod embed;
 mod exit_codes;
 mod idle;
 mod ingest;
-mod kill9;
+
 mod listener;
 mod mosquitto;
 mod readers_while_running;

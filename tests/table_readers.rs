@@ -10,10 +10,10 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Int32Type, Schema};
 use serde_json::{Value, json};
-use tidemill_connectors::table::{Partitioning, Snapshot, TableSink, TableSpec};
-use tidemill_engine::clock::{SystemClock, SystemDice};
+use tidemill_connectors::table::{Partitioning, Rewind, Snapshot, TableSink, TableSpec, rewind};
+use tidemill_engine::clock::{ManualClock, SystemClock, SystemDice};
 use tidemill_engine::epoch::Epoch;
-use tidemill_engine::sink::Sink;
+use tidemill_engine::sink::{Sink, SinkWriter};
 use tidemill_engine::storage::{LocalStorage, Storage};
 
 use crate::harness::python::{interpreter, script};
@@ -181,6 +181,55 @@ fn readers_open_a_table_by_its_log_checkpoint() {
     }
     for answer in python("compare_readers.py", &[&table.dir, "seq"]) {
         assert_eq!(answer["found"], 101, "{}", answer["reader"]);
+    }
+}
+
+/// Opens the table behind its base, as a process whose clock shows `now_us`.
+fn begin(storage: &Arc<dyn Storage>, partition_by: Partitioning, now_us: i64) -> (TableSink, Box<dyn SinkWriter>) {
+    let spec = TableSpec {
+        name: "readings".to_owned(),
+        schema: all_types().schema(),
+        partition_by,
+        sort: vec!["ts".to_owned()],
+        time_column: Some("ts".to_owned()),
+        job: "job".to_owned(),
+        fingerprint: "1".to_owned(),
+    };
+    let clock = Arc::new(ManualClock::at(now_us));
+    let mut sink = TableSink::open(Arc::clone(storage), "readings", spec, clock, Arc::new(SystemDice)).unwrap();
+    sink.begin(Epoch::NONE).unwrap();
+    let writer = sink.writer(0);
+    (sink, writer)
+}
+
+#[test]
+fn readers_see_a_table_that_was_replaced_and_rewound_and_cleaned() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage: Arc<dyn Storage> = Arc::new(LocalStorage::open(folder.path()).unwrap());
+    let rows = all_types();
+    let commit = |(sink, writer): &mut (TableSink, Box<dyn SinkWriter>), epoch: u64| {
+        let rows = rows.slice((epoch as usize - 1) % 6, 1);
+        let committables = writer.prepare(Epoch(epoch), &[(Epoch(epoch), rows)]).unwrap();
+        sink.commit(Epoch(epoch), &committables).unwrap();
+    };
+    // Each process waits at its end for the log checkpoint that it makes in the background.
+    for epochs in [1..=150, 151..=205] {
+        let mut by_day = begin(&storage, Partitioning::Day("ts".to_owned()), LAST_OF_DAY_US);
+        epochs.for_each(|epoch| commit(&mut by_day, epoch));
+    }
+    let mut plain = begin(&storage, Partitioning::None, LAST_OF_DAY_US);
+    (1..=6).for_each(|epoch| commit(&mut plain, epoch));
+    drop(plain);
+    let back = Rewind { job: "job", name: "readings", to: Epoch(4), committed: Epoch(4), generation: 2 };
+    assert_eq!(rewind(&*storage, "readings", back, LAST_OF_DAY_US / 1_000).unwrap().files_removed, 2);
+    let mut plain = begin(&storage, Partitioning::None, LAST_OF_DAY_US + 25 * 3_600_000_000);
+    assert_eq!(plain.0.clean().unwrap().files, 205 + 2 + 100, "both contents' files, and the versions before 100");
+    assert_eq!(plain.0.last_committed(), Epoch(4));
+    (5..=6).for_each(|epoch| commit(&mut plain, epoch));
+    let dir = folder.path().join("readings");
+    for answer in python("compare_readers.py", &[dir.to_str().unwrap(), "seq"]) {
+        let reader = &answer["reader"];
+        assert_eq!(answer["rows"], Value::Array(expected(&Partitioning::None)), "{reader}");
     }
 }
 

@@ -6,7 +6,7 @@
 //! - [`mqtt`]: a publisher that knows what was acknowledged
 //! - [`broker`]: a real `mosquitto` and its command line clients
 //! - [`python`]: scripts in the environment with the foreign readers
-//! - [`tables`]: what DuckDB and the `deltalake` package find on disk
+//! - [`tables`]: what DuckDB and the `deltalake` package find on disk, and what a second reader finds in the ingest log
 //! - [`ledger`]: what was sent and acknowledged, written before it is sent
 //! - [`wait`]: patience with a limit
 

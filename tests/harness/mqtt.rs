@@ -11,6 +11,8 @@ use tokio::task::JoinHandle;
 const RECONNECT: Duration = Duration::from_millis(50);
 /// Requests that wait for the link.
 const QUEUE_MAX: usize = 16;
+/// Messages on the wire that wait for their acknowledgement.
+const IN_FLIGHT_MAX: u16 = 1_000;
 
 /// A client with a session that survives its links, as a device with a QoS 1 library is.
 pub(crate) struct Device {
@@ -23,7 +25,7 @@ impl Device {
     /// Connects, and connects again whenever the link breaks.
     pub(crate) fn connect(port: u16, id: &str) -> Device {
         let mut options = MqttOptions::new(id, ("127.0.0.1", port));
-        options.set_clean_session(false).set_keep_alive(5);
+        options.set_clean_session(false).set_keep_alive(5).set_inflight(IN_FLIGHT_MAX);
         let (client, mut events) = AsyncClient::builder(options).capacity(QUEUE_MAX).build();
         let links = Arc::new(AtomicU64::new(0));
         let broken = Arc::clone(&links);

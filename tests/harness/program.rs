@@ -39,6 +39,10 @@ pub(crate) struct Serve {
     pub(crate) workers: usize,
     /// Time between two commits; short, so that tests see tables soon and kills hit commits often.
     pub(crate) commit: Duration,
+    /// Where its stderr goes: not on the disk that a test breaks.
+    pub(crate) log: PathBuf,
+    /// More of its environment.
+    pub(crate) environment: Vec<(String, String)>,
     /// A program to run it under, with its arguments: see [`Serve::delay_syncs`].
     pub(crate) under: Vec<String>,
 }
@@ -52,6 +56,8 @@ impl Serve {
             http: free_port(),
             workers: 2,
             commit: Duration::from_millis(200),
+            log: folder.join("program.stderr"),
+            environment: Vec::new(),
             under: Vec::new(),
         }
     }
@@ -71,8 +77,7 @@ impl Serve {
     pub(crate) fn start(&self) -> Program {
         let mut words: Vec<OsString> = self.under.iter().map(OsString::from).collect();
         words.push(program().into());
-        let log = self.data.with_extension("stderr");
-        let stderr = File::options().create(true).append(true).open(&log).expect("a writable log");
+        let stderr = File::options().create(true).append(true).open(&self.log).expect("a writable log");
         let child = Command::new(&words[0])
             .args(&words[1..])
             .arg("serve")
@@ -82,13 +87,14 @@ impl Serve {
             .arg(&self.pipeline)
             .env("TIDEMILL__SERVER__HTTP", format!("127.0.0.1:{}", self.http))
             .env("TIDEMILL__TABLES__COMMIT", format!("{}ms", self.commit.as_millis()))
+            .envs(self.environment.iter().map(|(key, value)| (key, value)))
             .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {:?}: {error}", words[0]));
-        Program { child, log, http: Client::new(self.http), under: !self.under.is_empty() }
+        Program { child, log: self.log.clone(), http: Client::new(self.http), under: !self.under.is_empty() }
     }
 
     /// Starts the process and waits until its sources run.
@@ -121,11 +127,17 @@ impl Program {
         .await;
     }
 
-    /// Kills it as `kill -9` does.
-    pub(crate) fn kill9(mut self) {
+    /// Kills it as `kill -9` does. Returns how it ended, which may have been by itself and before.
+    pub(crate) fn kill9(mut self) -> ExitStatus {
         let pid = self.pid();
         signal("KILL", pid);
-        self.child.wait().expect("a child to wait for");
+        self.child.wait().expect("a child to wait for")
+    }
+
+    /// Waits for its end by itself.
+    pub(crate) async fn ended(mut self, limit: Duration) -> ExitStatus {
+        let child = &mut self.child;
+        eventually("the program ends by itself", limit, async || child.try_wait().expect("a child to ask")).await
     }
 
     /// Asks it to end with SIGTERM, and expects exit code 0 within [`STOP_MAX`].

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::ledger::COLUMNS;
 use super::python::Conversation;
 
 /// DuckDB over tables and ledgers.
@@ -20,9 +21,20 @@ impl Judge {
         self.expect(&json!({ "table": name, "path": path }));
     }
 
-    /// Makes a file of JSON lines known by a name, with the types of its columns.
-    pub(crate) fn lines(&mut self, name: &str, path: &Path, columns: &str) {
-        self.expect(&json!({ "lines": name, "path": path, "columns": columns }));
+    /// Makes a table known like [`Judge::table`], with one more column: the `version` that brought the row. Beside it
+    /// stands `<name>_versions`, with the epoch of each version.
+    pub(crate) fn history(&mut self, name: &str, path: &Path) {
+        self.expect(&json!({ "history": name, "path": path }));
+    }
+
+    /// Makes ledgers (`*` stands for any text in the path) known by a name.
+    pub(crate) fn ledger(&mut self, name: &str, path: &Path) {
+        self.expect(&json!({ "ledger": name, "path": path, "columns": COLUMNS }));
+    }
+
+    /// Reads an ingest log, and asks the model of windows about it: tables `log`, `model_w` and `model_late`.
+    pub(crate) fn log(&mut self, folder: &Path, sources: &Value) {
+        self.expect(&json!({ "log": folder, "sources": sources }));
     }
 
     /// Returns the rows of a query as objects. Times are text such as `2026-01-01T00:00:05Z`.
@@ -43,11 +55,15 @@ impl Judge {
         value.unwrap_or_else(|| panic!("{sql} gives {rows:?}"))
     }
 
-    /// Returns the claim with the first offences, if a query that should find nothing finds some.
-    pub(crate) fn offences(&mut self, claim: &str, sql: &str) -> Option<String> {
+    /// Returns how many rows a query gives that should give none, and the claim with the first of them.
+    pub(crate) fn offences(&mut self, claim: &str, sql: &str) -> Option<(u64, String)> {
+        let count = self.number(&format!("SELECT count(*) FROM ({sql})"));
+        if count == 0 {
+            return None;
+        }
         let rows = self.rows(&format!("SELECT * FROM ({sql}) LIMIT 5"));
         let rows: Vec<Value> = rows.into_iter().map(Value::Object).collect();
-        (!rows.is_empty()).then(|| format!("{claim}: {}", Value::Array(rows)))
+        Some((count.unsigned_abs(), format!("{claim}: {count}, such as {}", Value::Array(rows))))
     }
 
     fn expect(&mut self, question: &Value) {

@@ -13,7 +13,12 @@
 //! ```
 //! The log itself says what is committed: the epoch in `txn` is read before anything is written, and a commit whose
 //! outcome is unknown is read back before anything else happens. A file's name is unique for each attempt and never
-//! used again, so a file that no version names is garbage, whatever is in it.
+//! used again, so a file that no version names is garbage, whatever is in it: once the table has passed its epoch, it
+//! is deleted.
+//!
+//! A table is opened in two steps. The first one tells what is there, the second makes it what the job decides: a new
+//! table, the same one, or the same one with its content replaced, in one version. A restore takes files out the same
+//! way. Each such step counts the table's *generation* up, and the epochs of the log keep their numbers.
 //!
 //! Reader protocol 1, writer protocol 2, no table features. What that leaves out: deletion vectors, column mapping,
 //! timestamps without a zone (every instant is UTC here), unsigned integers (widened). What this module does not do

@@ -198,15 +198,19 @@ impl Checkpointer {
         table.state.is_full() || table.state.waiting_since_us().is_some_and(waited)
     }
 
+    /// Waits until an epoch is complete, and durable in the log.
     fn wait_for(&self, epoch: Epoch) -> Result<(), Ended> {
-        while self.progress.committable() < epoch {
-            if self.failure.is_set()
-                || !self.progress.wait_committable(epoch, FAILURE_CHECK) && self.progress.has_ended()
-            {
+        loop {
+            // In this order: what is complete when the dataflow has ended was complete before.
+            let has_ended = self.progress.has_ended();
+            if self.progress.wait_committable(epoch, FAILURE_CHECK) {
+                return Ok(());
+            }
+            if has_ended || self.failure.is_set() {
+                self.failure.set(format!("the dataflow ended before epoch {epoch} was complete"));
                 return Err(Ended::Failed);
             }
         }
-        Ok(())
     }
 
     /// Decides an epoch that is complete, and durable in the log: a checkpoint if it was marked, and the commit of all

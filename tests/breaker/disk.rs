@@ -1,0 +1,68 @@
+//! A disk that can lose its power: an ext4 of its own, in a file.
+//!
+//! `xfs_io shutdown` stops the file system as if its disk had lost power; mounted again, its journal is replayed, and
+//! whatever was in the page cache only is gone.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use crate::harness::folder::Folder;
+use crate::harness::wait::eventually;
+
+const DISK_BYTES: &str = "1500M";
+/// The kernel lets go of a file system only when the last file of a killed process is closed.
+const UNMOUNT_MAX: Duration = Duration::from_secs(30);
+
+/// An ext4 in a file.
+pub(super) struct Disk {
+    image: PathBuf,
+    /// Its folder.
+    pub(super) mounted_at: PathBuf,
+}
+
+impl Disk {
+    /// Makes and mounts one; an error says what this machine lacks.
+    pub(super) fn make(folder: &Folder) -> Result<Disk, String> {
+        let disk = Disk { image: folder.join("disk.ext4"), mounted_at: folder.join("disk") };
+        std::fs::create_dir(&disk.mounted_at).expect("a writable folder");
+        run("xfs_io", &["-V".as_ref()])?;
+        run("truncate", &["-s".as_ref(), DISK_BYTES.as_ref(), &disk.image])?;
+        run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), &disk.image])?;
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    fn mount(&self) -> Result<(), String> {
+        run("mount", &["-o".as_ref(), "loop".as_ref(), &self.image, &self.mounted_at])
+    }
+
+    /// Nothing reaches the disk any more; its log is not flushed.
+    pub(super) fn lose_power(&self) {
+        run("xfs_io", &["-x".as_ref(), "-c".as_ref(), "shutdown".as_ref(), &self.mounted_at]).expect("a shutdown");
+    }
+
+    /// Power is back. Nobody may have a file open.
+    pub(super) async fn mount_again(&self) {
+        eventually("the dead file system is unmounted", UNMOUNT_MAX, async || run("umount", &[&self.mounted_at]).ok())
+            .await;
+        self.mount().expect("the journal can be replayed");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // A failed test keeps the image, which can be mounted; lazily, since its program may still be there. Unmounted
+        // already is fine, too.
+        let _ = run("umount", &["-l".as_ref(), &self.mounted_at]);
+    }
+}
+
+fn run(program: &str, arguments: &[&Path]) -> Result<(), String> {
+    let said = |output: Output| String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    match Command::new(program).args(arguments).output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!("{program}: {}", said(output))),
+        Err(error) => Err(format!("{program}: {error}")),
+    }
+}

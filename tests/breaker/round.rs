@@ -1,0 +1,171 @@
+//! One round: a data folder, a load, faults, and the verdict.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::disk::Disk;
+use super::faults::Fault;
+use super::load::Load;
+use super::report::{OnFailure, Report};
+use super::{Attack, HAS_CHECKPOINTS, kept_log, sources, verdict};
+use crate::harness::folder::Folder;
+use crate::harness::program::{Program, Serve, free_port, signal};
+use crate::harness::wait::eventually;
+
+/// Intervals of commits, from start to start: from much overlap to whole epochs in memory only.
+const COMMITS_MS: [u64; 3] = [50, 200, 1_000];
+/// Intervals of checkpoints, in the same way.
+const CHECKPOINTS_MS: [u64; 4] = [100, 500, 2_000, 10_000];
+const WORKERS_MAX: usize = 3;
+/// A debug build that brings the last rows of a round.
+const ROWS_TIME_MAX: Duration = Duration::from_secs(600);
+/// How long the last epochs may take after the senders have ended.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(120);
+
+/// A program to be broken, and all around it.
+pub(super) struct Scene {
+    /// When and where it breaks.
+    pub(super) dice: StdRng,
+    serve: Serve,
+    load: Load,
+    disk: Option<Disk>,
+    starts: u64,
+    kills: u64,
+    losses: u64,
+    ready_ms: Vec<u64>,
+}
+
+impl Scene {
+    fn new(folder: &Folder, disk: Option<Disk>, seed: u64) -> Scene {
+        let mqtt = free_port();
+        let mut serve = Serve::new(folder, &sources::pipeline(mqtt));
+        if let Some(disk) = &disk {
+            serve.data = disk.mounted_at.join("data");
+        }
+        let load = Load::begin(mqtt, serve.http, &folder.join("ledgers"), seed);
+        let dice = StdRng::seed_from_u64(seed);
+        Scene { dice, serve, load, disk, starts: 0, kills: 0, losses: 0, ready_ms: Vec::new() }
+    }
+
+    /// Starts the program, with other numbers of threads and other intervals than the last time.
+    pub(super) fn start(&mut self) -> Program {
+        self.serve.workers = self.dice.random_range(1..=WORKERS_MAX);
+        self.serve.commit = Duration::from_millis(COMMITS_MS[self.dice.random_range(0..COMMITS_MS.len())]);
+        let checkpoint_ms = CHECKPOINTS_MS[self.dice.random_range(0..CHECKPOINTS_MS.len())];
+        if HAS_CHECKPOINTS {
+            let checkpoint = ("TIDEMILL__DURABILITY__CHECKPOINT".to_owned(), format!("{checkpoint_ms}ms"));
+            self.serve.environment = vec![checkpoint];
+        }
+        self.starts += 1;
+        self.load.shared().starting();
+        self.serve.start()
+    }
+
+    /// Starts the program and waits until its sources run.
+    pub(super) async fn start_ready(&mut self) -> Program {
+        let begin = Instant::now();
+        let mut program = self.start();
+        program.ready().await;
+        self.ready_ms.push(begin.elapsed().as_millis() as u64);
+        program
+    }
+
+    /// Kills the program, unless it has just ended well: somebody may have asked it to.
+    pub(super) fn kill(&mut self, program: Program) {
+        let ended = program.kill9();
+        assert!(ended.code().is_none_or(|code| code == 0), "the program ended by itself: {ended}");
+        self.kills += u64::from(ended.code().is_none());
+        self.died();
+    }
+
+    /// Takes the power away, and gives it back once the program is dead.
+    pub(super) async fn lose_power(&mut self, program: Program) {
+        let disk = self.disk.as_ref().expect("a round with power losses has its own disk");
+        // Held first: a program that sees its disk fail could end by itself, and that is another fault.
+        signal("STOP", program.pid());
+        disk.lose_power();
+        let ended = program.kill9();
+        assert!(ended.code().is_none(), "the program ended by itself: {ended}");
+        disk.mount_again().await;
+        self.losses += 1;
+        self.died();
+    }
+
+    fn died(&self) {
+        self.load.shared().died();
+        keep_log(&self.serve);
+    }
+
+    /// Counts what the round is about: where power is lost, kills are only by the way.
+    fn struck(&self) -> u64 {
+        if self.disk.is_some() { self.losses } else { self.kills }
+    }
+
+    /// Starts the program a last time, lets it take the rows that are missing, stops it, and judges.
+    async fn end(mut self, folder: &Folder, rows: u64, mut report: Report) -> Report {
+        let begin = Instant::now();
+        let program = self.start_ready().await;
+        eventually(&format!("{rows} readings are acknowledged"), ROWS_TIME_MAX, async || {
+            assert!(self.load.is_running(), "a sender has ended before its time; it says why above");
+            (self.load.shared().acknowledged().iter().sum::<u64>() >= rows).then_some(())
+        })
+        .await;
+        let shared = self.load.end().await;
+        eventually("all epochs are complete", SETTLE_TIME_MAX, async || {
+            let (_, text) = program.http.get("/api/v1/status").await.ok()?;
+            let status: serde_json::Value = serde_json::from_str(&text).ok()?;
+            (status["rows_in_flight"] == 0 && status["sealed_epoch"] == status["completed_epoch"]).then_some(())
+        })
+        .await;
+        program.stop().await;
+        let kept_log = keep_log(&self.serve);
+        let ended = Instant::now();
+
+        let verdict = verdict::on(&self.serve.data.join("tables"), &folder.join("ledgers"), &kept_log, self.starts);
+        report.kills = self.kills;
+        report.losses = self.losses;
+        report.acknowledged = shared.acknowledged().iter().sum();
+        report.ready_ms = self.ready_ms;
+        report.ms_to_first_ack_max = shared.first_acknowledgement_ms_max();
+        report.judge(verdict);
+        eprintln!(
+            "breaker: seed {}: faults and load {:.1} s, of which the end {:.1} s; verdict {:.1} s",
+            report.seed,
+            (ended - report.begin).as_secs_f32(),
+            (ended - begin).as_secs_f32(),
+            ended.elapsed().as_secs_f32()
+        );
+        report
+    }
+}
+
+/// The verdict reads the whole log, also what checkpoints have made superfluous. Returns where.
+fn keep_log(serve: &Serve) -> PathBuf {
+    let kept_log = serve.data.with_extension("kept-log");
+    kept_log::keep(&serve.data.join("log"), &kept_log);
+    kept_log
+}
+
+/// Runs a round; `Err` says why this machine cannot.
+pub(super) async fn run(attack: &Attack, seed: u64, faults: u64, rows: u64) -> Result<Report, String> {
+    let folder = Folder::new();
+    let report = Report::new(seed, attack.fault);
+    let mut on_failure = OnFailure::new(seed, attack, &folder);
+    let needs_disk = attack.faults.iter().any(|fault| Fault::POWER_LOSSES.contains(fault));
+    let disk = if needs_disk { Some(Disk::make(&folder)?) } else { None };
+    let mut scene = Scene::new(&folder, disk, seed);
+    for fault in attack.faults.iter().cycle() {
+        if scene.struck() >= faults {
+            break;
+        }
+        fault.strike(&mut scene).await;
+    }
+    let report = scene.end(&folder, rows, report).await;
+    report.print();
+    on_failure.is_told = true;
+    assert!(report.is_clean(), "{}", report.complaint());
+    Ok(report)
+}
