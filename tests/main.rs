@@ -21,9 +21,11 @@ mod embed;
 mod exit_codes;
 mod idle;
 mod ingest;
+mod inspect;
 
 mod listener;
 mod mosquitto;
 mod readers_while_running;
 mod readme;
+mod restore;
 mod table_readers;
