@@ -68,7 +68,7 @@ fn run(cli: Cli) -> Result<()> {
             Command::Sql(args) => commands::sql(args, config, cli.format).await,
             Command::Inspect(args) => commands::inspect(&args, &config, cli.format),
             Command::Restore(args) => commands::restore(args, &config, cli.format),
-            Command::Verify(_) => todo!(),
+            Command::Verify(args) => commands::verify(args).await,
             Command::Demo(args) => demo::run(args, config).await,
         }
     });

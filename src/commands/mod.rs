@@ -7,6 +7,7 @@ mod run;
 mod serve;
 mod signals;
 mod sql;
+mod verify;
 mod words;
 
 pub(crate) use check::check;
@@ -16,6 +17,7 @@ pub(crate) use run::run;
 pub(crate) use serve::serve;
 pub(crate) use signals::stop_requested;
 pub(crate) use sql::sql;
+pub(crate) use verify::verify;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
