@@ -4,7 +4,8 @@
 //!   newest manifest ──► a newer version wrote it, or it is of another log ─► refuse, untouched
 //!        │ its commits are rolled forward first
 //!        ▼
-//!   newest checkpoint that is whole, and that the log reaches ──┐
+//!   newest checkpoint that is whole, that the log reaches,    ──┐
+//!   and whose tables have what it counts on                     │
 //!   else the one before it, …                                   ├─► start ─► does every table fit?  yes ─► go on
 //!   else the beginning, if the log is whole                     │                    │ no: it is new, or changed
 //!   else refuse, and name what is damaged                       ┘                    ▼
@@ -123,7 +124,17 @@ pub fn decide(
         ));
     }
     let mut bad: Vec<&str> = Vec::new();
-    let starts = starts(log, manifests, damaged, &mut bad);
+    let mut starts = starts(log, manifests, damaged, &mut bad);
+    let newest_number = whole(manifests).last().map(|manifest| manifest.number);
+    let mut short = Vec::new();
+    // Its rows would be nowhere: not in the table, not in the checkpoint, and not in the log behind it.
+    starts.retain(|start| {
+        let lacking = tables.iter().find_map(|table| start.lacking(table, newest_number));
+        let covers = lacking.is_none();
+        short.extend(lacking);
+        covers
+    });
+    bad.extend(short.iter().map(String::as_str));
     let Some(newest) = starts.last() else {
         let what = if bad.is_empty() { "no checkpoint is there".to_owned() } else { bad.join("; ") };
         return Decision::Refuse(format!(
@@ -233,6 +244,23 @@ impl Candidate<'_> {
         }
     }
 
+    /// Returns why a table does not have all that this checkpoint counts on: it was put back from a copy, or went back by a
+    /// decision that cannot be read any more.
+    fn lacking(&self, table: &FoundTable, newest_number: Option<u64>) -> Option<String> {
+        let (manifest, Found::Same { base, committed }) = (self.manifest?, &table.found) else { return None };
+        let known = manifest.tables.get(&table.name).filter(|known| known.base == *base)?;
+        // What the newest has decided is committed next; what an older one has decided was committed before that.
+        let is_done = Some(manifest.number) != newest_number && !known.pending.is_empty();
+        let counted_on = if is_done { manifest.epoch } else { known.committed.min(self.from.epoch()) };
+        (*committed < counted_on).then(|| {
+            format!(
+                "table {} ends with epoch {committed}, and {} counts on it up to epoch {counted_on}",
+                table.name,
+                self.words()
+            )
+        })
+    }
+
     /// Returns why a table cannot go on from here; `None` if it can.
     fn misfit(&self, table: &FoundTable) -> Option<String> {
         let base = match &table.found {
@@ -264,6 +292,7 @@ impl Candidate<'_> {
 mod tests {
     use super::*;
     use crate::checkpoint::{Checkpoint, TableState, WindowSaved};
+    use crate::sink::Committable;
     use crate::time::Watermark;
 
     /// A manifest in short: its number, the epoch of its checkpoint, and the windows in it. Tables are `t` (which needs
@@ -359,6 +388,20 @@ mod tests {
                 manifest.tables.get_mut("t").expect("known").base = Epoch(base);
             })
         };
+        // How far each checkpoint counts on table t, which ends with epoch 5.
+        let counting_on = |epochs: [u64; 3]| -> Vec<(u64, FoundManifest)> {
+            let committed = |(found, epoch)| {
+                edit(found, |manifest| manifest.tables.get_mut("t").expect("known").committed = Epoch(epoch))
+            };
+            three().into_iter().zip(epochs).map(committed).collect()
+        };
+        let deciding = |found| {
+            let committable = Committable { version: 1, body: String::new(), summary: String::new() };
+            edit(found, |manifest| manifest.tables.get_mut("t").expect("known").pending = vec![committable])
+        };
+        let [first, second, third] = counting_on([0, 5, 5]).try_into().expect("three");
+        let newest_decides = vec![first.clone(), second.clone(), deciding(third)];
+        let older_decides = vec![first, deciding(second), counting_on([0, 5, 20]).remove(2)];
         let cases: Vec<(&str, String, &str)> = vec![
             (
                 "a fresh folder",
@@ -433,6 +476,26 @@ mod tests {
                 "1@10 newest 1 next 2 rebuild [t]",
             ),
             (
+                "a table that lacks what the newest checkpoint counts on: the one before",
+                decided(11, counting_on([0, 5, 12]), &[], &both()),
+                "2@20 newest 3 next 4 rebuild []",
+            ),
+            (
+                "what the newest has decided is committed next",
+                decided(11, newest_decides, &[], &both()),
+                "3@30 newest 3 next 4 rebuild []",
+            ),
+            (
+                "what an older one has decided was committed: the table has lost it",
+                decided(11, older_decides, &[], &both()),
+                "1@10 newest 3 next 4 rebuild []",
+            ),
+            (
+                "a table that was put back from an old copy, the log whole: all of it",
+                decided(1, counting_on([6, 6, 6]), &[], &both()),
+                "beginning newest 3 next 4 rebuild []",
+            ),
+            (
                 "somebody went back to epoch 10",
                 decided(11, [three(), vec![back.clone()]].concat(), &[], &both()),
                 "1@10 newest 4 next 5 rebuild []",
@@ -447,6 +510,14 @@ mod tests {
             assert_eq!(found, expected, "{case}");
         }
         let refusals: Vec<(&str, String, &[&str])> = vec![
+            (
+                "a table that was put back from an old copy, the log shrunk",
+                decided(11, counting_on([6, 6, 6]), &[], &both()),
+                &[
+                    "table t ends with epoch 5, and the checkpoint of epoch 10 counts on it up to epoch 6",
+                    "Nothing was changed",
+                ],
+            ),
             ("a newer version", decided(1, [three(), vec![newer]].concat(), &[], &both()), &["a newer program"]),
             (
                 "all damaged, the log shrunk",
