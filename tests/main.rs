@@ -29,3 +29,4 @@ mod readers_while_running;
 mod readme;
 mod restore;
 mod table_readers;
+mod verify;
