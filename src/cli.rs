@@ -51,7 +51,7 @@ view's table must equal the same SELECT over the raw rows. A message that was se
 lost may be there twice: MQTT QoS 1 says so, and it is counted by itself.
 
 The summary goes to stderr, one line of JSON to stdout. Exit code 0: nothing is missing, doubled or wrong; 1: the pipeline
-cannot be verified, and why; 2: something is, and the folder is kept to look at.";
+cannot be verified, and why; 2: the environment; 3: something is, which is our fault. The folder is kept to look at then.";
 
 /// Stream processing for sensors: MQTT and HTTP in, windows in SQL, Parquet tables out, SQL over history.
 #[derive(Debug, Parser)]
