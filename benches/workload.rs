@@ -85,8 +85,9 @@ pub(crate) fn interleaved(count: Count, rounds: usize, variants: &mut [&mut dyn 
         .collect()
 }
 
+/// Returns the time that has passed since some fixed point.
 #[expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
-fn now(count: Count) -> Duration {
+pub(crate) fn now(count: Count) -> Duration {
     static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
     let wall = START.get_or_init(Instant::now).elapsed();
     match count {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use super::kept_log::KeptLog;
 use super::load::Load;
-use super::{HAS_CHECKPOINTS, kept_log, sources, verdict};
+use super::{sources, verdict};
 use crate::harness::folder::Folder;
 use crate::harness::http::Client;
 use crate::harness::ledger::{Kind, Ledger, Reading};
@@ -35,6 +36,7 @@ async fn an_owner_that_was_held_while_a_successor_took_over_acknowledges_nothing
     successor.log = folder.join("successor.stderr");
 
     // Load for the successor, which is not there yet, and one client that stays with the owner whatever happens.
+    let kept_log = KeptLog::begin(serve.data.join("log"), folder.join("kept-log"));
     let old = serve.start_ready().await;
     let ledgers = folder.join("ledgers");
     let load = Load::begin(successors_mqtt, successor.http, &ledgers, 1);
@@ -47,10 +49,6 @@ async fn an_owner_that_was_held_while_a_successor_took_over_acknowledges_nothing
     let said = std::fs::read_to_string(&successor.log).expect("a readable log");
     assert_eq!(refused.code(), Some(2), "{said}");
     assert!(said.contains("another process uses this folder"), "it should say who has the folder: {said}");
-    if !HAS_CHECKPOINTS {
-        // There is no fence yet: the lock is all that keeps a second process out.
-        return signal("CONT", old.pid());
-    }
 
     // What an operator does who is sure that the owner is dead, and is wrong.
     tokio::time::sleep(ANSWER_MAX).await;
@@ -66,8 +64,7 @@ async fn an_owner_that_was_held_while_a_successor_took_over_acknowledges_nothing
     reached(2 * ROWS, || load.shared().acknowledged().iter().sum()).await;
     load.end().await;
     new.stop().await;
-    let kept_log = folder.join("kept-log");
-    kept_log::keep(&serve.data.join("log"), &kept_log);
+    let kept_log = kept_log.keep();
     let verdict = verdict::on(&serve.data.join("tables"), &ledgers, &kept_log, 2);
     assert!(verdict.offences.is_empty(), "{}", verdict.offences.join("\n"));
 }

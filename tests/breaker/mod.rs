@@ -46,10 +46,6 @@ use self::faults::Fault;
 use self::report::Report;
 use self::sizes::Size;
 
-/// Whether the program makes checkpoints and fences: it knows `TIDEMILL__DURABILITY__CHECKPOINT` (one that does not
-/// refuses to start with it), and a successor that was given the folder stops the owner before.
-const HAS_CHECKPOINTS: bool = false;
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_lose_nothing_double_nothing_and_every_window_is_right() {
     let test = "kills_lose_nothing_double_nothing_and_every_window_is_right";

@@ -1,6 +1,5 @@
 //! One round: a data folder, a load, faults, and the verdict.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -8,9 +7,10 @@ use rand::{Rng, SeedableRng};
 
 use super::disk::Disk;
 use super::faults::Fault;
+use super::kept_log::KeptLog;
 use super::load::Load;
 use super::report::{OnFailure, Report};
-use super::{Attack, HAS_CHECKPOINTS, kept_log, sources, verdict};
+use super::{Attack, sources, verdict};
 use crate::harness::folder::Folder;
 use crate::harness::program::{Program, Serve, free_port, signal};
 use crate::harness::wait::eventually;
@@ -19,7 +19,7 @@ use crate::harness::wait::eventually;
 const COMMITS_MS: [u64; 3] = [50, 200, 1_000];
 /// Intervals of checkpoints, in the same way.
 const CHECKPOINTS_MS: [u64; 4] = [100, 500, 2_000, 10_000];
-const WORKERS_MAX: usize = 3;
+const WORKERS_MAX: usize = 4;
 /// A debug build that brings the last rows of a round.
 const ROWS_TIME_MAX: Duration = Duration::from_secs(600);
 /// How long the last epochs may take after the senders have ended.
@@ -32,6 +32,7 @@ pub(super) struct Scene {
     serve: Serve,
     load: Load,
     disk: Option<Disk>,
+    kept_log: KeptLog,
     starts: u64,
     kills: u64,
     losses: u64,
@@ -47,7 +48,8 @@ impl Scene {
         }
         let load = Load::begin(mqtt, serve.http, &folder.join("ledgers"), seed);
         let dice = StdRng::seed_from_u64(seed);
-        Scene { dice, serve, load, disk, starts: 0, kills: 0, losses: 0, ready_ms: Vec::new() }
+        let kept_log = KeptLog::begin(serve.data.join("log"), folder.join("kept-log"));
+        Scene { dice, serve, load, disk, kept_log, starts: 0, kills: 0, losses: 0, ready_ms: Vec::new() }
     }
 
     /// Starts the program, with other numbers of threads and other intervals than the last time.
@@ -55,10 +57,9 @@ impl Scene {
         self.serve.workers = self.dice.random_range(1..=WORKERS_MAX);
         self.serve.commit = Duration::from_millis(COMMITS_MS[self.dice.random_range(0..COMMITS_MS.len())]);
         let checkpoint_ms = CHECKPOINTS_MS[self.dice.random_range(0..CHECKPOINTS_MS.len())];
-        if HAS_CHECKPOINTS {
-            let checkpoint = ("TIDEMILL__DURABILITY__CHECKPOINT".to_owned(), format!("{checkpoint_ms}ms"));
-            self.serve.environment = vec![checkpoint];
-        }
+        let checkpoint = ("TIDEMILL__DURABILITY__CHECKPOINT".to_owned(), format!("{checkpoint_ms}ms"));
+        let writers = ("TIDEMILL__TABLES__WRITERS".to_owned(), self.dice.random_range(1..=2).to_string());
+        self.serve.environment = vec![checkpoint, writers];
         self.starts += 1;
         self.load.shared().starting();
         self.serve.start()
@@ -86,17 +87,19 @@ impl Scene {
         let disk = self.disk.as_ref().expect("a round with power losses has its own disk");
         // Held first: a program that sees its disk fail could end by itself, and that is another fault.
         signal("STOP", program.pid());
+        self.kept_log.hold(true);
         disk.lose_power();
         let ended = program.kill9();
         assert!(ended.code().is_none(), "the program ended by itself: {ended}");
         disk.mount_again().await;
+        self.kept_log.hold(false);
         self.losses += 1;
         self.died();
     }
 
     fn died(&self) {
         self.load.shared().died();
-        keep_log(&self.serve);
+        self.kept_log.keep();
     }
 
     /// Counts what the round is about: where power is lost, kills are only by the way.
@@ -121,7 +124,7 @@ impl Scene {
         })
         .await;
         program.stop().await;
-        let kept_log = keep_log(&self.serve);
+        let kept_log = self.kept_log.keep();
         let ended = Instant::now();
 
         let verdict = verdict::on(&self.serve.data.join("tables"), &folder.join("ledgers"), &kept_log, self.starts);
@@ -140,13 +143,6 @@ impl Scene {
         );
         report
     }
-}
-
-/// The verdict reads the whole log, also what checkpoints have made superfluous. Returns where.
-fn keep_log(serve: &Serve) -> PathBuf {
-    let kept_log = serve.data.with_extension("kept-log");
-    kept_log::keep(&serve.data.join("log"), &kept_log);
-    kept_log
 }
 
 /// Runs a round; `Err` says why this machine cannot.

@@ -27,7 +27,7 @@ pub(super) const VERSION: u64 = 1;
 pub struct Manifest {
     /// Format version.
     pub version: u64,
-    /// Its place in the sequence: one more than that of the manifest before.
+    /// Its place in the sequence: greater than that of the manifest before.
     pub number: u64,
     /// The process that wrote it: see [`Incarnation`](crate::fence::Incarnation).
     pub incarnation: u64,

@@ -19,7 +19,7 @@
 //! # Files
 //!
 //! ```text
-//!   checkpoint/manifest/00000000000000000042.json     numbered without a gap; written only if absent
+//!   checkpoint/manifest/00000000000000000042.json     each number written once, only if absent
 //!   checkpoint/state/000000000812-00000000000000000007-0000.pack
 //!                    └ epoch      └ incarnation        └ number within the checkpoint
 //! ```

@@ -118,6 +118,11 @@ impl Store {
         Err(CheckpointError::Overtaken { path: manifest_path(manifest.number) })
     }
 
+    /// Removes a manifest that only decided commits, when they are made and a later manifest is there.
+    pub fn forget(&self, number: u64) -> Result<(), StorageError> {
+        self.storage.delete(&manifest_path(number))
+    }
+
     /// Begins the packs of a checkpoint.
     pub fn packs(&self, epoch: Epoch, incarnation: u64) -> PackWriter<'_> {
         PackWriter::new(&*self.storage, move |number| pack_name(epoch, incarnation, number))

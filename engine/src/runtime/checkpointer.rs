@@ -31,6 +31,7 @@ use crate::clock::Clock;
 use crate::dataflow::{Failure, Snapshot, Snapshots};
 use crate::epoch::Epoch;
 use crate::error::with_causes;
+use crate::fence::{Fenced, Incarnation};
 use crate::ingest;
 use crate::key::KeyGroups;
 use crate::plan::NodeId;
@@ -57,6 +58,7 @@ pub(super) enum Ended {
     Sink(SinkError),
     Checkpoint(CheckpointError),
     Log(ingest::LogError),
+    Fenced(Fenced),
 }
 
 impl From<CheckpointError> for Ended {
@@ -122,12 +124,14 @@ pub(super) struct Checkpointer {
     pub(super) failure: Failure,
     pub(super) commit_interval: Duration,
     pub(super) workers: usize,
-    pub(super) incarnation: u64,
+    pub(super) incarnation: Incarnation,
     pub(super) log_id: String,
     pub(super) next_number: u64,
     /// The last manifest, and the one whose checkpoint a replay would start from.
     pub(super) parent: Option<u64>,
     pub(super) base: u64,
+    /// The last manifest, if it only decided commits: the one after it makes it needless.
+    pub(super) decided_only: Option<u64>,
     pub(super) tables: Vec<Table>,
     pub(super) windows: BTreeMap<NodeId, Window>,
     pub(super) sources: BTreeMap<NodeId, SourceKept>,
@@ -147,6 +151,7 @@ impl Checkpointer {
                 _ => failure.set_environment(with_causes(&error)),
             },
             Ok(Err(Ended::Log(error))) => failure.set_environment(with_causes(&error)),
+            Ok(Err(Ended::Fenced(error))) => failure.set_environment(with_causes(&error)),
             Err(_) => failure.set("the checkpointer ended by an internal error".to_owned()),
         }
         self.marks.done();
@@ -228,7 +233,7 @@ impl Checkpointer {
         let mut checkpoint = match &marked {
             None => None,
             Some(marked) => {
-                let mut packs = store.packs(epoch, self.incarnation);
+                let mut packs = store.packs(epoch, self.incarnation.number());
                 // Tables prepare meanwhile.
                 let checkpoint = self.state(marked, &mut packs)?;
                 Some((checkpoint, packs))
@@ -264,6 +269,10 @@ impl Checkpointer {
         };
         self.write(epoch, holds, &pending)?;
         self.commit(epoch, pending)?;
+        let decided_only = (packs_status.is_none()).then_some(self.next_number - 1);
+        if let Some(needless) = std::mem::replace(&mut self.decided_only, decided_only) {
+            self.store.forget(needless).map_err(CheckpointError::from)?;
+        }
         if let Some(bytes) = packs_status {
             self.remove_what_is_old(epoch, bytes)?;
         }
@@ -277,10 +286,13 @@ impl Checkpointer {
             pending: pending.get(&table.name).cloned().unwrap_or_default(),
             generation: None,
         };
+        // Who was replaced decides nothing more. What slips through does no harm: its input was durable before the other
+        // process began, so that one computes and commits the same.
+        self.incarnation.check().map_err(Ended::Fenced)?;
         let manifest = self.store.write(Manifest {
             version: Manifest::VERSION,
             number: self.next_number,
-            incarnation: self.incarnation,
+            incarnation: self.incarnation.number(),
             parent: self.parent,
             log_id: self.log_id.clone(),
             made_us: self.clock.now_us(),
@@ -372,7 +384,7 @@ impl Checkpointer {
 
     /// Removes older checkpoints, and the log that no kept one needs.
     fn remove_what_is_old(&mut self, epoch: Epoch, bytes: u64) -> Result<(), Ended> {
-        let collected = self.store.collect(self.incarnation)?;
+        let collected = self.store.collect(self.incarnation.number())?;
         if let Some(oldest) = collected.oldest {
             let shrunk = ingest::shrink(&*self.storage, LOG_FOLDER, oldest.next()).map_err(Ended::Log)?;
             self.log_removed_bytes.fetch_add(shrunk.bytes, Ordering::Relaxed);

@@ -61,7 +61,7 @@ impl Restart {
         let log = FoundLog { id: format!("{:032x}", replay.log_id()), first: replay.reach().first };
         let manifests = store.read_all().map_err(|error| JobError::Log(with_causes(&error)))?;
         let tables = found_tables(plan, names, &sinks);
-        let (start, checkpoint, parts) = choose(&store, &log, &manifests, &tables)?;
+        let Chosen { start, checkpoint, parts } = choose(&store, &log, &manifests, &tables)?;
         replay.skip_to(start.from.epoch()).map_err(log_error)?;
         for note in &start.notes {
             tracing::warn!("{note}");
@@ -206,12 +206,19 @@ pub(super) fn shares(panes: &[PaneState], worker: usize, workers: usize) -> Vec<
 
 fn found_tables(plan: &Plan, names: &[String], sinks: &[Box<dyn Sink>]) -> Vec<FoundTable> {
     let keys = plan.state_keys();
-    let table = |(name, sink): (&String, &Box<dyn Sink>)| FoundTable {
+    let table = |name: &String, found: Found| FoundTable {
         name: name.clone(),
-        found: sink.found(),
+        found,
         needs: plan.windows_of(name).iter().map(|id| keys[id].clone()).collect(),
     };
-    names.iter().zip(sinks).map(table).collect()
+    names.iter().zip(sinks).map(|(name, sink)| table(name, sink.found())).collect()
+}
+
+/// Where to start, and the state there.
+struct Chosen {
+    start: Start,
+    checkpoint: Option<Checkpoint>,
+    parts: HashMap<Part, RecordBatch>,
 }
 
 /// Decides, and reads the state; decides again without a checkpoint that turns out to be damaged.
@@ -220,7 +227,7 @@ fn choose(
     log: &FoundLog,
     manifests: &BTreeMap<u64, FoundManifest>,
     tables: &[FoundTable],
-) -> Result<(Start, Option<Checkpoint>, HashMap<Part, RecordBatch>), JobError> {
+) -> Result<Chosen, JobError> {
     use crate::checkpoint::From;
     let mut damaged = BTreeMap::new();
     loop {
@@ -228,7 +235,9 @@ fn choose(
             Decision::Refuse(why) => return Err(JobError::Log(why)),
             Decision::Start(start) => start,
         };
-        let From::Checkpoint { number, .. } = start.from else { return Ok((start, None, HashMap::new())) };
+        let From::Checkpoint { number, .. } = start.from else {
+            return Ok(Chosen { start, checkpoint: None, parts: HashMap::new() });
+        };
         let Some(FoundManifest::Whole(manifest)) = manifests.get(&number) else {
             unreachable!("only a whole one is chosen")
         };
@@ -236,7 +245,7 @@ fn choose(
         match store.read_parts(checkpoint.parts()) {
             Ok(batches) => {
                 let parts = checkpoint.parts().cloned().zip(batches).collect();
-                return Ok((start, Some(checkpoint), parts));
+                return Ok(Chosen { start, checkpoint: Some(checkpoint), parts });
             }
             Err(error @ CheckpointError::Damaged { .. }) => drop(damaged.insert(number, error.to_string())),
             Err(error) => return Err(JobError::Log(with_causes(&error))),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -18,6 +19,7 @@ use crate::checkpoint::Store;
 use crate::clock::{Clock, SeededDice, SystemClock};
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
+use crate::fence::Incarnation;
 use crate::ingest::{Log, LogOptions, PartitionId, Record};
 use crate::plan::{Operator, Plan, SourceNode};
 use crate::sink::{Committable, Found, Sink, SinkError, SinkWriter};
@@ -235,13 +237,15 @@ async fn an_input_whose_end_was_not_sealed_is_committed_by_the_next_run() {
     assert_eq!(rows(&committed), 3);
 }
 
+/// Threads; the way to the table; how far the dataflow is; what the recorder marks.
+type Deciding = (Vec<JoinHandle<()>>, Sender<(Epoch, RecordBatch)>, Arc<Progress>, Arc<Marks>);
+
 /// The threads of a table and the checkpointer, without a dataflow: what they are given, and what says how far it is.
-fn deciding(
-    sink: Writes,
-) -> (Vec<std::thread::JoinHandle<()>>, Sender<(Epoch, RecordBatch)>, Arc<Progress>, Arc<Marks>) {
+fn deciding(sink: Writes) -> Deciding {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
     let (clock, failure): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), Failure::new(|| {}));
     let (progress, marks) = (Arc::new(Progress::default()), Arc::new(Marks::default()));
+    let incarnation = Incarnation::claim(&storage, &*clock).expect("claims");
     let state = Arc::new(TableState::new(Epoch::NONE, 1));
     let (rows_sender, rows) = crossbeam_channel::bounded(BATCHES_QUEUED_MAX);
     let (orders_sender, orders) = crossbeam_channel::bounded(ORDERS_QUEUED_MAX);
@@ -280,11 +284,12 @@ fn deciding(
         failure,
         commit_interval: Duration::from_millis(1),
         workers: 1,
-        incarnation: 1,
+        incarnation,
         log_id: String::new(),
         next_number: 1,
         parent: None,
         base: 0,
+        decided_only: None,
         tables: vec![table],
         windows: BTreeMap::new(),
         sources: BTreeMap::new(),
