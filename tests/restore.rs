@@ -27,13 +27,16 @@ const BATCH_ROWS: i64 = 10;
 /// 2026-01-01, in microseconds.
 const BEGIN_US: i64 = 1_767_225_600_000_000;
 
+/// Rows of a table, as the judge reads them.
+type Rows = Vec<Map<String, Value>>;
+
 /// A folder with several checkpoints, whose program has stopped; and what its tables have then.
 struct Scene {
     folder: Folder,
     serve: Serve,
     rows: i64,
-    raw: Vec<Map<String, Value>>,
-    windows: Vec<Map<String, Value>>,
+    raw: Rows,
+    windows: Rows,
 }
 
 impl Scene {
@@ -117,7 +120,7 @@ fn manifests(data: &Path) -> Vec<Value> {
     inspect_checkpoints(data)["manifests"].as_array().expect("a list").clone()
 }
 
-fn tables(judge: &mut Judge, data: &Path) -> (Vec<Map<String, Value>>, Vec<Map<String, Value>>) {
+fn tables(judge: &mut Judge, data: &Path) -> (Rows, Rows) {
     judge.table("raw", &data.join("tables/raw"));
     judge.table("w", &data.join("tables/w"));
     (judge.rows("SELECT * FROM raw ORDER BY ALL"), judge.rows("SELECT * FROM w ORDER BY ALL"))

@@ -142,6 +142,8 @@ pub fn restore(folder: &Folder, to: Epoch, settings: &Settings) -> Result<Restor
         tables: restored.iter().map(|known| (known.0.name.clone(), state(known))).collect(),
         rewound_to: Some(to),
     };
+    // Who was replaced decides nothing more.
+    incarnation.check().map_err(|error| Error::Environment(with_causes(&error)))?;
     let manifest = store.write(manifest).map_err(|error| Error::Environment(with_causes(&error)))?;
     rewind_tables(&manifest, &places, &*settings.clock)?;
     let tables = restored.into_iter().map(|(table, _)| table).collect();

@@ -22,6 +22,9 @@ use tidemill_engine::time::Watermark;
 use super::Found;
 use crate::commands::words::{bytes, count, grouped};
 
+/// How often it is read again when it changes meanwhile.
+const ATTEMPTS_MAX: usize = 4;
+
 pub(super) fn look(data: &Path, number: Option<&str>) -> Result<Found> {
     let number: Option<u64> = match number.map(str::parse) {
         None => None,
@@ -32,25 +35,22 @@ pub(super) fn look(data: &Path, number: Option<&str>) -> Result<Found> {
     };
     let storage: Arc<dyn Storage> = Arc::new(LocalStorage::existing(data)?);
     let store = Store::new(Arc::clone(&storage));
-    let manifests = store.read_all().map_err(|error| Error::Environment(with_causes(&error)))?;
+    let mut seen = Seen::of(&storage, &store)?;
+    for _ in 1..ATTEMPTS_MAX {
+        // Another process may have removed what was read first, while the rest was read.
+        if !seen.starts.is_empty() || store.numbers()? == seen.numbers {
+            break;
+        }
+        seen = Seen::of(&storage, &store)?;
+    }
+    let Seen { manifests, bad, starts, log_problem, .. } = seen;
     if manifests.is_empty() {
         return Ok(super::nothing("checkpoint", data, json!({ "manifests": [], "start": null })));
     }
-    let (bad, manifests) = check_parts(&store, manifests)?;
     if let Some(number) = number.filter(|number| !manifests.contains_key(number)) {
         let there: Vec<String> = manifests.keys().map(u64::to_string).collect();
         return Err(Error::Input(format!("there is no checkpoint {number}; there are {}", there.join(", "))));
     }
-    let (log, log_problem) = match ingest::describe(&*storage, LOG_FOLDER) {
-        Ok(Some(log)) => {
-            let first =
-                if log.whole { Epoch::FIRST } else { log.segments.first().map_or(Epoch::FIRST, |s| s.first_epoch) };
-            (Some(FoundLog { id: log.log_id, first }), None)
-        }
-        Ok(None) => (None, Some("there is no ingest log".to_owned())),
-        Err(error) => (None, Some(with_causes(&error))),
-    };
-    let starts = log.as_ref().map_or_else(Vec::new, |log| possible_starts(log, &manifests, &bad));
 
     let mut found = Found { text: String::new(), json: Value::Null, damage: Vec::new() };
     let mut shown = Vec::new();
@@ -98,6 +98,33 @@ pub(super) fn look(data: &Path, number: Option<&str>) -> Result<Found> {
     };
     found.json = json!({ "manifests": shown, "start": start, "words": words });
     Ok(found)
+}
+
+/// What is there, and what a start would do with it.
+struct Seen {
+    numbers: Vec<u64>,
+    manifests: BTreeMap<u64, FoundManifest>,
+    bad: FoundCheckpoint,
+    starts: Vec<From>,
+    log_problem: Option<String>,
+}
+
+impl Seen {
+    fn of(storage: &Arc<dyn Storage>, store: &Store) -> Result<Seen> {
+        let numbers = store.numbers()?;
+        let manifests = store.read_all().map_err(|error| Error::Environment(with_causes(&error)))?;
+        let (bad, manifests) = check_parts(store, manifests)?;
+        let (log, log_problem) = match ingest::describe(&**storage, LOG_FOLDER) {
+            Ok(Some(log)) => {
+                let first = log.segments.first().map_or(Epoch::FIRST, |segment| segment.first_epoch);
+                (Some(FoundLog { id: log.log_id, first }), None)
+            }
+            Ok(None) => (None, Some("there is no ingest log".to_owned())),
+            Err(error) => (None, Some(with_causes(&error))),
+        };
+        let starts = log.as_ref().map_or_else(Vec::new, |log| possible_starts(log, &manifests, &bad));
+        Ok(Seen { numbers, manifests, bad, starts, log_problem })
+    }
 }
 
 /// Reads every part of every checkpoint. What another process has removed meanwhile is not there.

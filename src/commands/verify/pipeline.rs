@@ -233,7 +233,7 @@ mod tests {
     fn sources_are_fed_here_and_views_stay_as_they_are_but_for_their_place() {
         let under_test = put(
             "CREATE SOURCE m (v DOUBLE, ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '5 seconds')
-               WITH (connector = 'mqtt', url = 'mqtt://broker:1883', topic = 'plant/{site}/+', password = 'secret', time_unit = 'ms');
+               WITH (connector = 'mqtt', url = 'mqtt://broker:1883', topic = 'plant/{site}/+', username = 'them', password = 'secret', time_unit = 'ms');
              CREATE SOURCE f (id BIGINT, what TEXT) WITH (connector = 'file', path = '/var/*.csv', delimiter = ';');
              CREATE MATERIALIZED VIEW a WITH (location = '/var/lib/theirs', partition_by = 'site') AS SELECT site, v, ts FROM m WHERE site = 'north';
              CREATE MATERIALIZED VIEW w AS SELECT site, window_start, avg(v) AS v FROM TUMBLE(m, ts, INTERVAL '1 minute') GROUP BY site, window_start;
