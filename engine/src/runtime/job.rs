@@ -24,7 +24,7 @@ use super::recorder::{Recorded, Recorder, RecorderError, Replayed};
 use super::restart::{Restart, shares};
 use super::worker::{self, Threads};
 use super::{CheckpointStatus, JobError, JobOptions, JobStatus, SourceStatus, Subscription, TableStatus, WindowStatus};
-use crate::checkpoint::{BufferState, Checkpoint, From, Store};
+use crate::checkpoint::{BufferState, Checkpoint, Store};
 use crate::clock::Clock;
 use crate::dataflow::{Blame, Context, Counters, Failure, Feed, Ports, Snapshots, TableFeed, layout_and_keys};
 use crate::epoch::Epoch;
@@ -328,10 +328,7 @@ impl Starting {
             log_id,
             next_number: start.next_number,
             parent: start.newest,
-            base: match start.from {
-                From::Beginning => 0,
-                From::Checkpoint { number, .. } => number,
-            },
+            base: start.from.number(),
             decided_only: None,
             tables: decided,
             windows,
@@ -381,16 +378,6 @@ impl Starting {
     }
 
     async fn replay_and_run(self, options: &JobOptions) -> Result<Job, JobError> {
-        let failure = self.job.failure.clone();
-        let started = self.try_replay_and_run(options).await;
-        if started.is_err() {
-            // Ends the threads that were started already.
-            failure.set_environment("the start was given up".to_owned());
-        }
-        started
-    }
-
-    async fn try_replay_and_run(self, options: &JobOptions) -> Result<Job, JobError> {
         let Starting { job, recorder_parts, end, egress, checkpointer, context, ports, threads, .. } = self;
         let first = context.first;
 
@@ -398,6 +385,8 @@ impl Starting {
         let (built_sender, built) = bounded(options.workers);
         let (plan, progress) = (Arc::clone(&job.plan), Arc::clone(&job.progress));
         let guards = worker::spawn(plan, context, ports, built_sender, threads, progress).map_err(JobError::Plan)?;
+        // After the guards, which wait for the workers when they are dropped.
+        let unfinished = Unfinished(Some(job.failure.clone()));
         let worker_count = options.workers;
         let wakes = wait_for(move || built.iter().take(worker_count).collect::<BTreeMap<_, _>>()).await?;
 
@@ -439,7 +428,8 @@ impl Starting {
         }
 
         // The recorder: replays, says how far it came, then records.
-        let bridge = Bridge::new(lanes, Arc::clone(&job.progress), job.failure.clone(), first);
+        let table_states = job.tables.iter().map(|table| Arc::clone(&table.state)).collect();
+        let bridge = Bridge::new(lanes, Arc::clone(&job.progress), table_states, job.failure.clone(), first);
         let recorded =
             sources_of(&job.plan).map(|(id, node)| (id, job.recorded(id, node, self.restored.contains(&id)))).collect();
         let (clock, log_bytes) = (Arc::clone(&options.clock), Arc::clone(&job.log_bytes));
@@ -469,7 +459,25 @@ impl Starting {
         check_committed(&self.committed, &replayed)?;
         let _ = go_sender.send(()); // The recorder is waiting for it.
         job.run_sources(replayed.resume);
+        unfinished.finished();
         Ok(job)
+    }
+}
+
+/// A start under way: if it is given up, by an error or by whoever waited for it, the threads that were started end.
+struct Unfinished(Option<Failure>);
+
+impl Unfinished {
+    fn finished(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(failure) = self.0.take() {
+            failure.set_environment("the start was given up".to_owned());
+        }
     }
 }
 
