@@ -23,10 +23,13 @@ mod flipped_bits;
 mod full_at_start;
 mod idle;
 mod ingest;
+mod inspect;
 
 mod listener;
 mod mosquitto;
 mod readers_while_running;
 mod readme;
+mod restore;
 mod simulation;
 mod table_readers;
+mod verify;

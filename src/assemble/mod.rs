@@ -7,10 +7,11 @@
 //!   data folder ─► Folder::open ─► lock ─► log id ─┘
 //! ```
 
+mod restore;
 mod service;
-
 mod supervisor;
 
+pub use restore::{Restored, RestoredTable, restore};
 pub use service::{BindFailure, Service, bind};
 
 use std::collections::BTreeMap;
@@ -75,11 +76,14 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Opens a data folder, makes it if need be, and locks it.
+    /// Opens a data folder, makes it if need be, locks it, and finishes a [`restore`] that a crash has interrupted:
+    /// nobody may use its tables before.
     pub fn open(path: &Path) -> Result<Folder> {
         let storage = LocalStorage::open(path)?;
         let lock = storage.lock()?;
-        Ok(Folder { storage: Arc::new(storage), lock: Arc::new(lock) })
+        let folder = Folder { storage: Arc::new(storage), lock: Arc::new(lock) };
+        restore::finish(&folder, &SystemClock)?;
+        Ok(folder)
     }
 
     /// Opens the same folder anew, under the same lock: nothing is believed that was known of it before.
@@ -322,6 +326,12 @@ fn job_options(folder: &Folder, live: LiveRows, settings: &Settings) -> JobOptio
         live,
         epoch_interval: settings.epoch_interval,
     }
+}
+
+/// Returns an instant as RFC 3339 text, UTC.
+pub fn instant(us: i64) -> String {
+    let known = arrow::temporal_conversions::timestamp_us_to_datetime(us);
+    known.map_or_else(|| format!("{us} us"), |instant| instant.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
 }
 
 /// The error of a job that takes too long to stop.

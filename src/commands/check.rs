@@ -9,6 +9,7 @@ use tidemill::{Error, Result};
 use tidemill_queries::{Pipeline, type_name};
 
 use crate::cli::{CheckArgs, OutputFormat};
+use crate::commands::words::count;
 use crate::commands::{answer, explain};
 
 /// Parses and plans pipeline files; shows what they define, or their mistakes.
@@ -97,8 +98,4 @@ fn to_csv(pipeline: &Pipeline) -> String {
         lines("view", &view.name, &view.schema);
     }
     text
-}
-
-fn count(count: usize, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }

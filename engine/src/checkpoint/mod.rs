@@ -44,7 +44,9 @@ pub use manifest::{
     BufferState, Checkpoint, Holds, Manifest, PaneState, PartitionState, SourceState, TableState, WindowSaved,
 };
 pub use pack::{PackWriter, Part};
-pub use recovery::{Decision, FoundCheckpoint, FoundLog, FoundManifest, FoundTable, From, Start, decide};
+pub use recovery::{
+    Decision, FoundCheckpoint, FoundLog, FoundManifest, FoundTable, From, Start, decide, possible_starts,
+};
 pub(crate) use store::STEPS_MAX;
 pub use store::{Attempt, Collected, MANIFEST_FOLDER, STATE_FOLDER, Store};
 

@@ -57,7 +57,7 @@ impl Restart {
         store.sync()?;
         let mut replay = Log::open(Arc::clone(&options.storage), LOG_FOLDER, &*options.dice, options.log)?;
         let log = FoundLog { id: format!("{:032x}", replay.log_id()), first: replay.reach().first };
-        let manifests = read_manifests(&store)?;
+        let manifests = store.read_all()?;
         let tables = found_tables(plan, names, &sinks);
         let Chosen { start, checkpoint, parts } = choose(&store, &log, &manifests, &tables)?;
         replay.skip_to(start.from.epoch())?;
@@ -241,20 +241,6 @@ pub(super) fn shares(panes: &[PaneState], worker: usize, workers: usize) -> Vec<
     let own = KeyGroups::of_worker(worker, workers);
     let share = |pane: &PaneState| Some(PaneState { groups: pane.groups.shared_with(own)?, ..pane.clone() });
     panes.iter().filter_map(share).collect()
-}
-
-fn read_manifests(store: &Store) -> Result<BTreeMap<u64, FoundManifest>, JobError> {
-    let mut manifests = BTreeMap::new();
-    for number in store.numbers()? {
-        let found = match store.read(number) {
-            Ok(manifest) => FoundManifest::Whole(Box::new(manifest)),
-            Err(error @ CheckpointError::Damaged { .. }) => FoundManifest::Damaged(error.to_string()),
-            Err(error @ CheckpointError::Newer { .. }) => FoundManifest::Newer(error.to_string()),
-            Err(error) => return Err(error.into()),
-        };
-        manifests.insert(number, found);
-    }
-    Ok(manifests)
 }
 
 fn found_tables(plan: &Plan, names: &[String], sinks: &[Box<dyn Sink>]) -> Vec<FoundTable> {
