@@ -33,7 +33,9 @@ pub(crate) const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
 pub(crate) fn settings(config: &Config) -> Settings {
     Settings {
         workers: config.worker_count(),
+        checkpoint_interval: config.checkpoint_interval,
         commit_interval: config.commit_interval,
+        table_writers: config.table_writers,
         epoch_interval: config.epoch_interval,
         ..Settings::default()
     }

@@ -153,6 +153,15 @@ pub fn decide(
     })
 }
 
+/// Returns the places that [`decide`] chooses from, oldest first.
+pub fn possible_starts(
+    log: &FoundLog,
+    manifests: &BTreeMap<u64, FoundManifest>,
+    damaged: &FoundCheckpoint,
+) -> Vec<From> {
+    starts(log, manifests, damaged, &mut Vec::new()).iter().map(|start| start.from).collect()
+}
+
 fn whole(manifests: &BTreeMap<u64, FoundManifest>) -> impl DoubleEndedIterator<Item = &Manifest> {
     manifests.values().filter_map(|found| match found {
         FoundManifest::Whole(manifest) => Some(&**manifest),

@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 
 use super::manifest::Manifest;
 use super::pack::{PackReader, PackWriter, Part};
-use super::recovery::line_of_descent;
+use super::recovery::{FoundManifest, line_of_descent};
 use super::{CHECKPOINTS_KEPT, CheckpointError};
 use crate::epoch::Epoch;
 use crate::storage::{Storage, StorageError};
@@ -75,6 +75,22 @@ impl Store {
             return Err(CheckpointError::Damaged { path, at: 0, why });
         }
         Ok(manifest)
+    }
+
+    /// Reads all manifests, as far as they can be read. One that another process removes meanwhile is not there.
+    pub fn read_all(&self) -> Result<BTreeMap<u64, FoundManifest>, CheckpointError> {
+        let mut manifests = BTreeMap::new();
+        for number in self.numbers()? {
+            let found = match self.read(number) {
+                Ok(manifest) => FoundManifest::Whole(Box::new(manifest)),
+                Err(CheckpointError::Storage(StorageError::Missing { .. })) => continue,
+                Err(error @ CheckpointError::Damaged { .. }) => FoundManifest::Damaged(error.to_string()),
+                Err(error @ CheckpointError::Newer { .. }) => FoundManifest::Newer(error.to_string()),
+                Err(error) => return Err(error),
+            };
+            manifests.insert(number, found);
+        }
+        Ok(manifests)
     }
 
     /// Writes a manifest, once and at once. Its number may become a later one: numbers that an earlier process has taken

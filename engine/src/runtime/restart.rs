@@ -59,7 +59,7 @@ impl Restart {
         let mut replay =
             Log::open(Arc::clone(&options.storage), LOG_FOLDER, &*options.dice, options.log).map_err(log_error)?;
         let log = FoundLog { id: format!("{:032x}", replay.log_id()), first: replay.reach().first };
-        let manifests = read_manifests(&store)?;
+        let manifests = store.read_all().map_err(|error| JobError::Log(with_causes(&error)))?;
         let tables = found_tables(plan, names, &sinks);
         let Chosen { start, checkpoint, parts } = choose(&store, &log, &manifests, &tables)?;
         replay.skip_to(start.from.epoch()).map_err(log_error)?;
@@ -202,20 +202,6 @@ pub(super) fn shares(panes: &[PaneState], worker: usize, workers: usize) -> Vec<
     let own = KeyGroups::of_worker(worker, workers);
     let share = |pane: &PaneState| Some(PaneState { groups: pane.groups.shared_with(own)?, ..pane.clone() });
     panes.iter().filter_map(share).collect()
-}
-
-fn read_manifests(store: &Store) -> Result<BTreeMap<u64, FoundManifest>, JobError> {
-    let mut manifests = BTreeMap::new();
-    for number in store.numbers()? {
-        let found = match store.read(number) {
-            Ok(manifest) => FoundManifest::Whole(Box::new(manifest)),
-            Err(error @ CheckpointError::Damaged { .. }) => FoundManifest::Damaged(error.to_string()),
-            Err(error @ CheckpointError::Newer { .. }) => FoundManifest::Newer(error.to_string()),
-            Err(error) => return Err(JobError::Log(with_causes(&error))),
-        };
-        manifests.insert(number, found);
-    }
-    Ok(manifests)
 }
 
 fn found_tables(plan: &Plan, names: &[String], sinks: &[Box<dyn Sink>]) -> Vec<FoundTable> {
