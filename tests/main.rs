@@ -26,4 +26,5 @@ mod listener;
 mod mosquitto;
 mod readers_while_running;
 mod readme;
+mod restart;
 mod table_readers;

@@ -35,7 +35,9 @@ pub use manifest::{
     BufferState, Checkpoint, Holds, Manifest, PaneState, PartitionState, SourceState, TableState, WindowSaved,
 };
 pub use pack::{PackWriter, Part};
-pub use recovery::{Decision, FoundCheckpoint, FoundLog, FoundManifest, FoundTable, From, Start, decide, possible_starts};
+pub use recovery::{
+    Decision, FoundCheckpoint, FoundLog, FoundManifest, FoundTable, From, Start, decide, possible_starts,
+};
 pub use store::{Collected, MANIFEST_FOLDER, STATE_FOLDER, Store};
 
 use crate::storage::StorageError;

@@ -153,8 +153,9 @@ impl Store {
         let mut collected = Collected::default();
         // Fewer than that: the beginning of the log is the one before.
         if keep.len() == CHECKPOINTS_KEPT {
-            let oldest = keep.first().and_then(|number| readable.get(number));
-            collected.oldest = oldest.map(|manifest| manifest.epoch);
+            // The lowest number need not be the oldest epoch: a start that fills a table again goes back, and its replay
+            // makes checkpoints of epochs that had some before.
+            collected.oldest = keep.iter().filter_map(|number| Some(readable.get(number)?.epoch)).min();
         }
         keep.extend(readable.last_key_value().map(|(number, _)| *number));
         let newest_kept = keep.last().copied().unwrap_or(0);
@@ -307,6 +308,16 @@ mod tests {
         }
         assert!(store.read_parts([&orphan]).is_err());
         store.read_parts([&later]).expect("of a later process");
+    }
+
+    #[test]
+    fn a_replay_that_went_back_keeps_the_log_that_its_own_checkpoints_need() {
+        let store = Store::new(Arc::new(MemoryStorage::default()));
+        for (number, epoch) in [(1, 80), (2, 90), (3, 100), (4, 81), (5, 85)] {
+            let manifest = Manifest { epoch: Epoch(epoch), ..manifest(number, holding(epoch, vec![])) };
+            store.write(manifest).expect("written");
+        }
+        assert_eq!(store.collect(1).expect("works").oldest, Some(Epoch(81)), "and not 100, of the lowest number");
     }
 
     #[test]

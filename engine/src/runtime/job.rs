@@ -466,6 +466,16 @@ impl Starting {
         let ended = |_| JobError::Operator("the recorder ended by an internal error".to_owned());
         let replayed = replayed.await.map_err(ended)?.map_err(|error| job.replay_error(error))?;
         check_committed(&self.committed, &replayed)?;
+        tracing::info!(
+            behind = first.0 - 1,
+            up_to = replayed.sealed.0,
+            messages = replayed.messages,
+            "the log is replayed behind {}",
+            match self.checkpoint {
+                Some(_) => "a checkpoint",
+                None => "its beginning",
+            }
+        );
         let _ = go_sender.send(()); // The recorder is waiting for it.
         job.run_sources(replayed.resume);
         Ok(job)
