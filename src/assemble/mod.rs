@@ -271,6 +271,8 @@ fn table_storage(folder: &Folder, table: &TableInfo) -> Result<(Arc<dyn Storage>
 
 /// Says what a start of this pipeline would do with a data folder, and does nothing of it: nothing is locked or written.
 /// `None` if the folder has no log: then everything is new. Blocking.
+///
+/// Beside a running server a file may go that was just listed: then this fails, and may be tried again.
 pub fn foresee(data: &Path, pipeline: &tidemill_queries::Pipeline) -> Result<Option<Outlook>> {
     let (folder, settings) = (Folder::look_into(data)?, Settings::default());
     let log = Log::existing(folder.storage(), LOG_FOLDER, LogOptions::default());

@@ -57,11 +57,10 @@ fn flip_in_the_middle(path: &Path) {
     });
 }
 
-/// Everything but `fence/`, where a start is counted whatever becomes of it, and what the kill left half-written.
+/// Everything but `fence/`, where a start is counted whatever becomes of it.
 fn state(data: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
     let mut found = files(data, "");
-    let is_orphan = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".tmp-"));
-    found.retain(|path, _| !path.starts_with("fence") && !is_orphan(path));
+    found.retain(|path, _| !path.starts_with("fence"));
     found
 }
 

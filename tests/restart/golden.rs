@@ -1,7 +1,7 @@
 //! A data folder of format version 1: it lies in `golden/v1/` and must start for ever.
 //!
-//! It holds the pipeline, the log, three checkpoints with open windows and waiting rows, and the tables. It was made by the
-//! test below, with `TIDEMILL_GOLDEN_OUT` set to the full path of a folder that is not there yet: started, sent to, killed.
+//! It holds the pipeline, the log, checkpoints with open windows and with rows that wait for a file, and the tables.
+//! `a_golden_folder_can_be_made_again` made it, run with `TIDEMILL_GOLDEN_OUT` set to the full path of a folder that is not there yet.
 //!
 //! When a version 2 of a format comes: leave `v1` as it is, and add `v2` beside it.
 
@@ -43,6 +43,7 @@ async fn make() -> Scene {
         for folder in FOLDERS {
             copy_folder(&scene.serve.data.join(folder), &Path::new(&out).join(folder));
         }
+        fs::copy(&scene.serve.pipeline, Path::new(&out).join("pipeline.sql")).expect("a writable folder");
     }
     scene
 }
@@ -50,7 +51,8 @@ async fn make() -> Scene {
 /// Returns a scene with a copy of the golden folder.
 fn copy() -> Scene {
     let mut scene = Scene::new(VIEWS);
-    copy_folder(&golden(), &scene.serve.data);
+    FOLDERS.iter().for_each(|folder| copy_folder(&golden().join(folder), &scene.serve.data.join(folder)));
+    scene.change(&fs::read_to_string(golden().join("pipeline.sql")).expect("a readable file"));
     scene.batches = BATCHES;
     scene
 }

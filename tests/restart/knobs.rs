@@ -37,6 +37,9 @@ async fn tables_that_are_ahead_of_the_checkpoint_stay_right_after_a_kill() {
         let program = scene.start_ready().await;
         scene.send(&program, 4).await;
         program.http.query_until("SELECT count(*) AS n FROM raw", 4 * run * ROWS).await;
+        // Who asks what a start would do takes no lock.
+        let foretold = scene.foretold();
+        assert!(foretold.contains("raw: unchanged: goes on behind epoch"), "{foretold}");
         program.kill9();
     }
     let said = scene.started_and_stopped().await;

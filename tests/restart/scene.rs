@@ -90,7 +90,7 @@ impl Scene {
     }
 
     /// Replaces the pipeline, from the next start on.
-    pub(super) fn change(&mut self, sql: &str) {
+    pub(super) fn change(&self, sql: &str) {
         self.folder.write("pipeline.sql", sql);
     }
 
@@ -268,16 +268,18 @@ pub(super) fn fate<'a>(lines: &'a [Value], table: &str) -> &'a str {
     of_fate.next().unwrap_or_else(|| panic!("nothing is said of {table}: {lines:#?}"))
 }
 
-/// Returns the files of a folder whose path below it begins with `prefix`, with their bytes.
+/// Returns the files of a folder whose path below it begins with `prefix`, with their bytes; without those that a kill has
+/// left half-written, which the next start removes.
 pub(super) fn files(root: &Path, prefix: &str) -> BTreeMap<PathBuf, Vec<u8>> {
     let (mut found, mut folders) = (BTreeMap::new(), vec![root.to_path_buf()]);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).expect("a readable folder") {
             let path = entry.expect("a readable folder").path();
             let below = path.strip_prefix(root).expect("below it").to_path_buf();
+            let is_orphan = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".tmp-"));
             if path.is_dir() {
                 folders.push(path);
-            } else if below.starts_with(prefix) || prefix.is_empty() {
+            } else if !is_orphan && (below.starts_with(prefix) || prefix.is_empty()) {
                 found.insert(below, fs::read(&path).expect("a readable file"));
             }
         }
