@@ -186,7 +186,7 @@ async fn a_source_with_another_column_has_its_views_filled_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renamed_source_is_a_new_one_and_the_readings_of_the_old_name_are_told_of() {
-    let mut scene = ran(RAW).await;
+    let scene = ran(RAW).await;
     let mut judge = Judge::new();
     let (before, version) = (scene.tables(&mut judge, &["raw"]), newest_version(&scene.serve.data, "raw"));
     scene.change(&[SOURCE, RAW].concat().replace("readings", "measurements"));
