@@ -106,8 +106,10 @@ Doing it again continues where it stopped; a run that is complete changes nothin
 Examples:
   tidemill check cold_chain.sql
   tidemill check --format json pipelines/*.sql
+  tidemill check --data ./data cold_chain.sql    before a changed pipeline is started
 
-Mistakes are shown with file, line, column and the nearest known name; the exit code is then 1.")]
+Mistakes are shown with file, line, column and the nearest known name; the exit code is then 1. With --data it also says
+which tables go on, which are filled again, and how far back the log reaches; a server may run meanwhile.")]
     Check(CheckArgs),
 
     /// Ask a question in SQL: of a running server, or with --data of the tables alone
@@ -168,6 +170,9 @@ pub(crate) struct CheckArgs {
     /// Pipeline files, checked together
     #[arg(required = true, value_name = "FILE.sql")]
     pub(crate) files: Vec<PathBuf>,
+    /// Say what a start would do with the tables in this data folder; nothing is locked or written
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

@@ -29,6 +29,7 @@ mod listener;
 mod mosquitto;
 mod readers_while_running;
 mod readme;
+mod restart;
 mod restore;
 mod simulation;
 mod table_readers;

@@ -14,7 +14,7 @@
 //! that checkpoint no start at all: no replay from there would bring these rows again.
 //!
 //! A table fits a checkpoint if the checkpoint has all the state that its rows come from, and it fits the beginning if its
-//! own content begins there. Whatever the start is, the replay gives the same rows: so a table that fits goes on without a
+//! own content begins there. One that needs no state fits wherever the replay brings all the rows that it does not have. Whatever the start is, the replay gives the same rows: so a table that fits goes on without a
 //! change, and one that does not is filled again as far as the log reaches.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -156,7 +156,7 @@ pub fn decide(
     };
     bad.extend(starts.last().and_then(lag));
     notes.extend(bad.iter().map(|what| format!("{what}; starting from {}", newest.words())));
-    let rebuilt: BTreeMap<&str, String> =
+    let mut rebuilt: BTreeMap<&str, String> =
         tables.iter().filter_map(|table| Some((table.name.as_str(), newest.misfit(table)?))).collect();
     let fits = |start: &Candidate<'_>| {
         let mut others = tables.iter().filter(|table| !rebuilt.contains_key(table.name.as_str()));
@@ -167,6 +167,9 @@ pub fn decide(
     } else {
         starts.iter().find(|start| fits(start)).expect("all others fit the newest start")
     };
+    // One that the newest start does not know may fit an older one: it goes on from there.
+    let goes_on = |table: &&FoundTable| from.misfit(table).is_none() && from.is_settled(table);
+    tables.iter().filter(goes_on).for_each(|table| drop(rebuilt.remove(table.name.as_str())));
     Decision::Start(Start {
         from: from.from,
         next_number: manifests.last_key_value().map_or(1, |(number, _)| number + 1),
@@ -258,11 +261,11 @@ impl Candidate<'_> {
 
     /// Returns why a table cannot go on from here; `None` if it can.
     fn misfit(&self, table: &FoundTable) -> Option<String> {
-        let base = match &table.found {
+        let (base, committed) = match &table.found {
             Found::New => return Some("it is new".to_owned()),
             Found::Changed { what } => return Some(what.clone()),
             Found::Unkept => return self.lacks_state(table),
-            Found::Same { base, .. } => *base,
+            Found::Same { base, committed } => (*base, *committed),
         };
         let Some(manifest) = self.manifest else {
             return (base != Epoch::NONE).then(|| "its rows begin later than the log".to_owned());
@@ -271,6 +274,8 @@ impl Candidate<'_> {
             Some(known) if known.base == base => {}
             // It was begun here, and nothing was checkpointed since: the same replay goes on.
             _ if base == self.from.epoch() => return None,
+            // Its rows come from the log alone, and it has all of those before the replay.
+            _ if table.needs.is_empty() && committed >= self.from.epoch() => return None,
             _ => return Some(format!("{} does not know it", self.words())),
         }
         self.lacks_state(table)
@@ -288,6 +293,13 @@ impl Candidate<'_> {
             let (name, words) = (&table.name, self.words());
             format!("table {name} has rows up to epoch {committed} only, and {words} counts on epoch {counted}")
         })
+    }
+
+    /// Whether a table has what was decided for it here. For one that was away since, nobody has rolled it forward.
+    fn is_settled(&self, table: &FoundTable) -> bool {
+        let Found::Same { committed, .. } = table.found else { return true };
+        let decided = |manifest: &Manifest| Some((manifest.epoch, manifest.tables.get(&table.name)?.pending.len()));
+        self.manifest.and_then(decided).is_none_or(|(epoch, pending)| pending == 0 || committed >= epoch)
     }
 
     fn lacks_state(&self, table: &FoundTable) -> Option<String> {
@@ -452,6 +464,31 @@ mod tests {
                 "1@10 newest 3 next 4 rebuild [t]",
             ),
             (
+                "a plain view that was away for a while goes on if the log reaches where it ended",
+                decided(
+                    4,
+                    [manifest(1, 3, &["w"]), manifest(2, 20, &["w"])]
+                        .map(|found| edit(found, |manifest| drop(manifest.tables.remove("raw"))))
+                        .into(),
+                    &[],
+                    &both(),
+                ),
+                "1@3 newest 2 next 3 rebuild []",
+            ),
+            (
+                "and is filled again if it does not",
+                decided(
+                    11,
+                    three()
+                        .into_iter()
+                        .map(|found| edit(found, |manifest| drop(manifest.tables.remove("raw"))))
+                        .collect(),
+                    &[],
+                    &both(),
+                ),
+                "1@10 newest 3 next 4 rebuild [raw]",
+            ),
+            (
                 "a changed view, the log whole: from the beginning",
                 decided(1, three(), &[], &[changed.clone(), same("raw", 0)]),
                 "beginning newest 3 next 4 rebuild [t]",
@@ -473,8 +510,24 @@ mod tests {
                 "1@10 newest 1 next 2 rebuild []",
             ),
             (
-                "a view that was away for a while",
+                "a view that was away for a while goes on where it ended",
                 decided(11, vec![manifest(1, 10, &["w"]), without_t(2, 20)], &[], &both()),
+                "1@10 newest 2 next 3 rebuild []",
+            ),
+            (
+                "but not if it still lacks what was decided for it there",
+                decided(
+                    11,
+                    vec![
+                        edit(manifest(1, 10, &["w"]), |manifest| {
+                            let committable = Committable { version: 1, body: String::new(), summary: String::new() };
+                            manifest.tables.get_mut("t").expect("known").pending.push(committable);
+                        }),
+                        without_t(2, 20),
+                    ],
+                    &[],
+                    &both(),
+                ),
                 "1@10 newest 2 next 3 rebuild [t]",
             ),
             (

@@ -455,6 +455,7 @@ impl Starting {
 
     async fn try_replay(self, options: &JobOptions) -> Result<(Job, BTreeMap<NodeId, Vec<Resume>>), JobError> {
         let committed = self.committed.clone();
+        let (behind, has_checkpoint) = (self.context.first.0 - 1, self.checkpoint.is_some());
         let launching = Unfinished(Some(self.job.failure.clone()));
         let launched = {
             let options = options.clone();
@@ -497,6 +498,13 @@ impl Starting {
         let ended = |_| JobError::Operator("the recorder ended by an internal error".to_owned());
         let replayed = replayed.await.map_err(ended)?.map_err(|error| job.replay_error(error))?;
         check_committed(&committed, &replayed)?;
+        tracing::info!(
+            behind,
+            up_to = replayed.sealed.0,
+            messages = replayed.messages,
+            "the log is replayed behind {}",
+            if has_checkpoint { "a checkpoint" } else { "its beginning" }
+        );
         let _ = go_sender.send(()); // The recorder is waiting for it.
         unfinished.finished();
         Ok((job, replayed.resume))

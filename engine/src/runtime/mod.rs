@@ -19,6 +19,7 @@ mod egress;
 mod intake;
 mod job;
 mod marks;
+mod outlook;
 mod progress;
 mod recorded_time;
 mod recorder;
@@ -31,6 +32,8 @@ mod turns;
 mod worker;
 
 pub use job::{Job, LOG_FOLDER};
+pub use outlook::{Fate, Outlook, Reach};
+pub use restart::foresee;
 pub use status::{CheckpointStatus, JobStatus, Live, SourceStatus, Subscription, TableStatus, WindowStatus};
 
 use std::collections::BTreeMap;

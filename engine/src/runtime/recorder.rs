@@ -114,6 +114,8 @@ pub(super) struct Recorder {
 pub(super) struct Replayed {
     /// The last epoch that is sealed in the log.
     pub(super) sealed: Epoch,
+    /// How many messages, or rows of ranges, were fed again.
+    pub(super) messages: u64,
     /// For each source, its partitions.
     pub(super) resume: BTreeMap<NodeId, Vec<Resume>>,
 }
@@ -206,6 +208,7 @@ impl Recorder {
     /// Feeds the log to the dataflow, exactly as it was fed when it was written: from where the replay stands, to its end.
     pub(super) fn replay(&mut self, mut replay: Replay) -> Result<(LogWriter, Replayed), RecorderError> {
         let mut sealed = Epoch(self.open.0 - 1);
+        let first = self.next;
         while let Some(record) = replay.next()? {
             if let Record::Seal { epoch, .. } = &record {
                 sealed = *epoch;
@@ -231,7 +234,7 @@ impl Recorder {
                 });
             }
         }
-        Ok((writer, Replayed { sealed, resume }))
+        Ok((writer, Replayed { sealed, messages: self.next.0 - first.0, resume }))
     }
 
     fn replay_one(&mut self, record: Record) -> Result<(), RecorderError> {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 
 use super::checkpointer::by_epoch;
+use super::outlook::{Fate, Outlook, Reach};
 use super::{JobError, JobOptions, LOG_FOLDER};
 use crate::checkpoint::{
     Attempt, BufferState, Checkpoint, CheckpointError, Decision, FoundLog, FoundManifest, FoundTable, Holds, Manifest,
@@ -23,10 +24,11 @@ use crate::clock::Clock;
 use crate::dataflow::{Restored, RestoredWindow};
 use crate::epoch::Epoch;
 use crate::fence::Incarnation;
-use crate::ingest::{Log, Replay};
+use crate::ingest::{Log, LogOptions, Replay};
 use crate::key::KeyGroups;
-use crate::plan::{NodeId, Plan};
+use crate::plan::{NodeId, Operator, Plan};
 use crate::sink::{Found, Sink};
+use crate::storage::Storage;
 use crate::window::SavedPane;
 
 /// What a job begins with.
@@ -55,16 +57,13 @@ impl Restart {
         let incarnation = Incarnation::claim(&options.storage, &*options.clock)?;
         let store = Store::new(Arc::clone(&options.storage));
         store.sync()?;
-        let mut replay = Log::open(Arc::clone(&options.storage), LOG_FOLDER, &*options.dice, options.log)?;
-        let log = FoundLog { id: format!("{:032x}", replay.log_id()), first: replay.reach().first };
-        let manifests = store.read_all()?;
-        let tables = found_tables(plan, names, &sinks);
-        let Chosen { start, checkpoint, parts } = choose(&store, &log, &manifests, &tables)?;
-        replay.skip_to(start.from.epoch())?;
-        for note in &start.notes {
+        let replay = Log::open(Arc::clone(&options.storage), LOG_FOLDER, &*options.dice, options.log)?;
+        let prospect = Prospect::of(plan, names, &sinks, &store, replay)?;
+        let outlook = prospect.outlook(plan);
+        let Prospect { replay, log, manifests, tables, chosen: Chosen { start, checkpoint, parts }, .. } = prospect;
+        for note in &outlook.notes {
             tracing::warn!("{note}");
         }
-        let oldest_us = replay.oldest_sealed_us()?;
         let mut restart = Restart {
             incarnation,
             replay,
@@ -75,7 +74,7 @@ impl Restart {
             parts,
             sinks,
         };
-        restart.begin_tables(&tables, oldest_us)?;
+        restart.begin_tables(&tables, &outlook)?;
         if let Some(FoundManifest::Whole(newest)) = restart.start.newest.and_then(|number| manifests.get(&number)) {
             restart.roll_forward(newest)?;
         }
@@ -123,7 +122,13 @@ impl Restart {
         }
     }
 
-    fn begin_tables(&mut self, tables: &[FoundTable], oldest_us: Option<i64>) -> Result<(), JobError> {
+    fn begin_tables(&mut self, tables: &[FoundTable], outlook: &Outlook) -> Result<(), JobError> {
+        for (table, fate) in &outlook.tables {
+            match fate {
+                Fate::FilledAgain { .. } => tracing::warn!(table, "{fate}"),
+                _ => tracing::info!(table, "{fate}"),
+            }
+        }
         let from = self.start.from.epoch();
         for (sink, table) in self.sinks.iter_mut().zip(tables) {
             let base = match (&table.found, self.start.rebuilt.get(&table.name)) {
@@ -131,22 +136,7 @@ impl Restart {
                 _ => from,
             };
             let done = sink.begin(base)?;
-            if let Some(why) = self.start.rebuilt.get(&table.name).filter(|_| table.found != Found::New) {
-                let reach = match oldest_us {
-                    _ if from == Epoch::NONE => "from the beginning of the log".to_owned(),
-                    Some(us) => {
-                        format!("from epoch {} on, as far as the log reaches back: {}", from.next(), instant(us))
-                    }
-                    None => format!("from epoch {} on", from.next()),
-                };
-                tracing::warn!(table = table.name, "{why}: it is filled again {reach}; {done}");
-            } else if table.found == Found::New && from != Epoch::NONE {
-                tracing::info!(
-                    table = table.name,
-                    "new: it begins with epoch {}, as far as the log reaches back",
-                    from.next()
-                );
-            }
+            tracing::debug!(table = table.name, "{done}");
             self.bases.push(base);
         }
         Ok(())
@@ -154,8 +144,11 @@ impl Restart {
 
     /// Commits what the newest manifest has decided, and a crash has kept from its tables.
     fn roll_forward(&mut self, newest: &Manifest) -> Result<(), JobError> {
-        for sink in &mut self.sinks {
-            let Some(decided) = newest.tables.get(sink.name()) else { continue };
+        for (sink, base) in self.sinks.iter_mut().zip(&self.bases) {
+            // What was decided for another content is not for this one.
+            let Some(decided) = newest.tables.get(sink.name()).filter(|decided| decided.base == *base) else {
+                continue;
+            };
             if self.start.rebuilt.contains_key(sink.name()) || sink.last_committed() >= newest.epoch {
                 continue;
             }
@@ -243,6 +236,67 @@ pub(super) fn shares(panes: &[PaneState], worker: usize, workers: usize) -> Vec<
     panes.iter().filter_map(share).collect()
 }
 
+/// Everything that a start is decided from, and the decision: nothing is made or changed for it.
+struct Prospect {
+    replay: Replay,
+    log: FoundLog,
+    /// When the first epoch of the log was sealed.
+    oldest_us: Option<i64>,
+    manifests: BTreeMap<u64, FoundManifest>,
+    tables: Vec<FoundTable>,
+    chosen: Chosen,
+}
+
+impl Prospect {
+    fn of(
+        plan: &Plan,
+        names: &[String],
+        sinks: &[Box<dyn Sink>],
+        store: &Store,
+        mut replay: Replay,
+    ) -> Result<Prospect, JobError> {
+        let log = FoundLog { id: format!("{:032x}", replay.log_id()), first: replay.reach().first };
+        let manifests = store.read_all()?;
+        let tables = found_tables(plan, names, sinks);
+        let chosen = choose(store, &log, &manifests, &tables)?;
+        replay.skip_to(chosen.start.from.epoch())?;
+        let oldest_us = replay.oldest_sealed_us()?;
+        Ok(Prospect { replay, log, oldest_us, manifests, tables, chosen })
+    }
+
+    fn outlook(&self, plan: &Plan) -> Outlook {
+        let Chosen { start, checkpoint, .. } = &self.chosen;
+        let manifests = || {
+            self.manifests.values().rev().filter_map(|found| match found {
+                FoundManifest::Whole(manifest) => Some(&**manifest),
+                FoundManifest::Damaged(_) | FoundManifest::Newer(_) => None,
+            })
+        };
+        let known = manifests().find_map(Manifest::checkpoint);
+        let sources = plan.nodes.iter().filter_map(|node| match &node.operator {
+            Operator::Source(source) => Some(source.name.as_str()),
+            _ => None,
+        });
+        let reach = Reach {
+            from: start.from,
+            since_us: checkpoint.as_ref().map_or(self.oldest_us, |checkpoint| Some(checkpoint.sealed_us)),
+        };
+        Outlook::of(start, reach, manifests().next(), known, &self.tables, &sources.collect())
+    }
+}
+
+/// Says what [`Job::start`](super::Job::start) would do with a data folder, and does nothing of it. `sinks` are those of the
+/// job; none of them is begun. `None` if the folder has no log: then everything is new. Blocking.
+///
+/// Errors are those that the job would refuse to start with, as far as the log need not be replayed to find them.
+pub fn foresee(plan: &Plan, sinks: &[Box<dyn Sink>], storage: &Arc<dyn Storage>) -> Result<Option<Outlook>, JobError> {
+    let names: Vec<String> = plan.tables().into_iter().map(|(name, _)| name).collect();
+    let log = Log::existing(Arc::clone(storage), LOG_FOLDER, LogOptions::default())?;
+    let Some(replay) = log else { return Ok(None) };
+    let prospect = Prospect::of(plan, &names, sinks, &Store::new(Arc::clone(storage)), replay)?;
+    Ok(Some(prospect.outlook(plan)))
+}
+
 fn found_tables(plan: &Plan, names: &[String], sinks: &[Box<dyn Sink>]) -> Vec<FoundTable> {
     let keys = plan.state_keys();
     let table = |name: &String, found: Found| FoundTable {
@@ -293,9 +347,4 @@ fn choose(
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-fn instant(us: i64) -> String {
-    arrow::temporal_conversions::timestamp_us_to_datetime(us)
-        .map_or_else(|| format!("{us} us"), |instant| instant.format("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
