@@ -200,7 +200,7 @@ fn starts<'a>(
 
 /// Returns the numbers of the manifests, given in ascending order, that the newest one descends from: all but those that
 /// were abandoned when somebody went back.
-pub(super) fn line_of_descent<'a>(manifests: impl DoubleEndedIterator<Item = &'a Manifest>) -> BTreeSet<u64> {
+pub fn line_of_descent<'a>(manifests: impl DoubleEndedIterator<Item = &'a Manifest>) -> BTreeSet<u64> {
     let mut line = BTreeSet::new();
     let mut abandoned_from = u64::MAX;
     for manifest in manifests.rev() {
