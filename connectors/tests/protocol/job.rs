@@ -223,7 +223,10 @@ impl Job {
             let mut waiting: BTreeMap<u64, Vec<Row>> = BTreeMap::new();
             for buffer in &saved {
                 for (epoch, row) in with_epochs(&parts[&buffer.part]) {
-                    waiting.entry(epoch).or_default().push(row);
+                    // A process that was replaced may have committed some of them since.
+                    if epoch > committed.0 {
+                        waiting.entry(epoch).or_default().push(row);
+                    }
                 }
             }
             let writers = (0..WRITERS).map(|index| sink.writer(index)).collect();
@@ -413,6 +416,8 @@ impl Job {
             return Ok(());
         }
         self.decided = epoch;
+        // Another one may have taken over since the last sync.
+        self.incarnation.check().map_err(words)?;
         if self.ablation == Some(Ablation::CommitBeforeDecision) {
             self.commit(epoch, &order, &pending)?;
         }
@@ -455,6 +460,15 @@ impl Job {
             rewound_to: None,
         };
         let manifest = self.store.write(manifest).map_err(words)?;
+        self.process.trace(|| {
+            let state = |(name, table): (&String, &TableState)| {
+                format!("{name} {}{}", table.committed, if table.pending.is_empty() { "" } else { "+" })
+            };
+            let tables: Vec<String> = manifest.tables.iter().map(state).collect();
+            let is_state = if manifest.checkpoint().is_some() { "checkpoint" } else { "commit" };
+            let (number, base, parent) = (manifest.number, manifest.base(), manifest.parent);
+            format!("manifest {number} ({is_state} of {epoch}, base {base}, parent {parent:?}): {tables:?}")
+        });
         (self.base, self.parent, self.next_number) = (manifest.base(), Some(manifest.number), manifest.number + 1);
         Ok(())
     }
@@ -465,6 +479,7 @@ impl Job {
             if let Some(committables) = pending.get(table.name) {
                 table.sink.commit(epoch, committables).map_err(words)?;
                 table.committed = table.sink.last_committed();
+                self.process.trace(|| format!("committed {} {epoch}", table.name));
             }
         }
         Ok(())

@@ -251,6 +251,14 @@ impl Process {
         self.machine.state.lock().processes[self.number].is_alone
     }
 
+    /// Says what the process does, if somebody wants to know: `TIDEMILL_TRACE=1`.
+    pub(crate) fn trace(&self, what: impl FnOnce() -> String) {
+        if std::env::var_os("TIDEMILL_TRACE").is_some() {
+            let calls = self.machine.state.lock().calls;
+            eprintln!("{calls:>5}  process {}  {}", self.number, what());
+        }
+    }
+
     /// Tells the judge something that is certain from now on.
     pub(crate) fn tell(&self, what: impl FnOnce(&mut Judge) -> Result<(), String>) {
         let mut state = self.machine.state.lock();

@@ -66,6 +66,9 @@ fn run(seed: u64, ablation: Option<Ablation>) -> Result<Judge, String> {
             let storage = Arc::new(Unsure::new(local, process.seed));
             job::run(process, storage, ablation, restores)
         });
+        if std::env::var_os("TIDEMILL_TRACE").is_some() {
+            eprintln!("life {life} of {lives}: {plan:?}");
+        }
         let planned = format!("life {life} of {lives}, {plan:?}");
         judge = Machine::run(&disk, random.random(), plan, judge, work).map_err(|found| format!("{planned}: {found}"))?;
         if is_last {

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use tidemill_connectors::table::{Found, Rewind, TableSink, rewind};
 use tidemill_engine::checkpoint::{
     Checkpoint, CheckpointError, Decision, FoundLog, FoundManifest, FoundTable, From, Holds, Manifest, Part, Start,
-    Store, TableState, decide, line_of_descent,
+    Store, TableState, decide, line_of_descent, rolls_forward,
 };
 use tidemill_engine::clock::{Dice, ManualClock, SeededDice};
 use tidemill_engine::epoch::Epoch;
@@ -98,6 +98,10 @@ pub(crate) fn recover(process: &Process, storage: &Arc<dyn Storage>) -> Result<R
         // Nothing is ever damaged here.
         return Err(format!("it found something bad: {:?} {:?}", start.notes, start.rebuilt));
     }
+    process.trace(|| {
+        let found: Vec<String> = tables.iter().map(|table| format!("{:?}", table.found)).collect();
+        format!("incarnation {}: {:?} newest {:?} {found:?}", incarnation.number(), start.from, start.newest)
+    });
     replay.skip_to(start.from.epoch()).map_err(words)?;
     let mut bases = Vec::new();
     for (sink, table) in sinks.iter_mut().zip(&tables) {
@@ -110,9 +114,9 @@ pub(crate) fn recover(process: &Process, storage: &Arc<dyn Storage>) -> Result<R
     }
     if let Some(newest) = newest(&manifests) {
         for sink in &mut sinks {
-            let decided = newest.tables.get(Sink::name(sink));
-            let pending = decided.map_or(&[][..], |decided| &decided.pending[..]);
-            if !start.rebuilt.contains_key(Sink::name(sink)) && Sink::last_committed(sink) < newest.epoch && !pending.is_empty() {
+            let is_rebuilt = start.rebuilt.contains_key(Sink::name(sink));
+            if !is_rebuilt && rolls_forward(newest, Sink::name(sink), Sink::last_committed(sink)) {
+                let pending = &newest.tables[Sink::name(sink)].pending;
                 Sink::commit(sink, newest.epoch, pending).map_err(words)?;
             }
         }
@@ -198,7 +202,8 @@ pub(crate) fn restore(
         rewind_tables(storage, &manifest)?;
         return Ok(false);
     }
-    store.write(manifest).map_err(words)?;
+    let manifest = store.write(manifest).map_err(words)?;
+    process.trace(|| format!("manifest {} goes back to {} of {}", manifest.number, manifest.base(), manifest.epoch));
     // A successor that claimed before this has not read the manifest, and goes on without it: then nothing is taken out.
     recovered.incarnation.check().map_err(words)?;
     Ok(true)

@@ -10,6 +10,16 @@
 //!   else refuse, and name what is damaged                       ┘                    ▼
 //!                                              the oldest start at which all the others fit: rebuild it from there
 //! ```
+//! A process that was replaced may commit once more, late, and so may the decision of one that died at the last moment. What
+//! it commits is what the replay gives, but it may be cut at other epochs:
+//!
+//! ```text
+//!   in the table     ├── 1..4 ──┤── 5..6 ──┤             late; the newest manifest, which knows of 4, has decided 5..8
+//!   decided                     ├──── 5..8 ────┤         is left: 7 and 8 come again from the log
+//! ```
+//! So a checkpoint is a place to start from only if each table has, or is about to get, all that the checkpoint counts as
+//! committed in it.
+//!
 //! A table fits a checkpoint if the checkpoint has all the state that its rows come from, and it fits the beginning if its
 //! own content begins there. Whatever the start is, the replay gives the same rows: so a table that fits goes on without a
 //! change, and one that does not is filled again as far as the log reaches.
@@ -124,7 +134,9 @@ pub fn decide(
     }
     let mut bad: Vec<&str> = Vec::new();
     let starts = starts(log, manifests, damaged, &mut bad);
-    let Some(newest) = starts.last() else {
+    let newest_manifest = whole(manifests).next_back();
+    let lags = |start: &Candidate<'_>| tables.iter().find_map(|table| start.lag(table, newest_manifest));
+    let Some(newest) = starts.iter().rev().find(|start| lags(start).is_none()).or(starts.last()) else {
         let what = if bad.is_empty() { "no checkpoint is there".to_owned() } else { bad.join("; ") };
         return Decision::Refuse(format!(
             "cannot start from any checkpoint: {what}. The log reaches back only to epoch {}, so it cannot be replayed from \
@@ -133,11 +145,12 @@ pub fn decide(
         ));
     };
     notes.extend(bad.iter().map(|what| format!("{what}; starting from {}", newest.words())));
+    let misfit = |start: &Candidate<'_>, table| start.misfit(table).or_else(|| start.lag(table, newest_manifest));
     let rebuilt: BTreeMap<&str, String> =
-        tables.iter().filter_map(|table| Some((table.name.as_str(), newest.misfit(table)?))).collect();
+        tables.iter().filter_map(|table| Some((table.name.as_str(), misfit(newest, table)?))).collect();
     let fits = |start: &Candidate<'_>| {
         let mut others = tables.iter().filter(|table| !rebuilt.contains_key(table.name.as_str()));
-        others.all(|table| start.misfit(table).is_none())
+        others.all(|table| misfit(start, table).is_none())
     };
     let from = if rebuilt.is_empty() {
         newest
@@ -147,7 +160,7 @@ pub fn decide(
     Decision::Start(Start {
         from: from.from,
         next_number: manifests.last_key_value().map_or(1, |(number, _)| number + 1),
-        newest: whole(manifests).last().map(|manifest| manifest.number),
+        newest: newest_manifest.map(|manifest| manifest.number),
         rebuilt: rebuilt.into_iter().map(|(name, why)| (name.to_owned(), why)).collect(),
         notes,
     })
@@ -199,21 +212,30 @@ fn starts<'a>(
 }
 
 /// Returns the numbers of the manifests, given in ascending order, that the newest one descends from: all but those that
-/// were abandoned when somebody went back.
+/// were abandoned when somebody went back, and those of a replaced process that its successor has stepped over.
 pub fn line_of_descent<'a>(manifests: impl DoubleEndedIterator<Item = &'a Manifest>) -> BTreeSet<u64> {
     let mut line = BTreeSet::new();
-    let mut abandoned_from = u64::MAX;
+    let mut newest = u64::MAX;
     for manifest in manifests.rev() {
-        if manifest.number >= abandoned_from {
+        if manifest.number > newest {
             continue;
         }
         line.insert(manifest.number);
-        if manifest.rewound_to.is_some() {
+        newest = match (manifest.rewound_to, manifest.parent) {
             // It builds on an older one; those in between are abandoned.
-            abandoned_from = manifest.base().saturating_add(1);
-        }
+            (Some(_), _) => manifest.base(),
+            (None, Some(parent)) => parent,
+            (None, None) => manifest.number.saturating_sub(1),
+        };
     }
     line
+}
+
+/// Returns whether the newest manifest's commit of a table is carried out by a start that finds `committed` in it. Not if
+/// it is there already, or a part of it: see the module.
+pub fn rolls_forward(newest: &Manifest, table: &str, committed: Epoch) -> bool {
+    let decided = newest.tables.get(table).filter(|decided| !decided.pending.is_empty());
+    decided.is_some_and(|decided| committed <= decided.committed && committed < newest.epoch)
 }
 
 impl Candidate<'_> {
@@ -222,6 +244,20 @@ impl Candidate<'_> {
             From::Beginning => "the beginning of the log".to_owned(),
             From::Checkpoint { epoch, .. } => format!("the checkpoint of epoch {epoch}"),
         }
+    }
+
+    /// Returns why rows would be missing that this checkpoint counts as committed, and that are neither in the table nor
+    /// about to be; `None` if there are none.
+    fn lag(&self, table: &FoundTable, newest: Option<&Manifest>) -> Option<String> {
+        let Found::Same { base, committed } = table.found else { return None };
+        let manifest = self.manifest?;
+        let known = manifest.tables.get(&table.name).filter(|known| known.base == base)?;
+        let counted = if known.pending.is_empty() { known.committed } else { manifest.epoch };
+        let has = match newest {
+            Some(newest) if rolls_forward(newest, &table.name, committed) => newest.epoch,
+            _ => committed,
+        };
+        (has < counted).then(|| format!("{} counts on epoch {counted} in it, and it ends with {has}", self.words()))
     }
 
     /// Returns why a table cannot go on from here; `None` if it can.

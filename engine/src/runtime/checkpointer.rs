@@ -31,6 +31,7 @@ use crate::clock::Clock;
 use crate::dataflow::{Failure, Snapshot, Snapshots};
 use crate::epoch::Epoch;
 use crate::error::with_causes;
+use crate::fence::{Fenced, Incarnation};
 use crate::ingest;
 use crate::key::KeyGroups;
 use crate::plan::NodeId;
@@ -57,6 +58,7 @@ pub(super) enum Ended {
     Sink(SinkError),
     Checkpoint(CheckpointError),
     Log(ingest::LogError),
+    Fenced(Fenced),
 }
 
 impl From<CheckpointError> for Ended {
@@ -122,7 +124,7 @@ pub(super) struct Checkpointer {
     pub(super) failure: Failure,
     pub(super) commit_interval: Duration,
     pub(super) workers: usize,
-    pub(super) incarnation: u64,
+    pub(super) incarnation: Incarnation,
     pub(super) log_id: String,
     pub(super) next_number: u64,
     /// The last manifest, and the one whose checkpoint a replay would start from.
@@ -146,6 +148,7 @@ impl Checkpointer {
                 CheckpointError::Storage(source) => failure.set_disk(with_causes(&error), source.is_disk_full()),
                 _ => failure.set_environment(with_causes(&error)),
             },
+            Ok(Err(Ended::Fenced(error))) => failure.set_environment(with_causes(&error)),
             Ok(Err(Ended::Log(error))) => failure.set_environment(with_causes(&error)),
             Err(_) => failure.set("the checkpointer ended by an internal error".to_owned()),
         }
@@ -224,7 +227,7 @@ impl Checkpointer {
         let mut checkpoint = match &marked {
             None => None,
             Some(marked) => {
-                let mut packs = store.packs(epoch, self.incarnation);
+                let mut packs = store.packs(epoch, self.incarnation.number());
                 // Tables prepare meanwhile.
                 let checkpoint = self.state(marked, &mut packs)?;
                 Some((checkpoint, packs))
@@ -258,6 +261,9 @@ impl Checkpointer {
                 Holds::Checkpoint(Box::new(checkpoint))
             }
         };
+        // Another process may have taken over since the last sync. This bounds what is decided after that by one decision,
+        // which the other one steps over: see `recovery`.
+        self.incarnation.check().map_err(Ended::Fenced)?;
         self.write(epoch, holds, &pending)?;
         self.commit(epoch, pending)?;
         if let Some(bytes) = packs_status {
@@ -276,7 +282,7 @@ impl Checkpointer {
         let manifest = self.store.write(Manifest {
             version: Manifest::VERSION,
             number: self.next_number,
-            incarnation: self.incarnation,
+            incarnation: self.incarnation.number(),
             parent: self.parent,
             log_id: self.log_id.clone(),
             made_us: self.clock.now_us(),
@@ -368,7 +374,7 @@ impl Checkpointer {
 
     /// Removes older checkpoints, and the log that no kept one needs.
     fn remove_what_is_old(&mut self, epoch: Epoch, bytes: u64) -> Result<(), Ended> {
-        let collected = self.store.collect(self.incarnation)?;
+        let collected = self.store.collect(self.incarnation.number())?;
         if let Some(oldest) = collected.oldest {
             let shrunk = ingest::shrink(&*self.storage, LOG_FOLDER, oldest.next()).map_err(Ended::Log)?;
             self.log_removed_bytes.fetch_add(shrunk.bytes, Ordering::Relaxed);

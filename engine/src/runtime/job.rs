@@ -324,7 +324,7 @@ impl Starting {
             failure: failure.clone(),
             commit_interval: options.commit_interval,
             workers: options.workers,
-            incarnation: incarnation.number(),
+            incarnation: incarnation.clone(),
             log_id,
             next_number: start.next_number,
             parent: start.newest,

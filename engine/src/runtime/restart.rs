@@ -17,7 +17,7 @@ use super::checkpointer::by_epoch;
 use super::{JobError, JobOptions, LOG_FOLDER};
 use crate::checkpoint::{
     BufferState, Checkpoint, CheckpointError, Decision, FoundLog, FoundManifest, FoundTable, Manifest, PaneState, Part,
-    SourceState, Start, Store, WindowSaved, decide,
+    SourceState, Start, Store, WindowSaved, decide, rolls_forward,
 };
 use crate::dataflow::{Restored, RestoredWindow};
 use crate::epoch::Epoch;
@@ -116,12 +116,9 @@ impl Restart {
     /// Commits what the newest manifest has decided, and a crash has kept from its tables.
     fn roll_forward(&mut self, newest: &Manifest) -> Result<(), JobError> {
         for sink in &mut self.sinks {
-            let Some(decided) = newest.tables.get(sink.name()) else { continue };
-            if self.start.rebuilt.contains_key(sink.name()) || sink.last_committed() >= newest.epoch {
-                continue;
-            }
-            if !decided.pending.is_empty() {
-                sink.commit(newest.epoch, &decided.pending)?;
+            let is_rebuilt = self.start.rebuilt.contains_key(sink.name());
+            if !is_rebuilt && rolls_forward(newest, sink.name(), sink.last_committed()) {
+                sink.commit(newest.epoch, &newest.tables[sink.name()].pending)?;
                 tracing::info!(
                     table = sink.name(),
                     epoch = newest.epoch.0,
@@ -183,7 +180,6 @@ impl Restart {
         committed: Epoch,
     ) -> Result<Vec<(Epoch, RecordBatch)>, JobError> {
         let Some(checkpoint) = &self.checkpoint else { return Ok(Vec::new()) };
-        // A commit takes all rows up to its epoch: so either all of these are in a file, or none is.
         if self.start.rebuilt.contains_key(table) || committed >= checkpoint.epoch {
             return Ok(Vec::new());
         }
@@ -191,7 +187,8 @@ impl Restart {
         for buffer in checkpoint.buffers.get(table).into_iter().flatten() {
             let part = by_epoch(schema, &self.parts[&buffer.part])
                 .map_err(|error| JobError::Log(format!("cannot restore the rows of table {table}: {error}")))?;
-            rows.extend(part);
+            // A process that was replaced may have committed some of them since.
+            rows.extend(part.into_iter().filter(|(epoch, _)| *epoch > committed));
         }
         Ok(rows)
     }

@@ -18,6 +18,7 @@ use crate::checkpoint::Store;
 use crate::clock::{Clock, SeededDice, SystemClock};
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
+use crate::fence::Incarnation;
 use crate::ingest::{Log, LogOptions, PartitionId, Record};
 use crate::plan::{Operator, Plan, SourceNode};
 use crate::sink::{Committable, Found, Sink, SinkError, SinkWriter};
@@ -272,15 +273,15 @@ fn deciding(
     };
     let checkpointer = Checkpointer {
         store: Store::new(Arc::clone(&storage)),
-        storage,
-        clock,
+        storage: Arc::clone(&storage),
+        clock: Arc::clone(&clock),
         progress: Arc::clone(&progress),
         marks: Arc::clone(&marks),
         snapshots: Arc::default(),
         failure,
         commit_interval: Duration::from_millis(1),
         workers: 1,
-        incarnation: 1,
+        incarnation: Incarnation::claim(&storage, &*clock).expect("memory"),
         log_id: String::new(),
         next_number: 1,
         parent: None,
