@@ -25,4 +25,5 @@ mod listener;
 mod mosquitto;
 mod readers_while_running;
 mod readme;
+mod seeded_bugs;
 mod table_readers;

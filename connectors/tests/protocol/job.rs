@@ -77,10 +77,7 @@ fn batch(columns: &[(&str, Vec<i64>)]) -> RecordBatch {
 }
 
 fn rows_batch(rows: &[Row]) -> RecordBatch {
-    batch(&[
-        ("key", rows.iter().map(|row| row.0).collect()),
-        ("value", rows.iter().map(|row| row.1).collect()),
-    ])
+    batch(&[("key", rows.iter().map(|row| row.0).collect()), ("value", rows.iter().map(|row| row.1).collect())])
 }
 
 /// A table, as the checkpointer knows it.
@@ -280,7 +277,8 @@ impl Job {
 
     fn take(&mut self, first: u64, messages: &[Message]) {
         let value = |message: &Message| std::str::from_utf8(&message.payload).ok()?.parse().ok();
-        let rows = messages.iter().zip(first..).map(|(message, at)| (at.cast_signed(), value(message).expect("a number")));
+        let rows =
+            messages.iter().zip(first..).map(|(message, at)| (at.cast_signed(), value(message).expect("a number")));
         self.messages.extend(rows);
     }
 
@@ -314,7 +312,12 @@ impl Job {
                 let payload = self.random.random_range(1..1000).to_string().into();
                 let messages = vec![Message { payload, ..Message::default() }];
                 let first = Offset(self.next_offset);
-                log.append(&Record::Messages { partition: PartitionId(0), arrival_us: 0, first, messages: messages.clone() });
+                log.append(&Record::Messages {
+                    partition: PartitionId(0),
+                    arrival_us: 0,
+                    first,
+                    messages: messages.clone(),
+                });
                 self.take(first.0, &messages);
                 self.next_offset += 1;
             }

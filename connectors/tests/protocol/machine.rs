@@ -97,13 +97,7 @@ pub(crate) struct Process {
 
 impl Machine {
     /// Runs one life of a machine: a first process, and what the accidents bring. Returns the judge, or what it found.
-    pub(crate) fn run(
-        disk: &SimulatedDisk,
-        seed: u64,
-        plan: Plan,
-        judge: Judge,
-        work: Work,
-    ) -> Result<Judge, String> {
+    pub(crate) fn run(disk: &SimulatedDisk, seed: u64, plan: Plan, judge: Judge, work: Work) -> Result<Judge, String> {
         let storage: Arc<dyn Storage> = Arc::new(data_folder(disk));
         let state = State {
             random: SmallRng::seed_from_u64(seed),
@@ -117,8 +111,14 @@ impl Machine {
             judge,
             offence: None,
         };
-        let machine =
-            Arc::new(Machine { disk: disk.clone(), storage, work, is_last: plan.is_last, state: Mutex::new(state), turns: Condvar::new() });
+        let machine = Arc::new(Machine {
+            disk: disk.clone(),
+            storage,
+            work,
+            is_last: plan.is_last,
+            state: Mutex::new(state),
+            turns: Condvar::new(),
+        });
         let mut state = machine.state.lock();
         machine.start(&mut state, plan.restores);
         state.runs = 0;

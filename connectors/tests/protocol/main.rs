@@ -16,8 +16,11 @@ mod machine;
 mod start;
 mod unsure;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tidemill_engine::storage::{LocalStorage, SimulatedDisk, Storage};
@@ -34,13 +37,13 @@ const LIVES: std::ops::RangeInclusive<u32> = 2..=4;
 /// Within so many runs every ablation is caught.
 const ABLATION_RUNS: u64 = 2_000;
 
-/// What a run does.
-fn plan(random: &mut SmallRng) -> Plan {
+/// What a run does. One of so many processes goes back to an older checkpoint.
+fn plan(random: &mut SmallRng, restores: u32) -> Plan {
     let mut accidents = Vec::new();
     let mut at = 0;
     for _ in 0..random.random_range(0..=2) {
         at += random.random_range(1..700);
-        accidents.push((at, Accident::Successor { restores: random.random_ratio(1, 6) }));
+        accidents.push((at, Accident::Successor { restores: random.random_ratio(1, restores) }));
         if random.random_ratio(1, 4) {
             at += random.random_range(1..300);
             accidents.push((at, Accident::Kill));
@@ -49,7 +52,7 @@ fn plan(random: &mut SmallRng) -> Plan {
     if random.random_ratio(3, 4) {
         accidents.push((at + random.random_range(1..1_500), Accident::Stop));
     }
-    Plan { accidents, restores: random.random_ratio(1, 6), is_last: false }
+    Plan { accidents, restores: random.random_ratio(1, restores), is_last: false }
 }
 
 /// One run; what the judge saw, or what it found.
@@ -58,9 +61,10 @@ fn run(seed: u64, ablation: Option<Ablation>) -> Result<Judge, String> {
     let mut disk = SimulatedDisk::new(seed);
     let mut judge = Judge::default();
     let lives = random.random_range(LIVES);
+    let restores = if ablation == Some(Ablation::RestoreToAbandoned) { 1 } else { 6 };
     for life in 0..=lives {
         let is_last = life == lives;
-        let plan = if is_last { Plan { is_last, ..Plan::default() } } else { plan(&mut random) };
+        let plan = if is_last { Plan { is_last, ..Plan::default() } } else { plan(&mut random, restores) };
         let work: Work = Arc::new(move |process, restores| {
             let local = LocalStorage::on(Arc::new(process.clone()), "data").map_err(job::words)?;
             let storage = Arc::new(Unsure::new(local, process.seed));
@@ -70,7 +74,8 @@ fn run(seed: u64, ablation: Option<Ablation>) -> Result<Judge, String> {
             eprintln!("life {life} of {lives}: {plan:?}");
         }
         let planned = format!("life {life} of {lives}, {plan:?}");
-        judge = Machine::run(&disk, random.random(), plan, judge, work).map_err(|found| format!("{planned}: {found}"))?;
+        judge =
+            Machine::run(&disk, random.random(), plan, judge, work).map_err(|found| format!("{planned}: {found}"))?;
         if is_last {
             let storage: Arc<dyn Storage> = Arc::new(data_folder(&disk));
             judge.look_at_the_end(&storage).map_err(|found| format!("at the end: {found}"))?;
@@ -79,6 +84,48 @@ fn run(seed: u64, ablation: Option<Ablation>) -> Result<Judge, String> {
         judge.next_life();
     }
     Ok(judge)
+}
+
+/// What all runs together saw: those that see nothing prove nothing.
+#[derive(Debug, Default)]
+struct Seen {
+    epochs: u64,
+    looks: u64,
+    commits: u64,
+    manifests: u64,
+    restores: u64,
+}
+
+impl Seen {
+    fn add(&mut self, judge: &Judge) {
+        self.epochs += judge.last_epoch();
+        self.looks += judge.looks;
+        self.commits += judge.commits;
+        self.manifests += judge.manifest_count;
+        self.restores += judge.restores;
+    }
+}
+
+/// Tries seeds on all cores until one gives something; of several the smallest that was found.
+fn in_parallel<T: Send>(seeds: std::ops::Range<u64>, find: impl Fn(u64) -> Option<T> + Sync) -> Option<T> {
+    let next = AtomicU64::new(seeds.start);
+    let found: Mutex<BTreeMap<u64, T>> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end || !found.lock().is_empty() {
+                        return;
+                    }
+                    if let Some(it) = find(seed) {
+                        found.lock().insert(seed, it);
+                    }
+                }
+            });
+        }
+    });
+    found.into_inner().pop_first().map(|(_, it)| it)
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -91,21 +138,20 @@ fn whatever_crashes_and_whoever_goes_on_tables_have_whole_epochs_once() {
         Some(seed) => (seed, 1),
         None => (1, number("TIDEMILL_SEEDS").unwrap_or(RUNS)),
     };
-    let (mut epochs, mut looks, mut commits, mut manifests, mut restores) = (0, 0, 0, 0, 0);
-    for seed in first..first + runs {
-        match run(seed, None) {
-            Ok(judge) => {
-                epochs += judge.last_epoch();
-                looks += judge.looks;
-                commits += judge.commits;
-                manifests += judge.manifest_count;
-                restores += judge.restores;
-            }
-            Err(found) => panic!(
-                "{{\"seed\":{seed},\"verdict\":{found:?}}}\nrepeat it: TIDEMILL_SEED={seed} cargo test --workspace --test protocol"
-            ),
+    let seen = Mutex::new(Seen::default());
+    let failure = in_parallel(first..first + runs, |seed| match run(seed, None) {
+        Ok(judge) => {
+            seen.lock().add(&judge);
+            None
         }
+        Err(found) => Some((seed, found)),
+    });
+    if let Some((seed, found)) = failure {
+        panic!(
+            "{{\"seed\":{seed},\"verdict\":{found:?}}}\nrepeat it: TIDEMILL_SEED={seed} cargo test --workspace --test protocol"
+        );
     }
+    let Seen { epochs, looks, commits, manifests, restores } = seen.into_inner();
     println!(
         "{{\"seed\":{first},\"runs\":{runs},\"epochs\":{epochs},\"looks\":{looks},\"commits\":{commits},\"manifests\":{manifests},\"restores\":{restores},\"verdict\":\"ok\"}}"
     );
@@ -116,8 +162,13 @@ fn whatever_crashes_and_whoever_goes_on_tables_have_whole_epochs_once() {
 #[test]
 fn every_safeguard_that_is_left_out_is_missed() {
     for ablation in ablation::ALL {
-        let caught = (1..=ABLATION_RUNS).find_map(|seed| Some((seed, run(seed, Some(ablation)).err()?)));
+        let caught = in_parallel(1..ABLATION_RUNS + 1, |seed| Some((seed, run(seed, Some(ablation)).err()?)));
         let (seed, found) = caught.unwrap_or_else(|| panic!("{ablation:?} is not caught in {ABLATION_RUNS} runs"));
         println!("{ablation:?} is caught by seed {seed}: {found}");
     }
+}
+
+#[test]
+fn every_seeded_bug_of_the_protocol_is_caught() {
+    tidemill_engine::seeded_bugs::assert_all_are_caught(tidemill_engine::seeded_bugs::Harness::Protocol);
 }

@@ -93,7 +93,8 @@ pub(crate) fn recover(process: &Process, storage: &Arc<dyn Storage>) -> Result<R
         .collect();
     let (start, checkpoint, parts) = choose(&store, &log, &manifests, &tables)?;
     let is_fresh = |table: &FoundTable| table.found == tidemill_engine::sink::Found::New;
-    let is_odd = !start.notes.is_empty() || tables.iter().any(|table| start.rebuilt.contains_key(&table.name) && !is_fresh(table));
+    let is_odd = !start.notes.is_empty()
+        || tables.iter().any(|table| start.rebuilt.contains_key(&table.name) && !is_fresh(table));
     if is_odd && process.is_alone() {
         // Nothing is ever damaged here.
         return Err(format!("it found something bad: {:?} {:?}", start.notes, start.rebuilt));
@@ -222,7 +223,8 @@ fn rewind_tables(storage: &Arc<dyn Storage>, decided: &Manifest) -> Result<(), S
     for (name, table) in &decided.tables {
         let (to, committed) = (decided.epoch, table.committed);
         let generation = table.generation.ok_or("a manifest that goes back, without a generation")?;
-        rewind(&**storage, &table_dir(name), Rewind { job: JOB, name, to, committed, generation }, 1_000).map_err(words)?;
+        rewind(&**storage, &table_dir(name), Rewind { job: JOB, name, to, committed, generation }, 1_000)
+            .map_err(words)?;
     }
     Ok(())
 }

@@ -35,7 +35,9 @@ pub use manifest::{
     BufferState, Checkpoint, Holds, Manifest, PaneState, PartitionState, SourceState, TableState, WindowSaved,
 };
 pub use pack::{PackWriter, Part};
-pub use recovery::{Decision, FoundCheckpoint, FoundLog, FoundManifest, FoundTable, From, Start, decide, line_of_descent, rolls_forward};
+pub use recovery::{
+    Decision, FoundCheckpoint, FoundLog, FoundManifest, FoundTable, From, Start, decide, line_of_descent, rolls_forward,
+};
 pub use store::{Collected, MANIFEST_FOLDER, STATE_FOLDER, Store};
 
 use crate::storage::StorageError;

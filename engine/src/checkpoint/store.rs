@@ -10,6 +10,7 @@ use super::pack::{PackReader, PackWriter, Part};
 use super::recovery::line_of_descent;
 use super::{CHECKPOINTS_KEPT, CheckpointError};
 use crate::epoch::Epoch;
+use crate::seeded_bugs::{SeededBug, is_planted};
 use crate::storage::{Storage, StorageError};
 
 /// The folder of the manifests.
@@ -82,7 +83,10 @@ impl Store {
     pub fn write(&self, mut manifest: Manifest) -> Result<Manifest, CheckpointError> {
         for _ in 0..STEPS_MAX {
             let path = manifest_path(manifest.number);
-            let outcome = self.storage.put_new(&path, &manifest.encode());
+            let outcome = match is_planted(SeededBug::ManifestWrittenOver) {
+                true => self.storage.put(&path, &manifest.encode()),
+                false => self.storage.put_new(&path, &manifest.encode()),
+            };
             match outcome {
                 Ok(()) => return Ok(manifest),
                 Err(StorageError::Exists { .. }) => match self.read(manifest.number) {
@@ -155,7 +159,8 @@ impl Store {
         self.storage.sync_dir(MANIFEST_FOLDER)?;
         // A manifest that cannot be read may name any pack: nothing is removed while one is left.
         if unreadable.iter().all(|number| removed.contains(number)) {
-            let kept = readable.iter().filter(|(number, _)| !removed.contains(number));
+            let is_left_out = |number: u64| is_planted(SeededBug::NamedPackRemoved) && number < newest_kept;
+            let kept = readable.iter().filter(|(number, _)| !removed.contains(number) && !is_left_out(**number));
             let named: BTreeSet<&str> = kept
                 .filter_map(|(_, manifest)| manifest.checkpoint())
                 .flat_map(|checkpoint| checkpoint.packs())

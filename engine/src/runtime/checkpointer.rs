@@ -35,6 +35,7 @@ use crate::fence::{Fenced, Incarnation};
 use crate::ingest;
 use crate::key::KeyGroups;
 use crate::plan::NodeId;
+use crate::seeded_bugs::{SeededBug, is_planted};
 use crate::sink::{Committable, SinkError};
 use crate::storage::Storage;
 use crate::window::{PaneCodec, PaneSnapshot};
@@ -264,6 +265,12 @@ impl Checkpointer {
         // Another process may have taken over since the last sync. This bounds what is decided after that by one decision,
         // which the other one steps over: see `recovery`.
         self.incarnation.check().map_err(Ended::Fenced)?;
+        if is_planted(SeededBug::CommitBeforeDecision) {
+            self.commit(epoch, pending.clone())?;
+        }
+        if packs_status.is_some() && is_planted(SeededBug::LogShrunkEarly) {
+            ingest::shrink(&*self.storage, LOG_FOLDER, epoch.next()).map_err(Ended::Log)?;
+        }
         self.write(epoch, holds, &pending)?;
         self.commit(epoch, pending)?;
         if let Some(bytes) = packs_status {

@@ -8,13 +8,15 @@ use arrow::array::RecordBatch;
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
+mod decisions;
+
 use super::buffer::RowBuffer;
 use super::checkpointer::{Checkpointer, Table};
 use super::egress::{BATCHES_QUEUED_MAX, Egress, ORDERS_QUEUED_MAX, TableState};
 use super::marks::Marks;
 use super::progress::Progress;
 use super::{Job, JobError, JobOptions, LOG_FOLDER};
-use crate::checkpoint::Store;
+use crate::checkpoint::{CHECKPOINTS_KEPT, Store};
 use crate::clock::{Clock, SeededDice, SystemClock};
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
@@ -134,6 +136,16 @@ fn rows(committed: &Mutex<Vec<RecordBatch>>) -> usize {
 
 /// Starts a job of one source and one table on what is in the storage.
 async fn start(storage: Arc<dyn Storage>, source: Does, sink: Writes) -> Result<Job, JobError> {
+    start_with(storage, source, Box::new(sink), Duration::from_secs(1), LogOptions::default()).await
+}
+
+async fn start_with(
+    storage: Arc<dyn Storage>,
+    source: Does,
+    sink: Box<dyn Sink>,
+    checkpoint_interval: Duration,
+    log: LogOptions,
+) -> Result<Job, JobError> {
     let mut plan = Plan::default();
     let input = plan.push(
         event_schema(),
@@ -153,14 +165,14 @@ async fn start(storage: Arc<dyn Storage>, source: Does, sink: Writes) -> Result<
         clock: Arc::new(SystemClock),
         dice: Arc::new(SeededDice::new(1)),
         workers: 2,
-        checkpoint_interval: Duration::from_secs(1),
+        checkpoint_interval,
         commit_interval: Duration::from_millis(1),
         table_writers: 2,
-        log: LogOptions::default(),
+        log,
         live: BTreeMap::new(),
         epoch_interval: Duration::from_millis(1),
     };
-    Job::start(plan, vec![Box::new(sink)], options).await
+    Job::start(plan, vec![sink], options).await
 }
 
 /// Writes a log as a killed process leaves it: three events, and no Seal.
