@@ -155,6 +155,7 @@ pub(crate) fn run(process: &Process, storage: Arc<dyn Storage>, ablation: Option
         recovered = recover(process, &storage)?;
     }
     let (mut job, mut log) = Job::begin(process, storage, ablation, recovered)?;
+    job.clean()?;
     for _ in 0..ROUNDS {
         if job.random.random_ratio(4, 5) {
             job.record(&mut log)?;

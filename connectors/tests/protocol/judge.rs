@@ -18,6 +18,9 @@ use super::job::{JOB, TABLES, rows_of_epoch, table_dir};
 /// Tables in which nothing has changed are read again after so many looks.
 const LOOKS_PER_READING: u64 = 8;
 
+/// And after so many, all that was ever in a table.
+const LOOKS_PER_READING_BACK: u64 = 4 * LOOKS_PER_READING;
+
 /// A row of a table.
 pub(crate) type Row = (i64, i64);
 
@@ -46,8 +49,8 @@ pub(crate) struct Judge {
     /// Table and epoch of every commit that a manifest has decided.
     decided: BTreeSet<(String, u64)>,
     manifests: BTreeSet<u64>,
-    /// Rows of files, by their checksums.
-    files: BTreeMap<(String, u32), Vec<Row>>,
+    /// Rows of files, by table, path and checksum.
+    files: BTreeMap<(String, String, u32), Vec<Row>>,
     seen: BTreeMap<&'static str, Seen>,
     /// How often it looked, and what it saw.
     pub(crate) looks: u64,
@@ -169,7 +172,7 @@ impl Judge {
         for file in &snapshot.files {
             let bytes = storage.get(&format!("{dir}/{}", file.path)).map_err(|error| told(error.to_string()))?;
             file.verify(&bytes).map_err(|error| told(error.to_string()))?;
-            let key = (file.path.clone(), file.crc32c.expect("a file of ours"));
+            let key = (table.to_owned(), file.path.clone(), file.crc32c.expect("a file of ours"));
             seen.files.push(file.path.clone());
             rows.extend(self.files.entry(key).or_insert_with(|| rows_of(bytes)).iter().copied());
         }
@@ -187,7 +190,21 @@ impl Judge {
                 seen.committed
             )));
         }
+        if self.looks.is_multiple_of(LOOKS_PER_READING_BACK) {
+            self.read_back(storage, table)?;
+        }
         self.seen.insert(table, seen);
+        Ok(())
+    }
+
+    /// What was in a table once can still be read: questions to older versions do.
+    fn read_back(&self, storage: &dyn Storage, table: &str) -> Result<(), String> {
+        for (_, path, crc32c) in self.files.keys().filter(|(of, _, _)| of == table) {
+            let bytes = storage.get(&format!("{}/{path}", table_dir(table))).map_err(|error| error.to_string())?;
+            if crc32c::crc32c(&bytes) != *crc32c {
+                return Err(format!("table {table}: {path} was written over"));
+            }
+        }
         Ok(())
     }
 

@@ -79,7 +79,7 @@ pub const HARNESSES: &[(SeededBug, Harness, &str)] = &[
     (
         SeededBug::FileTakenForCommit,
         Harness::Connectors,
-        "table::tests::crash_windows::a_crash_in_any_window_of_a_commit_loses_nothing_and_doubles_nothing",
+        "table::tests::commit::a_successor_commits_what_was_prepared_unless_the_file_is_gone",
     ),
     (SeededBug::FileNamesReused, Harness::Protocol, TWO_PHASES),
     (SeededBug::CommitBeforeDecision, Harness::Engine, DECISIONS),
@@ -117,7 +117,7 @@ pub const HARNESSES: &[(SeededBug, Harness, &str)] = &[
     (
         SeededBug::TornTailAccepted,
         Harness::Engine,
-        "ingest::tests::crash::a_torn_tail_keeps_all_earlier_records_wherever_it_was_torn",
+        "ingest::tests::crash::what_was_synced_behind_a_checkpoint_survives_crashes_at_every_change_and_recovery_may_crash_too",
     ),
     (
         SeededBug::ZombieGoesOn,
