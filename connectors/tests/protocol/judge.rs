@@ -43,7 +43,7 @@ struct Seen {
 }
 
 /// See the module.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Judge {
     epochs: BTreeMap<u64, Content>,
     /// Table and epoch of every commit that a manifest has decided.

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
@@ -55,6 +55,9 @@ pub(crate) struct Plan {
 /// What a process runs.
 pub(crate) type Work = Arc<dyn Fn(&Process, bool) -> Result<(), String> + Send + Sync>;
 
+/// Who is told of every call that changes something: its number, and its path.
+type Watcher = Box<dyn Fn(u64, &str) + Send>;
+
 /// See the module.
 pub(crate) struct Machine {
     disk: SimulatedDisk,
@@ -75,6 +78,7 @@ struct State {
     accidents: VecDeque<(u64, Accident)>,
     is_over: bool,
     must_look: bool,
+    watcher: Option<Watcher>,
     judge: Judge,
     offence: Option<String>,
 }
@@ -108,6 +112,7 @@ impl Machine {
             accidents: plan.accidents.into(),
             is_over: false,
             must_look: false,
+            watcher: None,
             judge,
             offence: None,
         };
@@ -259,6 +264,19 @@ impl Process {
         }
     }
 
+    /// Lets somebody hear of every call that changes something.
+    pub(crate) fn watch(&self, watcher: impl Fn(u64, &str) + Send + 'static) {
+        self.machine.state.lock().watcher = Some(Box::new(watcher));
+    }
+
+    /// A call that changes something has been made.
+    fn changes(&self, path: &Path) {
+        let state = self.machine.state.lock();
+        if let Some(watcher) = state.watcher.as_ref().filter(|_| !state.is_over) {
+            watcher(state.calls + 1, &path.to_string_lossy());
+        }
+    }
+
     /// Tells the judge something that is certain from now on.
     pub(crate) fn tell(&self, what: impl FnOnce(&mut Judge) -> Result<(), String>) {
         let mut state = self.machine.state.lock();
@@ -274,6 +292,7 @@ impl Process {
 
     /// Whoever decides something is looked at before anybody goes on.
     fn deciding<T>(&self, path: &Path, run: impl FnOnce(&SimulatedDisk) -> io::Result<T>) -> io::Result<T> {
+        self.changes(path);
         let result = self.call(run);
         let decides = path.iter().any(|part| part == "manifest" || part == "_delta_log");
         if decides {
@@ -282,8 +301,8 @@ impl Process {
         result
     }
 
-    fn file(&self, opened: io::Result<Box<dyn DiskFile>>) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(ProcessFile { process: self.clone(), file: opened? }))
+    fn file(&self, path: &Path, opened: io::Result<Box<dyn DiskFile>>) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(ProcessFile { process: self.clone(), path: path.to_owned(), file: opened? }))
     }
 }
 
@@ -295,15 +314,16 @@ impl std::fmt::Debug for Process {
 
 impl Disk for Process {
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        self.file(self.call(|disk| disk.create_new(path)))
+        self.changes(path);
+        self.file(path, self.call(|disk| disk.create_new(path)))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        self.file(self.call(|disk| disk.open(path)))
+        self.file(path, self.call(|disk| disk.open(path)))
     }
 
     fn open_or_create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        self.file(self.call(|disk| disk.open_or_create(path)))
+        self.file(path, self.call(|disk| disk.open_or_create(path)))
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
@@ -319,6 +339,7 @@ impl Disk for Process {
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.changes(path);
         self.call(|disk| disk.remove_file(path))
     }
 
@@ -335,6 +356,7 @@ impl Disk for Process {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.changes(dir);
         self.call(|disk| disk.sync_dir(dir))
     }
 
@@ -346,11 +368,13 @@ impl Disk for Process {
 #[derive(Debug)]
 struct ProcessFile {
     process: Process,
+    path: PathBuf,
     file: Box<dyn DiskFile>,
 }
 
 impl DiskFile for ProcessFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.process.changes(&self.path);
         self.process.machine.admit(self.process.number)?;
         self.file.write(bytes)
     }
@@ -361,16 +385,19 @@ impl DiskFile for ProcessFile {
     }
 
     fn sync_all(&mut self) -> io::Result<()> {
+        self.process.changes(&self.path);
         self.process.machine.admit(self.process.number)?;
         self.file.sync_all()
     }
 
     fn sync_data(&mut self) -> io::Result<()> {
+        self.process.changes(&self.path);
         self.process.machine.admit(self.process.number)?;
         self.file.sync_data()
     }
 
     fn set_len(&mut self, len: u64) -> io::Result<()> {
+        self.process.changes(&self.path);
         self.process.machine.admit(self.process.number)?;
         self.file.set_len(len)
     }

@@ -15,6 +15,7 @@ mod judge;
 mod machine;
 mod start;
 mod unsure;
+mod windows;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

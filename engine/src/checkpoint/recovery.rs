@@ -291,6 +291,7 @@ impl Candidate<'_> {
 mod tests {
     use super::*;
     use crate::checkpoint::{Checkpoint, TableState, WindowSaved};
+    use crate::sink::Committable;
     use crate::time::Watermark;
 
     /// A manifest in short: its number, the epoch of its checkpoint, and the windows in it. Tables are `t` (which needs
@@ -386,7 +387,47 @@ mod tests {
                 manifest.tables.get_mut("t").expect("known").base = Epoch(base);
             })
         };
+        // `t` has epoch 5; a manifest that counts on more, or is about to commit more.
+        let counting = |number, epoch, committed, pending: bool| {
+            edit(manifest(number, epoch, &["w"]), |manifest| {
+                let committable = Committable { version: 1, body: String::new(), summary: String::new() };
+                let pending = if pending { vec![committable] } else { Vec::new() };
+                let state = TableState { committed: Epoch(committed), pending, ..TableState::default() };
+                manifest.tables.insert("t".to_owned(), state);
+            })
+        };
+        let stepped_over = edit(manifest(3, 30, &["w"]), |manifest| manifest.parent = Some(1));
         let cases: Vec<(&str, String, &str)> = vec![
+            (
+                "the newest manifest is about to commit: rolled forward, and started from",
+                decided(11, vec![manifest(1, 10, &["w"]), counting(2, 20, 5, true)], &[], &both()),
+                "2@20 newest 2 next 3 rebuild []",
+            ),
+            (
+                "a replaced process committed a part of it, late: what is left comes again from the log",
+                decided(11, vec![manifest(1, 10, &["w"]), counting(2, 20, 4, true)], &[], &both()),
+                "1@10 newest 2 next 3 rebuild []",
+            ),
+            (
+                "a table that lost a commit is filled from the checkpoint before",
+                decided(11, vec![manifest(1, 10, &["w"]), counting(2, 20, 15, false)], &[], &both()),
+                "1@10 newest 2 next 3 rebuild []",
+            ),
+            (
+                "a table that lost what every checkpoint counts on is filled again",
+                decided(11, vec![counting(1, 10, 9, false), counting(2, 20, 15, false)], &[], &both()),
+                "1@10 newest 2 next 3 rebuild [t]",
+            ),
+            (
+                "a manifest that was stepped over, and then the newest is damaged",
+                decided(
+                    11,
+                    vec![manifest(1, 10, &["w"]), manifest(2, 20, &["w"]), stepped_over],
+                    &[(3, "damaged")],
+                    &both(),
+                ),
+                "1@10 newest 3 next 4 rebuild []",
+            ),
             (
                 "a fresh folder",
                 decided(1, vec![], &[], &[on("t", Found::New)]),
