@@ -165,6 +165,9 @@ pub(crate) fn run(process: &Process, storage: Arc<dyn Storage>, ablation: Option
             3..5 => job.commit_some()?,
             _ => job.clean()?,
         }
+        if ablation == Some(Ablation::GarbageByCheckpoint) {
+            job.clean()?;
+        }
     }
     if process.is_last() || job.random.random_ratio(1, 3) {
         job.stop(&mut log)?;

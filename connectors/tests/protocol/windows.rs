@@ -127,6 +127,9 @@ fn step_of(path: &str) -> Step {
     }
 }
 
+/// The disk and the judge after a life, and the calls that changed something.
+type Cut = (SimulatedDisk, Judge, Vec<(u64, Step)>);
+
 /// A life on what was there, perhaps cut off at a call; then one to recover. Returns the calls of the first.
 fn life(
     disk: &SimulatedDisk,
@@ -134,7 +137,7 @@ fn life(
     seed: u64,
     restores: bool,
     cut: Option<(u64, bool)>,
-) -> Result<(SimulatedDisk, Judge, Vec<(u64, Step)>), String> {
+) -> Result<Cut, String> {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let accidents = cut.map(|(at, _)| vec![(at, Accident::Stop)]).unwrap_or_default();
     let plan = Plan { accidents, restores, is_last: false };
