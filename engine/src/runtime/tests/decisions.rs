@@ -133,6 +133,7 @@ async fn a_job_decides_before_it_commits_and_goes_on_where_it_stood_with_the_log
         let enough = async {
             while checkpoints() < before + 12 || oldest_segment() == oldest {
                 tokio::time::sleep(Duration::from_millis(2)).await;
+                assert_eq!(job.status().failure, None, "life {life}");
             }
         };
         tokio::time::timeout(HANGS_AFTER, enough).await.expect("checkpoints are made, and the log shrinks");
