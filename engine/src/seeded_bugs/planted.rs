@@ -125,12 +125,12 @@ pub const HARNESSES: &[(SeededBug, Harness, &str)] = &[
         "ingest::tests::fence::whenever_a_successor_takes_over_it_has_read_what_was_acknowledged",
     ),
     (SeededBug::ZombieGoesOn, Harness::Protocol, TWO_PHASES),
-    (SeededBug::QueueWithoutBound, Harness::Whole, "backpressure::a_slow_disk_slows_the_socket_and_memory_stays_flat"),
     (SeededBug::CountTooHigh, Harness::Engine, DECISIONS),
 ];
 
 /// Bugs of the studies that cannot be planted yet, and why.
 pub const LEFT_OUT: &[(&str, &str)] = &[
+    ("a queue without a bound", "planted in the intake, but no test has been shown to catch it yet"),
     ("a session merge forgets its retraction", "there are no session windows"),
     ("ids of QoS 2 are not kept", "there is no QoS 2"),
     ("DUP is taken for new", "with QoS 1 a message that comes again is new: whoever sends it wants it so"),
