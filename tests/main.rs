@@ -31,6 +31,7 @@ mod readers_while_running;
 mod readme;
 mod restart;
 mod restore;
+mod seeded_bugs;
 mod simulation;
 mod table_readers;
 mod verify;

@@ -3,7 +3,7 @@
 //! Modules in reading order, in the layers that `tests/tidy/` holds: a layer imports from itself and from those above
 //! it in this list.
 //!
-//! - words: [`epoch`], [`time`], [`key`], [`error`]
+//! - words: [`epoch`], [`time`], [`key`], [`error`]; and [`seeded_bugs`], which any module may plant
 //! - traits, each a contract: [`clock`], [`storage`], [`source`], [`decode`], [`expr`], [`sink`]
 //! - pure, without I/O and without a clock: [`watermark`], [`window`], [`aggregate`], [`plan`]
 //! - files: [`checkpoint`], [`fence`], [`ingest`]
@@ -14,6 +14,7 @@
 pub mod epoch;
 pub mod error;
 pub mod key;
+pub mod seeded_bugs;
 pub mod time;
 
 pub mod clock;

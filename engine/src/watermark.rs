@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::seeded_bugs::{SeededBug, is_planted};
 use crate::time::Watermark;
 
 /// What an epoch says about one partition.
@@ -82,7 +83,9 @@ impl WatermarkFold {
             Mark::Seen { partition, time_us, arrival_us } => {
                 let seen = self.partitions.entry(partition).or_default();
                 seen.time_us = Some(seen.time_us.map_or(time_us, |before| before.max(time_us)));
-                seen.arrival_us = seen.arrival_us.max(arrival_us);
+                if seen.arrival_us == i64::MIN || !is_planted(SeededBug::IdleForEver) {
+                    seen.arrival_us = seen.arrival_us.max(arrival_us);
+                }
             }
             Mark::Declared { partition } => {
                 self.partitions.entry(partition).or_default();
@@ -103,6 +106,7 @@ impl WatermarkFold {
             match partition.time_us {
                 None => return self.watermark, // Declared, and nothing came yet: anything may come.
                 Some(_) if self.is_idle(partition) => {}
+                Some(time_us) if is_planted(SeededBug::WatermarkIsMaximum) => least = least.max(Some(time_us)),
                 Some(time_us) => least = Some(least.map_or(time_us, |before| before.min(time_us))),
             }
         }

@@ -13,7 +13,7 @@ use code::{is_word, without_comments_and_strings};
 
 /// Modules of the engine from the bottom up; a module imports from its own layer and those above it in this list.
 const ENGINE_LAYERS: &[(&str, &[&str])] = &[
-    ("words", &["epoch", "error", "key", "time"]),
+    ("words", &["epoch", "error", "key", "seeded_bugs", "time"]),
     ("traits", &["clock", "decode", "expr", "sink", "source", "storage"]),
     ("pure", &["aggregate", "plan", "watermark", "window"]),
     ("files", &["checkpoint", "fence", "ingest"]),

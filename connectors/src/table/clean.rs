@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 
+use tidemill_engine::seeded_bugs::{SeededBug, is_planted};
 use tidemill_engine::sink::Cleaned;
 
 use super::TableError;
@@ -72,7 +73,8 @@ impl Unnamed {
         match self {
             Unnamed::Removed { at_ms } => at_ms.is_some_and(|at_ms| at_ms <= now_ms - RETENTION_MS),
             Unnamed::Abandoned => true,
-            Unnamed::Pending | Unnamed::Unknown => false,
+            Unnamed::Pending => is_planted(SeededBug::PreparedFileCleaned),
+            Unnamed::Unknown => false,
         }
     }
 }

@@ -6,6 +6,9 @@
 //!   after      e10           e20            -                    rows of 21..25 come from the checkpoint's buffer,
 //!              generation + 1, txn{…@generation, 20}             those behind 25 from the log
 //! ```
+//! So all goes that was committed behind what the checkpoint counts as committed, also a file that has no rows behind the
+//! checkpoint itself: it was not committed when the checkpoint was made, and its rows are in the buffer.
+//!
 //! Which generation follows is decided in the manifest before; so a rewind that is done again finds it, and does
 //! nothing. A process that was written off and still writes finds another generation than its own, and stops.
 
@@ -74,6 +77,12 @@ fn decide(replay: &Replay, rewind: Rewind, now_ms: i64) -> Result<Option<(usize,
     if let Some(other) = foreign_job(&base_id, &replay.transactions) {
         return Err(format!("the table on disk has rows of {other}, and this is {base_id}: nothing was removed"));
     }
+    if rewind.committed > rewind.to {
+        return Err(format!(
+            "it had epoch {} already when the checkpoint of epoch {} was made, which therefore does not have the rows between: choose another checkpoint",
+            rewind.committed, rewind.to
+        ));
+    }
     let content = Content::of(&replay.metadata)?;
     if content.generation >= rewind.generation {
         return Ok(None);
@@ -92,7 +101,7 @@ fn decide(replay: &Replay, rewind: Rewind, now_ms: i64) -> Result<Option<(usize,
         }
         if lo <= rewind.committed {
             return Err(format!(
-                "{} has rows up to epoch {hi}, and the checkpoint says that epoch {} is the last one in the table: nothing was removed",
+                "{} has rows of epochs {lo} to {hi}, and the checkpoint says that epoch {} is the last one in the table: nothing was removed",
                 add.path, rewind.committed
             ));
         }

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 
 use tidemill_engine::clock::{Clock, Dice};
 use tidemill_engine::epoch::Epoch;
+use tidemill_engine::seeded_bugs::{SeededBug, is_planted};
 use tidemill_engine::sink;
 use tidemill_engine::sink::{Cleaned, Committable, Sink, SinkError, SinkWriter};
 use tidemill_engine::storage::{Storage, StorageError};
@@ -75,7 +76,8 @@ impl TableSink {
         let layout = Layout::of(&spec).map_err(|problem| refused(&spec.name, problem))?;
         let random = u128::from(dice.roll()) << 64 | u128::from(dice.roll());
         let new_id = uuid::Builder::from_random_bytes(random.to_be_bytes()).into_uuid().to_string();
-        let (dir, incarnation, generation) = (dir.to_owned(), dice.roll(), OnceLock::new());
+        let incarnation = if is_planted(SeededBug::FileNamesReused) { 0 } else { dice.roll() };
+        let (dir, generation) = (dir.to_owned(), OnceLock::new());
         let shared = Shared { storage, dir, clock, spec, layout, incarnation, generation };
         let found = look(shared.log(), &shared.spec, &shared.layout)?;
         Ok(TableSink { shared: Arc::new(shared), found, new_id, committer: None, housekeeping: None })
@@ -261,6 +263,11 @@ impl Sink for TableSink {
         }
         let adds = self.of_this_content(committables, committer.content().generation)?;
         if adds.is_empty() {
+            return Ok(());
+        }
+        let is_own =
+            |add: &Add| FileName::parse(&add.path).is_some_and(|name| name.incarnation == self.shared.incarnation);
+        if is_planted(SeededBug::FileTakenForCommit) && !adds.iter().all(is_own) {
             return Ok(());
         }
         self.check_files(&adds)?;

@@ -11,6 +11,7 @@ use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, partition, 
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use tidemill_engine::epoch::Epoch;
+use tidemill_engine::seeded_bugs::{SeededBug, is_planted};
 use tidemill_engine::sink::{Committable, SinkError, SinkWriter};
 
 use super::actions::Add;
@@ -84,10 +85,12 @@ impl TableWriter {
         for file in files {
             let name = self.next_file_name(span.epoch);
             let path = folder.as_ref().map_or_else(|| name.to_string(), |folder| format!("{folder}/{name}"));
-            shared
-                .storage
-                .put_new(&shared.log().table_path(&path), &file.bytes)
-                .map_err(|source| TableError::from(source).into_sink_error(&shared.spec.name))?;
+            let at = shared.log().table_path(&path);
+            let put = match is_planted(SeededBug::FileNamesReused) {
+                true => shared.storage.put(&at, &file.bytes),
+                false => shared.storage.put_new(&at, &file.bytes),
+            };
+            put.map_err(|source| TableError::from(source).into_sink_error(&shared.spec.name))?;
             adds.push(add(&file, &path, partition_values.clone(), shared.now_ms(), span));
         }
         Ok(adds)

@@ -45,7 +45,8 @@ pub use manifest::{
 };
 pub use pack::{PackWriter, Part};
 pub use recovery::{
-    Decision, FoundCheckpoint, FoundLog, FoundManifest, FoundTable, From, Start, decide, possible_starts,
+    Decision, FoundCheckpoint, FoundLog, FoundManifest, FoundTable, From, Start, decide, line_of_descent,
+    possible_starts, rolls_forward,
 };
 pub(crate) use store::STEPS_MAX;
 pub use store::{Attempt, Collected, MANIFEST_FOLDER, STATE_FOLDER, Store};

@@ -10,8 +10,15 @@
 //!   else refuse, and name what is damaged                       ┘                    ▼
 //!                                              the oldest start at which all the others fit: rebuild it from there
 //! ```
-//! A table that lacks what a checkpoint counts as committed (its folder is older, or a manifest that went back is lost) makes
-//! that checkpoint no start at all: no replay from there would bring these rows again.
+//! A process that was replaced may commit once more, late, and so may the decision of one that died at the last moment. What
+//! it commits is what the replay gives, but it may be cut at other epochs:
+//!
+//! ```text
+//!   in the table     ├── 1..4 ──┤── 5..6 ──┤             late; the newest manifest, which knows of 4, has decided 5..8
+//!   decided                     ├──── 5..8 ────┤         is left: 7 and 8 come again from the log
+//! ```
+//! So a checkpoint is a place to start from only if each table has, or is about to get, all that the checkpoint counts as
+//! committed in it.
 //!
 //! A table fits a checkpoint if the checkpoint has all the state that its rows come from, and it fits the beginning if its
 //! own content begins there. One that needs no state fits wherever the replay brings all the rows that it does not have. Whatever the start is, the replay gives the same rows: so a table that fits goes on without a
@@ -143,7 +150,7 @@ pub fn decide(
             log.first
         ));
     }
-    let decided = whole(manifests).last().map(|manifest| manifest.number);
+    let decided = whole(manifests).next_back();
     let lag = |start: &Candidate<'_>| tables.iter().find_map(|table| start.lag(table, decided));
     let Some(newest) = starts.iter().rev().find(|start| lag(start).is_none()) else {
         return Decision::Refuse(format!(
@@ -173,7 +180,7 @@ pub fn decide(
     Decision::Start(Start {
         from: from.from,
         next_number: manifests.last_key_value().map_or(1, |(number, _)| number + 1),
-        newest: decided,
+        newest: decided.map(|manifest| manifest.number),
         rebuilt: rebuilt.into_iter().map(|(name, why)| (name.to_owned(), why)).collect(),
         notes,
     })
@@ -234,21 +241,30 @@ fn starts<'a>(
 }
 
 /// Returns the numbers of the manifests, given in ascending order, that the newest one descends from: all but those that
-/// were abandoned when somebody went back.
-pub(super) fn line_of_descent<'a>(manifests: impl DoubleEndedIterator<Item = &'a Manifest>) -> BTreeSet<u64> {
+/// were abandoned when somebody went back, and those of a replaced process that its successor has stepped over.
+pub fn line_of_descent<'a>(manifests: impl DoubleEndedIterator<Item = &'a Manifest>) -> BTreeSet<u64> {
     let mut line = BTreeSet::new();
-    let mut abandoned_from = u64::MAX;
+    let mut newest = u64::MAX;
     for manifest in manifests.rev() {
-        if manifest.number >= abandoned_from {
+        if manifest.number > newest {
             continue;
         }
         line.insert(manifest.number);
-        if manifest.rewound_to.is_some() {
+        newest = match (manifest.rewound_to, manifest.parent) {
             // It builds on an older one; those in between are abandoned.
-            abandoned_from = manifest.base().saturating_add(1);
-        }
+            (Some(_), _) => manifest.base(),
+            (None, Some(parent)) => parent,
+            (None, None) => manifest.number.saturating_sub(1),
+        };
     }
     line
+}
+
+/// Returns whether the newest manifest's commit of a table is carried out by a start that finds `committed` in it. Not if
+/// it is there already, or a part of it: see the module.
+pub fn rolls_forward(newest: &Manifest, table: &str, committed: Epoch) -> bool {
+    let decided = newest.tables.get(table).filter(|decided| !decided.pending.is_empty());
+    decided.is_some_and(|decided| committed <= decided.committed && committed < newest.epoch)
 }
 
 impl Candidate<'_> {
@@ -257,6 +273,23 @@ impl Candidate<'_> {
             From::Beginning => "the beginning of the log".to_owned(),
             From::Checkpoint { epoch, .. } => format!("the checkpoint of epoch {epoch}"),
         }
+    }
+
+    /// Returns why rows would be missing that this checkpoint counts as committed, and that are neither in the table nor
+    /// about to be; `None` if there are none.
+    fn lag(&self, table: &FoundTable, newest: Option<&Manifest>) -> Option<String> {
+        let Found::Same { base, committed } = table.found else { return None };
+        let manifest = self.manifest?;
+        let known = manifest.tables.get(&table.name).filter(|known| known.base == base)?;
+        let counted = if known.pending.is_empty() { known.committed } else { manifest.epoch };
+        let has = match newest {
+            Some(newest) if rolls_forward(newest, &table.name, committed) => newest.epoch,
+            _ => committed,
+        };
+        (has < counted).then(|| {
+            let (name, words) = (&table.name, self.words());
+            format!("table {name} has rows up to epoch {has} only, and {words} counts on epoch {counted}")
+        })
     }
 
     /// Returns why a table cannot go on from here; `None` if it can.
@@ -279,20 +312,6 @@ impl Candidate<'_> {
             _ => return Some(format!("{} does not know it", self.words())),
         }
         self.lacks_state(table)
-    }
-
-    /// Returns what a table lacks of the rows that the checkpoint counts as committed: they are in no part, and a replay
-    /// from here does not bring them again. The commits of the manifest `decided` are rolled forward first.
-    fn lag(&self, table: &FoundTable, decided: Option<u64>) -> Option<String> {
-        let Found::Same { base, committed } = &table.found else { return None };
-        let manifest = self.manifest?;
-        let known = manifest.tables.get(&table.name).filter(|known| known.base == *base)?;
-        let is_made = !known.pending.is_empty() && decided != Some(manifest.number);
-        let counted = if is_made { manifest.epoch } else { known.committed };
-        (*committed < counted).then(|| {
-            let (name, words) = (&table.name, self.words());
-            format!("table {name} has rows up to epoch {committed} only, and {words} counts on epoch {counted}")
-        })
     }
 
     /// Whether a table has what was decided for it here. For one that was away since, nobody has rolled it forward.
@@ -421,7 +440,47 @@ mod tests {
                 manifest.tables.get_mut("t").expect("known").base = Epoch(base);
             })
         };
+        // `t` has epoch 5; a manifest that counts on more, or is about to commit more.
+        let counting = |number, epoch, committed, pending: bool| {
+            edit(manifest(number, epoch, &["w"]), |manifest| {
+                let committable = Committable { version: 1, body: String::new(), summary: String::new() };
+                let pending = if pending { vec![committable] } else { Vec::new() };
+                let state = TableState { committed: Epoch(committed), pending, ..TableState::default() };
+                manifest.tables.insert("t".to_owned(), state);
+            })
+        };
+        let stepped_over = edit(manifest(3, 30, &["w"]), |manifest| manifest.parent = Some(1));
         let cases: Vec<(&str, String, &str)> = vec![
+            (
+                "the newest manifest is about to commit: rolled forward, and started from",
+                decided(11, vec![manifest(1, 10, &["w"]), counting(2, 20, 5, true)], &[], &both()),
+                "2@20 newest 2 next 3 rebuild []",
+            ),
+            (
+                "a replaced process committed a part of it, late: what is left comes again from the log",
+                decided(11, vec![manifest(1, 10, &["w"]), counting(2, 20, 4, true)], &[], &both()),
+                "1@10 newest 2 next 3 rebuild []",
+            ),
+            (
+                "a table that lost a commit is filled from the checkpoint before",
+                decided(11, vec![manifest(1, 10, &["w"]), counting(2, 20, 15, false)], &[], &both()),
+                "1@10 newest 2 next 3 rebuild []",
+            ),
+            (
+                "a table that lost what every checkpoint counts on is filled again",
+                decided(11, vec![counting(1, 10, 9, false), counting(2, 20, 15, false)], &[], &both()),
+                "1@10 newest 2 next 3 rebuild [t]",
+            ),
+            (
+                "a manifest that was stepped over, and then the newest is damaged",
+                decided(
+                    11,
+                    vec![manifest(1, 10, &["w"]), manifest(2, 20, &["w"]), stepped_over],
+                    &[(3, "damaged")],
+                    &both(),
+                ),
+                "1@10 newest 3 next 4 rebuild []",
+            ),
             (
                 "a fresh folder",
                 decided(1, vec![], &[], &[on("t", Found::New)]),

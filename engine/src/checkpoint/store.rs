@@ -10,6 +10,7 @@ use super::pack::{PackReader, PackWriter, Part};
 use super::recovery::{FoundManifest, line_of_descent};
 use super::{CHECKPOINTS_KEPT, CheckpointError};
 use crate::epoch::Epoch;
+use crate::seeded_bugs::{SeededBug, is_planted};
 use crate::storage::{Storage, StorageError};
 
 /// The folder of the manifests.
@@ -123,7 +124,11 @@ impl Store {
     /// this one.
     pub fn try_write(&self, manifest: &Manifest) -> Result<Attempt, CheckpointError> {
         let path = manifest_path(manifest.number);
-        match self.storage.put_new(&path, &manifest.encode()) {
+        let outcome = match is_planted(SeededBug::ManifestWrittenOver) {
+            true => self.storage.put(&path, &manifest.encode()),
+            false => self.storage.put_new(&path, &manifest.encode()),
+        };
+        match outcome {
             Ok(()) => Ok(Attempt::Written),
             Err(StorageError::Exists { .. }) => match self.read(manifest.number) {
                 Ok(found) if found == *manifest => Ok(Attempt::Written),
@@ -190,7 +195,11 @@ impl Store {
         self.storage.sync_dir(MANIFEST_FOLDER)?;
         // A manifest that cannot be read may name any pack: nothing is removed while one is left.
         if unreadable.iter().all(|number| removed.contains(number)) {
-            let kept = readable.iter().filter(|(number, _)| !removed.contains(number)).map(|(_, manifest)| manifest);
+            let is_left_out = |number: u64| is_planted(SeededBug::NamedPackRemoved) && number < newest_kept;
+            let kept = readable
+                .iter()
+                .filter(|(number, _)| !removed.contains(number) && !is_left_out(**number))
+                .map(|(_, manifest)| manifest);
             collected.packs = self.remove_unnamed_packs(kept, incarnation)?;
         }
         Ok(collected)

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::LogError;
 use super::frame::{FRAME_BYTES, Frame, Place};
 use super::segment::read_full;
+use crate::seeded_bugs::{SeededBug, is_planted};
 use crate::storage::{AppendFile, StorageError};
 
 /// Bytes that are read at once, unless a record is longer. Messages are slices of what was read: who keeps one keeps
@@ -54,7 +55,7 @@ impl FrameReader {
             return Ok(Next::Invalid("the file ends within a record"));
         };
         let body = bytes.slice(FRAME_BYTES..);
-        if !frame.matches(&body) {
+        if !frame.matches(&body) && !is_planted(SeededBug::ChecksumNotCompared) {
             return Ok(Next::Invalid("the checksum of a record does not match"));
         }
         self.at += bytes.len() as u64;

@@ -9,6 +9,7 @@ use super::segment::{self, HEADER_BYTES, Header, Segment};
 use super::{LogError, LogOptions, damaged};
 use crate::error::with_causes;
 use crate::fence::Incarnation;
+use crate::seeded_bugs::{SeededBug, is_planted};
 use crate::storage::{AppendFile, Storage};
 
 /// The largest group: bytes that may wait for one [`LogWriter::sync`]. Who appends keeps far below it.
@@ -104,6 +105,9 @@ impl LogWriter {
         if let Some(why) = &self.poison {
             return Err(LogError::Poisoned(why.clone()));
         }
+        if is_planted(SeededBug::AcknowledgesBeforeWrite) && self.pending.len() < PENDING_BYTES_KEPT {
+            return Ok(());
+        }
         // In this order: a successor that claims after the check reads all that was written before it.
         let result = self.write_group().and_then(|()| self.check_fence());
         if let Err(error) = &result {
@@ -145,7 +149,9 @@ impl LogWriter {
     fn write_group(&mut self) -> Result<(), LogError> {
         if !self.pending.is_empty() {
             self.current.file.append(&self.pending)?;
-            self.current.file.sync()?;
+            if !is_planted(SeededBug::AcknowledgesBeforeSync) {
+                self.current.file.sync()?;
+            }
             self.current.len += self.pending.len() as u64;
             self.bytes += self.pending.len() as u64;
             self.pending.clear();

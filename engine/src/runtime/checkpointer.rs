@@ -35,6 +35,7 @@ use crate::fence::{Fenced, Incarnation};
 use crate::ingest;
 use crate::key::KeyGroups;
 use crate::plan::NodeId;
+use crate::seeded_bugs::{SeededBug, is_planted};
 use crate::sink::{Committable, SinkError};
 use crate::storage::Storage;
 use crate::window::{PaneCodec, PaneSnapshot};
@@ -267,6 +268,12 @@ impl Checkpointer {
                 Holds::Checkpoint(Box::new(checkpoint))
             }
         };
+        if is_planted(SeededBug::CommitBeforeDecision) {
+            self.commit(epoch, pending.clone())?;
+        }
+        if packs_status.is_some() && is_planted(SeededBug::LogShrunkEarly) {
+            ingest::shrink(&*self.storage, LOG_FOLDER, epoch.next()).map_err(Ended::Log)?;
+        }
         self.write(epoch, holds, &pending)?;
         self.commit(epoch, pending)?;
         let decided_only = (packs_status.is_none()).then_some(self.next_number - 1);

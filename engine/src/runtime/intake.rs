@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 use super::turns;
 use crate::ingest::RECORD_BYTES_MAX;
 use crate::plan::NodeId;
+use crate::seeded_bugs::{SeededBug, is_planted};
 use crate::source::{Appended, BoxFuture, Chunk, Data, Intake, IntakeError, Receipt};
 
 /// Bytes that wait for the log, over all sources.
@@ -202,5 +203,8 @@ fn checked_bytes(chunk: &Chunk) -> Result<usize, IntakeError> {
 }
 
 fn units(bytes: usize) -> u32 {
+    if is_planted(SeededBug::QueueWithoutBound) {
+        return 0;
+    }
     bytes.div_ceil(ROOM_UNIT_BYTES).clamp(1, ROOM_UNITS) as u32
 }

@@ -31,6 +31,7 @@ use crate::error::with_causes;
 use crate::fence::Incarnation;
 use crate::ingest::{LogError, LogWriter, PartitionId, Record, Replay};
 use crate::plan::{EventTimeNode, NodeId};
+use crate::seeded_bugs::{SeededBug, is_planted};
 use crate::source::{Appended, Chunk, Data, IntakeError, Message, Offset, Resume, Source};
 use crate::watermark::Mark;
 
@@ -199,7 +200,12 @@ impl Recorder {
         Marked {
             epoch,
             sealed_us,
-            next_offset: self.next.0,
+            next_offset: match self.next.0 {
+                _ if is_planted(SeededBug::OffsetForgotten) => 0,
+                next if is_planted(SeededBug::OffsetTooHigh) => next + 1,
+                next if is_planted(SeededBug::OffsetTooLow) => next.saturating_sub(1),
+                next => next,
+            },
             partitions: self.partitions.iter().map(partition).collect(),
             received: self.sources.iter().map(received).collect(),
         }

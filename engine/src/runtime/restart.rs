@@ -18,7 +18,7 @@ use super::outlook::{Fate, Outlook, Reach};
 use super::{JobError, JobOptions, LOG_FOLDER};
 use crate::checkpoint::{
     Attempt, BufferState, Checkpoint, CheckpointError, Decision, FoundLog, FoundManifest, FoundTable, Holds, Manifest,
-    PaneState, Part, STEPS_MAX, SourceState, Start, Store, TableState, WindowSaved, decide,
+    PaneState, Part, STEPS_MAX, SourceState, Start, Store, TableState, WindowSaved, decide, rolls_forward,
 };
 use crate::clock::Clock;
 use crate::dataflow::{Restored, RestoredWindow};
@@ -149,10 +149,8 @@ impl Restart {
             let Some(decided) = newest.tables.get(sink.name()).filter(|decided| decided.base == *base) else {
                 continue;
             };
-            if self.start.rebuilt.contains_key(sink.name()) || sink.last_committed() >= newest.epoch {
-                continue;
-            }
-            if !decided.pending.is_empty() {
+            let is_rebuilt = self.start.rebuilt.contains_key(sink.name());
+            if !is_rebuilt && rolls_forward(newest, sink.name(), sink.last_committed()) {
                 sink.commit(newest.epoch, &decided.pending)?;
                 tracing::info!(
                     table = sink.name(),

@@ -9,13 +9,15 @@ use arrow::array::RecordBatch;
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
+mod decisions;
+
 use super::buffer::RowBuffer;
 use super::checkpointer::{Checkpointer, Table};
 use super::egress::{BATCHES_QUEUED_MAX, Egress, ORDERS_QUEUED_MAX, TableState};
 use super::marks::Marks;
 use super::progress::Progress;
 use super::{Job, JobError, JobOptions, LOG_FOLDER};
-use crate::checkpoint::{CheckpointError, Holds, Manifest, Store, TableState as TableDecision};
+use crate::checkpoint::{CHECKPOINTS_KEPT, CheckpointError, Holds, Manifest, Store, TableState as TableDecision};
 use crate::clock::{Clock, SeededDice, SystemClock};
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
@@ -137,6 +139,18 @@ fn rows(committed: &Mutex<Vec<RecordBatch>>) -> usize {
 async fn start(storage: Arc<dyn Storage>, source: Does, sink: impl Sink) -> Result<Job, JobError> {
     let (plan, options) = one_table(storage, source);
     Job::start(plan, vec![Box::new(sink)], options).await
+}
+
+/// Starts the same with a time between checkpoints, and a way to write the log.
+async fn start_with(
+    storage: Arc<dyn Storage>,
+    source: Does,
+    sink: Box<dyn Sink>,
+    checkpoint_interval: Duration,
+    log: LogOptions,
+) -> Result<Job, JobError> {
+    let (plan, options) = one_table(storage, source);
+    Job::start(plan, vec![sink], JobOptions { checkpoint_interval, log, ..options }).await
 }
 
 /// Returns the plan of one source and one table.
@@ -429,8 +443,8 @@ fn deciding(sink: Writes) -> Deciding {
     };
     let checkpointer = Checkpointer {
         store: Store::new(Arc::clone(&storage)),
-        storage,
-        clock,
+        storage: Arc::clone(&storage),
+        clock: Arc::clone(&clock),
         progress: Arc::clone(&progress),
         marks: Arc::clone(&marks),
         snapshots: Arc::default(),

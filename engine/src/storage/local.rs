@@ -21,6 +21,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::seeded_bugs::{SeededBug, is_planted};
+
 use super::{
     AppendFile, Disk, DiskFile, Entry, FileKind, Storage, StorageError, SystemDisk, TEMPORARY_PREFIX, checked,
     checked_dir,
@@ -115,6 +117,9 @@ impl LocalStorage {
         // whether its removal works changes nothing.
         let _ = self.disk.remove_file(&temporary);
         result?;
+        if is_planted(SeededBug::FolderNotSynced) {
+            return Ok(());
+        }
         self.disk.sync_dir(&dir).map_err(io_error("sync the folder of", &target))
     }
 
@@ -232,6 +237,9 @@ impl Storage for LocalStorage {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             found => found.map_err(io_error("sync", &dir))?,
         };
+        if is_planted(SeededBug::VisibleTakenForDurable) {
+            return Ok(());
+        }
         self.settle(&dir, false)?;
         self.disk.sync_dir(&dir).map_err(io_error("sync", &dir))
     }
@@ -254,7 +262,7 @@ impl LocalAppendFile {
         action: &'static str,
         run: impl FnOnce(&mut dyn DiskFile) -> io::Result<T>,
     ) -> Result<T, StorageError> {
-        let result = if self.failed {
+        let result = if self.failed && !is_planted(SeededBug::SyncTriedAgain) {
             Err(io::Error::other("an earlier write or sync of this file failed"))
         } else {
             run(&mut *self.file)
@@ -322,7 +330,7 @@ fn temporary_name(disk: &dyn Disk) -> String {
 fn write_synced(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = disk.create_new(path)?;
     write_all(&mut *file, bytes)?;
-    file.sync_all()
+    if is_planted(SeededBug::FileNotSynced) { Ok(()) } else { file.sync_all() }
 }
 
 /// Goes on after a short write and after an interruption.

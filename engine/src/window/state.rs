@@ -12,6 +12,7 @@ use super::pane::Pane;
 use super::snapshot::{PaneSnapshot, SavedPane};
 use super::{EVENT_TIME_MAX_US, WindowAssigner};
 use crate::aggregate::{Layout, Selection};
+use crate::seeded_bugs::{SeededBug, is_planted};
 use crate::time::Watermark;
 
 /// Result rows that leave in one batch.
@@ -90,7 +91,7 @@ impl WindowState {
             }
         }
         late.sort_unstable();
-        late
+        if is_planted(SeededBug::LateRowDropped) { Vec::new() } else { late }
     }
 
     fn first_pane(&self, times_us: &[i64], selection: Selection<'_>) -> Option<i64> {

@@ -227,3 +227,8 @@ fn window_26_a_full_disk_leaves_nothing_half_written_and_the_same_process_goes_o
     job.commit(1, &prepared).unwrap();
     assert_eq!((sequence_numbers(&storage), snapshot(&storage).version), (vec![1], 1));
 }
+
+#[test]
+fn every_seeded_bug_of_a_table_is_caught() {
+    tidemill_engine::seeded_bugs::assert_all_are_caught(tidemill_engine::seeded_bugs::Harness::Connectors);
+}

@@ -33,6 +33,7 @@ use crate::dataflow::snapshot::{Snapshot, SourceCounts};
 use crate::decode::{DeadLetter, Decoder};
 use crate::epoch::Epoch;
 use crate::plan::{EventTimeNode, NodeId, SourceNode, dead_letter_schema};
+use crate::seeded_bugs::{SeededBug, is_planted};
 use crate::source::{Data, Offset};
 use crate::watermark::Mark;
 use crate::window::EVENT_TIME_MAX_US;
@@ -233,6 +234,8 @@ fn sort_out(
         let Some(batch) = usable else { continue };
         let times = batch.column(event_time.column).as_primitive::<TimestampMicrosecondType>();
         let time_us = arrow::compute::max(times).expect("batches have rows, and their times are not null");
+        let has_future = sorted.quarantined.iter().any(|rows| rows.num_rows() > 0);
+        let time_us = time_us + if has_future && is_planted(SeededBug::FutureMovesWatermark) { 1 << 40 } else { 0 };
         let mark = seen.entry(chunk.partition).or_insert(Mark::Seen {
             partition: chunk.partition,
             time_us,
