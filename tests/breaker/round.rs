@@ -7,7 +7,6 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::disk::Disk;
-use super::faults::Fault;
 use super::kept_log::KeptLog;
 use super::load::Load;
 use super::report::{OnFailure, Report};
@@ -102,12 +101,12 @@ impl Scene {
         let disk = self.disk.as_ref().expect("a round with power losses has its own disk");
         // Held first: a program that sees its disk fail could end by itself, and that is another fault.
         signal("STOP", program.pid());
-        let nobody_looks = self.kept_log.hold();
+        self.kept_log.hold(true);
         disk.lose_power();
         let ended = program.kill9();
         assert!(ended.code().is_none(), "the program ended by itself: {ended}");
         disk.mount_again().await;
-        drop(nobody_looks);
+        self.kept_log.hold(false);
         self.losses += 1;
         self.died();
     }

@@ -10,6 +10,9 @@
 //!   else refuse, and name what is damaged                       ┘                    ▼
 //!                                              the oldest start at which all the others fit: rebuild it from there
 //! ```
+//! A table that lacks what a checkpoint counts as committed (its folder is older, or a manifest that went back is lost) makes
+//! that checkpoint no start at all: no replay from there would bring these rows again.
+//!
 //! A table fits a checkpoint if the checkpoint has all the state that its rows come from, and it fits the beginning if its
 //! own content begins there. Whatever the start is, the replay gives the same rows: so a table that fits goes on without a
 //! change, and one that does not is filled again as far as the log reaches.
@@ -93,6 +96,14 @@ pub enum Decision {
 }
 
 impl From {
+    /// Returns the number of the manifest with the checkpoint; 0 is the beginning of the log.
+    pub fn number(self) -> u64 {
+        match self {
+            From::Beginning => 0,
+            From::Checkpoint { number, .. } => number,
+        }
+    }
+
     /// Returns the epoch behind which the replay begins.
     pub fn epoch(self) -> Epoch {
         match self {
@@ -122,22 +133,34 @@ pub fn decide(
             other.log_id, log.id
         ));
     }
-    let mut bad: Vec<&str> = Vec::new();
+    let mut bad: Vec<String> = Vec::new();
     let starts = starts(log, manifests, damaged, &mut bad);
-    let Some(newest) = starts.last() else {
+    if starts.is_empty() {
         let what = if bad.is_empty() { "no checkpoint is there".to_owned() } else { bad.join("; ") };
         return Decision::Refuse(format!(
             "cannot start from any checkpoint: {what}. The log reaches back only to epoch {}, so it cannot be replayed from \
              its beginning. Nothing was changed. Restore the folder from a backup, or move it away to start anew",
             log.first
         ));
+    }
+    let decided = whole(manifests).last().map(|manifest| manifest.number);
+    let lag = |start: &Candidate<'_>| tables.iter().find_map(|table| start.lag(table, decided));
+    let Some(newest) = starts.iter().rev().find(|start| lag(start).is_none()) else {
+        return Decision::Refuse(format!(
+            "{}: the table's folder is older than the checkpoints, and the log reaches back only to epoch {}. Nothing was \
+             changed. Restore the folder as a whole from a backup; or move the table's away, and it is filled again as far \
+             as the log reaches back",
+            starts.iter().find_map(lag).expect("none is without"),
+            log.first
+        ));
     };
+    bad.extend(starts.last().and_then(lag));
     notes.extend(bad.iter().map(|what| format!("{what}; starting from {}", newest.words())));
     let rebuilt: BTreeMap<&str, String> =
         tables.iter().filter_map(|table| Some((table.name.as_str(), newest.misfit(table)?))).collect();
     let fits = |start: &Candidate<'_>| {
         let mut others = tables.iter().filter(|table| !rebuilt.contains_key(table.name.as_str()));
-        others.all(|table| start.misfit(table).is_none())
+        others.all(|table| start.misfit(table).is_none() && start.lag(table, decided).is_none())
     };
     let from = if rebuilt.is_empty() {
         newest
@@ -147,7 +170,7 @@ pub fn decide(
     Decision::Start(Start {
         from: from.from,
         next_number: manifests.last_key_value().map_or(1, |(number, _)| number + 1),
-        newest: whole(manifests).last().map(|manifest| manifest.number),
+        newest: decided,
         rebuilt: rebuilt.into_iter().map(|(name, why)| (name.to_owned(), why)).collect(),
         notes,
     })
@@ -170,8 +193,8 @@ struct Candidate<'a> {
 fn starts<'a>(
     log: &FoundLog,
     manifests: &'a BTreeMap<u64, FoundManifest>,
-    damaged: &'a FoundCheckpoint,
-    bad: &mut Vec<&'a str>,
+    damaged: &FoundCheckpoint,
+    bad: &mut Vec<String>,
 ) -> Vec<Candidate<'a>> {
     let mut starts = Vec::new();
     if log.first == Epoch::FIRST {
@@ -180,12 +203,12 @@ fn starts<'a>(
     let line = line_of_descent(whole(manifests));
     for (number, found) in manifests {
         match found {
-            FoundManifest::Damaged(what) => bad.push(what),
+            FoundManifest::Damaged(what) => bad.push(what.clone()),
             FoundManifest::Newer(_) => {}
             FoundManifest::Whole(manifest) => {
                 let Holds::Checkpoint(checkpoint) = &manifest.holds else { continue };
                 match damaged.get(number) {
-                    Some(what) => bad.push(what),
+                    Some(what) => bad.push(what.clone()),
                     None if checkpoint.epoch.next() < log.first || !line.contains(number) => {}
                     None => starts.push(Candidate {
                         from: From::Checkpoint { number: *number, epoch: checkpoint.epoch },
@@ -244,6 +267,20 @@ impl Candidate<'_> {
         self.lacks_state(table)
     }
 
+    /// Returns what a table lacks of the rows that the checkpoint counts as committed: they are in no part, and a replay
+    /// from here does not bring them again. The commits of the manifest `decided` are rolled forward first.
+    fn lag(&self, table: &FoundTable, decided: Option<u64>) -> Option<String> {
+        let Found::Same { base, committed } = &table.found else { return None };
+        let manifest = self.manifest?;
+        let known = manifest.tables.get(&table.name).filter(|known| known.base == *base)?;
+        let is_made = !known.pending.is_empty() && decided != Some(manifest.number);
+        let counted = if is_made { manifest.epoch } else { known.committed };
+        (*committed < counted).then(|| {
+            let (name, words) = (&table.name, self.words());
+            format!("table {name} has rows up to epoch {committed} only, and {words} counts on epoch {counted}")
+        })
+    }
+
     fn lacks_state(&self, table: &FoundTable) -> Option<String> {
         let windows = self.manifest?.checkpoint().map(|checkpoint| &checkpoint.windows);
         let missing = table.needs.iter().any(|key| windows.is_none_or(|windows| !windows.contains_key(key)));
@@ -255,6 +292,7 @@ impl Candidate<'_> {
 mod tests {
     use super::*;
     use crate::checkpoint::{Checkpoint, TableState, WindowSaved};
+    use crate::sink::Committable;
     use crate::time::Watermark;
 
     /// A manifest in short: its number, the epoch of its checkpoint, and the windows in it. Tables are `t` (which needs
@@ -336,6 +374,18 @@ mod tests {
         let damage = |number| (number, FoundManifest::Damaged(format!("manifest {number} is damaged")));
         let newer = (9, FoundManifest::Newer("a newer program wrote it".to_owned()));
         let three = || vec![manifest(1, 10, &["w"]), manifest(2, 20, &["w"]), manifest(3, 30, &["w"])];
+        let counts_on = |number, epoch, committed| {
+            edit(manifest(number, epoch, &["w"]), |manifest| {
+                manifest.tables.get_mut("t").expect("known").committed = Epoch(committed);
+            })
+        };
+        let decides = |number, epoch| {
+            edit(manifest(number, epoch, &["w"]), |manifest| {
+                let committable = Committable { version: 1, body: String::new(), summary: String::new() };
+                manifest.tables.get_mut("t").expect("known").pending.push(committable);
+            })
+        };
+        let refers_to = |number, to| edit(manifest(number, 35, &[]), |manifest| manifest.holds = Holds::Refers(to));
         let refers = edit(manifest(4, 35, &[]), |manifest| manifest.holds = Holds::Refers(3));
         let changed = on("t", Found::Changed { what: "the view was changed".to_owned() });
         let back = edit(manifest(4, 31, &["w"]), |manifest| {
@@ -424,6 +474,21 @@ mod tests {
                 "1@10 newest 1 next 2 rebuild [t]",
             ),
             (
+                "a table that has lost what the newest checkpoints count on: the one before, if it does not",
+                decided(11, vec![manifest(1, 10, &["w"]), counts_on(2, 20, 6), counts_on(3, 30, 19)], &[], &both()),
+                "1@10 newest 3 next 4 rebuild []",
+            ),
+            (
+                "a commit that is decided in the newest manifest counts once it is rolled forward",
+                decided(11, vec![manifest(1, 10, &["w"]), decides(2, 20)], &[], &both()),
+                "2@20 newest 2 next 3 rebuild []",
+            ),
+            (
+                "and one that was decided earlier has been made since",
+                decided(11, vec![manifest(1, 10, &["w"]), decides(2, 20), refers_to(3, 2)], &[], &both()),
+                "1@10 newest 3 next 4 rebuild []",
+            ),
+            (
                 "somebody went back to epoch 10",
                 decided(11, [three(), vec![back.clone()]].concat(), &[], &both()),
                 "1@10 newest 4 next 5 rebuild []",
@@ -445,6 +510,15 @@ mod tests {
                 &[
                     "manifest 1 is damaged; manifest 2 is damaged",
                     "reaches back only to epoch 11",
+                    "Nothing was changed",
+                ],
+            ),
+            (
+                "a table older than all checkpoints",
+                decided(11, vec![counts_on(1, 10, 9), counts_on(2, 20, 19)], &[], &both()),
+                &[
+                    "table t has rows up to epoch 5 only",
+                    "the checkpoint of epoch 10 counts on epoch 9",
                     "Nothing was changed",
                 ],
             ),

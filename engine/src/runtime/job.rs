@@ -14,18 +14,17 @@ use tokio::sync::{broadcast, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::bridge::{Bridge, CHUNKS_QUEUED_MAX, Lane};
-use super::buffer::RowBuffer;
 use super::checkpointer::{Checkpointer, SourceKept, Table, Window, WindowCounts};
-use super::egress::{BATCHES_QUEUED_MAX, Egress, LIVE_BATCHES_MAX, ORDERS_QUEUED_MAX, Order, TableState};
+use super::egress::{Egress, TableState};
 use super::intake::{Queue, REQUESTS_QUEUED_MAX, SourceIntake, SourceState};
 use super::marks::Marks;
+use super::outlet::Shared;
 use super::progress::Progress;
 use super::recorder::{Recorded, Recorder, RecorderError, Replayed};
 use super::restart::{Restart, shares};
 use super::worker::{self, Threads};
 use super::{CheckpointStatus, JobError, JobOptions, JobStatus, SourceStatus, Subscription, TableStatus, WindowStatus};
-use crate::checkpoint::{BufferState, Checkpoint, From, Store};
-use crate::clock::Clock;
+use crate::checkpoint::{BufferState, Checkpoint, Store};
 use crate::dataflow::{Blame, Context, Counters, Failure, Feed, Ports, Snapshots, TableFeed, layout_and_keys};
 use crate::epoch::Epoch;
 use crate::fence::Incarnation;
@@ -82,23 +81,15 @@ impl Job {
     /// Returns when the log is replayed and every source has been told to run, so that a problem at the start is an
     /// error here.
     pub async fn start(plan: Plan, sinks: Vec<Box<dyn Sink>>, options: JobOptions) -> Result<Job, JobError> {
-        let plan = Arc::new(plan);
-        let started = async {
-            for (_, source) in sources_of(&plan) {
-                source.source.prepare().await.map_err(|error| source_error(source, error))?;
-            }
-            Job::replay(Arc::clone(&plan), sinks, options).await
-        };
-        match started.await {
-            Ok((job, resume)) => {
-                job.run_sources(resume);
-                Ok(job)
-            }
-            Err(error) => {
-                sources_of(&plan).for_each(|(_, source)| source.source.release());
-                Err(error)
-            }
+        let prepared = Prepared(Some(Arc::new(plan)));
+        let plan = prepared.plan();
+        for (_, source) in sources_of(&plan) {
+            source.source.prepare().await.map_err(|error| source_error(source, error))?;
         }
+        let (job, resume) = Job::replay(plan, sinks, options).await?;
+        prepared.run();
+        job.run_sources(resume);
+        Ok(job)
     }
 
     /// Does what [`Job::start`] and [`Job::stop`] do, without the sources: replays the log, makes a checkpoint, commits
@@ -240,6 +231,27 @@ fn sources_of(plan: &Plan) -> impl Iterator<Item = (NodeId, &SourceNode)> {
     })
 }
 
+/// Sources that are prepared: if the start is given up, they are released.
+struct Prepared(Option<Arc<Plan>>);
+
+impl Prepared {
+    fn plan(&self) -> Arc<Plan> {
+        Arc::clone(self.0.as_ref().expect("they do not run yet"))
+    }
+
+    fn run(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        for (_, source) in self.0.iter().flat_map(|plan| sources_of(plan)) {
+            source.source.release();
+        }
+    }
+}
+
 fn source_error(source: &SourceNode, error: crate::source::SourceError) -> JobError {
     JobError::Source { source_name: source.name.clone(), error }
 }
@@ -371,10 +383,7 @@ impl Starting {
             log_id,
             next_number: start.next_number,
             parent: start.newest,
-            base: match start.from {
-                From::Beginning => 0,
-                From::Checkpoint { number, .. } => number,
-            },
+            base: start.from.number(),
             decided_only: None,
             tables: decided,
             windows,
@@ -424,14 +433,12 @@ impl Starting {
         })
     }
 
+    /// Replays the log. If that fails, the threads that were started are waited for: what begins anew on this folder must
+    /// not meet them.
     async fn replay(self, options: &JobOptions) -> Result<(Job, BTreeMap<NodeId, Vec<Resume>>), JobError> {
-        let (failure, mut ended, recorded) =
-            (self.job.failure.clone(), self.job.ended.clone(), self.job.recorded.clone());
+        let (mut ended, recorded) = (self.job.ended.clone(), self.job.recorded.clone());
         let started = self.try_replay(options).await;
         if started.is_err() {
-            // Ends the threads that were started already. They are waited for: what begins anew on this folder must not
-            // meet them.
-            failure.set_environment("the start was given up".to_owned());
             let _ = ended.wait_for(|ended| *ended).await; // An error: the thread that says so was never started.
             recorded.wait().await;
         }
@@ -446,6 +453,8 @@ impl Starting {
         let (built_sender, built) = bounded(options.workers);
         let (plan, progress) = (Arc::clone(&job.plan), Arc::clone(&job.progress));
         let guards = worker::spawn(plan, context, ports, built_sender, threads, progress).map_err(JobError::Plan)?;
+        // After the guards, which wait for the workers when they are dropped.
+        let unfinished = Unfinished(Some(job.failure.clone()));
         let worker_count = options.workers;
         let wakes = wait_for(move || built.iter().take(worker_count).collect::<BTreeMap<_, _>>()).await?;
 
@@ -487,7 +496,8 @@ impl Starting {
         }
 
         // The recorder: replays, says how far it came, then records.
-        let bridge = Bridge::new(lanes, Arc::clone(&job.progress), job.failure.clone(), first);
+        let table_states = job.tables.iter().map(|table| Arc::clone(&table.state)).collect();
+        let bridge = Bridge::new(lanes, Arc::clone(&job.progress), table_states, job.failure.clone(), first);
         let recorded =
             sources_of(&job.plan).map(|(id, node)| (id, job.recorded(id, node, self.restored.contains(&id)))).collect();
         let (clock, log_bytes) = (Arc::clone(&options.clock), Arc::clone(&job.log_bytes));
@@ -517,63 +527,25 @@ impl Starting {
         let replayed = replayed.await.map_err(ended)?.map_err(|error| job.replay_error(error))?;
         check_committed(&self.committed, &replayed)?;
         let _ = go_sender.send(()); // The recorder is waiting for it.
+        unfinished.finished();
         Ok((job, replayed.resume))
     }
 }
 
-/// What the threads of all tables share.
-struct Shared<'a> {
-    marks: &'a Arc<Marks>,
-    failure: &'a Failure,
-    clock: &'a Arc<dyn Clock>,
-    live: &'a BTreeMap<String, broadcast::Sender<(Epoch, RecordBatch)>>,
+/// A start under way: if it is given up, by an error or by whoever waited for it, the threads that were started end.
+struct Unfinished(Option<Failure>);
+
+impl Unfinished {
+    fn finished(mut self) {
+        self.0 = None;
+    }
 }
 
-/// The threads of a table, and the ways to them.
-struct Outlet {
-    writers: Vec<Egress>,
-    rows: Vec<Sender<(Epoch, RecordBatch)>>,
-    orders: Vec<Sender<Order>>,
-    state: Arc<TableState>,
-    live: broadcast::Sender<(Epoch, RecordBatch)>,
-}
-
-impl Shared<'_> {
-    /// Prepares the threads of a table; what waited in the checkpoint waits on with the first of them.
-    fn outlet(
-        &self,
-        name: &str,
-        mut sink: Box<dyn Sink>,
-        writer_count: usize,
-        waiting: Vec<(Epoch, RecordBatch)>,
-    ) -> Outlet {
-        let state = Arc::new(TableState::new(sink.last_committed(), writer_count));
-        let live = self.live.get(name).cloned().unwrap_or_else(|| broadcast::channel(LIVE_BATCHES_MAX).0);
-        let mut outlet = Outlet { writers: Vec::new(), rows: Vec::new(), orders: Vec::new(), state, live };
-        let writers: Vec<_> = (0..writer_count).map(|index| sink.writer(index)).collect();
-        let mut sink = Some(sink);
-        for (index, writer) in writers.into_iter().enumerate() {
-            let (rows_sender, rows) = bounded(BATCHES_QUEUED_MAX);
-            let (orders_sender, orders) = bounded(ORDERS_QUEUED_MAX);
-            outlet.rows.push(rows_sender);
-            outlet.orders.push(orders_sender);
-            outlet.writers.push(Egress {
-                name: name.to_owned(),
-                index,
-                writer,
-                sink: sink.take(),
-                buffer: RowBuffer::default(),
-                rows,
-                orders,
-                live: outlet.live.clone(),
-                state: Arc::clone(&outlet.state),
-                marks: Arc::clone(self.marks),
-                failure: self.failure.clone(),
-                clock: Arc::clone(self.clock),
-            });
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(failure) = self.0.take() {
+            failure.set_environment("the start was given up".to_owned());
         }
-        waiting.into_iter().for_each(|(epoch, rows)| outlet.writers[0].keep(epoch, rows));
-        outlet
     }
 }
 

@@ -357,17 +357,18 @@ impl Recorder {
 
     /// Waits for a request, for the end of the open epoch, or for the next partition to become idle.
     fn wait(&mut self, requests: &Receiver<Request>) -> Result<Request, RecvTimeoutError> {
-        let idle_left_us = match self.opened_us {
+        let left_us = match self.opened_us {
+            // At its end it is looked whether a checkpoint is due.
             Some(opened_us) => {
                 let end_us = opened_us.saturating_add(crate::time::micros(self.epoch_interval));
                 Some(end_us.saturating_sub(self.clock.monotonic_us()))
             }
-            None => match self.idle_from_us() {
-                Some(idle_us) => Some(idle_us.saturating_sub(self.time.now_us(&*self.clock))),
-                None => None,
-            },
+            None => {
+                let idle_us = self.idle_from_us();
+                let idle_left_us = idle_us.map(|idle_us| idle_us.saturating_sub(self.time.now_us(&*self.clock)));
+                [idle_left_us, self.mark_left_us()].into_iter().flatten().min()
+            }
         };
-        let left_us = [idle_left_us, self.mark_left_us()].into_iter().flatten().min();
         match left_us {
             None => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(left_us) => requests.recv_timeout(Duration::from_micros(left_us.try_into().unwrap_or(0))),

@@ -4,11 +4,11 @@
 //!   claim the folder ─► open the log ─► read manifests ─► what do the tables say? ─► decide ─► read the state
 //!                                                                            ▲              │ damaged
 //!                                                                            └──────────────┘
-//!   ─► skip the log to there ─► begin each table ─► roll the newest manifest's commits forward ─► replay
+//!   ─► skip the log to there ─► begin each table ─► roll the newest manifest's commits forward ─► take charge ─► replay
 //! ```
 //! Everything here may be interrupted, and begins anew then.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -16,9 +16,10 @@ use arrow::array::RecordBatch;
 use super::checkpointer::by_epoch;
 use super::{JobError, JobOptions, LOG_FOLDER};
 use crate::checkpoint::{
-    BufferState, Checkpoint, CheckpointError, Decision, FoundLog, FoundManifest, FoundTable, Manifest, PaneState, Part,
-    SourceState, Start, Store, WindowSaved, decide,
+    Attempt, BufferState, Checkpoint, CheckpointError, Decision, FoundLog, FoundManifest, FoundTable, Holds, Manifest,
+    PaneState, Part, STEPS_MAX, SourceState, Start, Store, TableState, WindowSaved, decide,
 };
+use crate::clock::Clock;
 use crate::dataflow::{Restored, RestoredWindow};
 use crate::epoch::Epoch;
 use crate::fence::Incarnation;
@@ -78,7 +79,48 @@ impl Restart {
         if let Some(FoundManifest::Whole(newest)) = restart.start.newest.and_then(|number| manifests.get(&number)) {
             restart.roll_forward(newest)?;
         }
+        restart.take_charge(&store, &*options.clock)?;
         Ok(restart)
+    }
+
+    /// Takes the number of the next manifest, so that no process of before can decide anything any more. What one of them
+    /// has decided since the manifests were read is rolled forward.
+    fn take_charge(&mut self, store: &Store, clock: &dyn Clock) -> Result<(), JobError> {
+        for _ in 0..STEPS_MAX {
+            let number = self.start.next_number;
+            let manifest = self.charge(number, clock.now_us());
+            let attempt = store.try_write(&manifest)?;
+            self.start.next_number = number + 1;
+            match attempt {
+                Attempt::Written => {
+                    self.start.newest = Some(number);
+                    return Ok(());
+                }
+                Attempt::Taken(Some(found)) => self.roll_forward(&found)?,
+                Attempt::Taken(None) => {}
+            }
+        }
+        Err(JobError::Environment("other processes write checkpoints all the time: stop them".to_owned()))
+    }
+
+    /// Returns the manifest that decides nothing but who is in charge.
+    fn charge(&self, number: u64, made_us: i64) -> Manifest {
+        let table = |sink: &dyn Sink, base: Epoch| {
+            let state = TableState { base, committed: sink.last_committed(), ..TableState::default() };
+            (sink.name().to_owned(), state)
+        };
+        Manifest {
+            version: Manifest::VERSION,
+            number,
+            incarnation: self.incarnation.number(),
+            parent: self.start.newest,
+            log_id: self.log_id.clone(),
+            made_us,
+            epoch: self.start.from.epoch(),
+            holds: Holds::Refers(self.start.from.number()),
+            tables: self.sinks.iter().zip(&self.bases).map(|(sink, base)| table(&**sink, *base)).collect(),
+            rewound_to: None,
+        }
     }
 
     fn begin_tables(&mut self, tables: &[FoundTable], oldest_us: Option<i64>) -> Result<(), JobError> {
@@ -180,7 +222,6 @@ impl Restart {
         committed: Epoch,
     ) -> Result<Vec<(Epoch, RecordBatch)>, JobError> {
         let Some(checkpoint) = &self.checkpoint else { return Ok(Vec::new()) };
-        // A commit takes all rows up to its epoch: so either all of these are in a file, or none is.
         if self.start.rebuilt.contains_key(table) || committed >= checkpoint.epoch {
             return Ok(Vec::new());
         }
@@ -188,7 +229,8 @@ impl Restart {
         for buffer in checkpoint.buffers.get(table).into_iter().flatten() {
             let part = by_epoch(schema, &self.parts[&buffer.part])
                 .map_err(|error| JobError::Log(format!("cannot restore the rows of table {table}: {error}")))?;
-            rows.extend(part);
+            // Some may be in a file since: a job that went back to fill another table commits epochs before the checkpoint.
+            rows.extend(part.into_iter().filter(|(epoch, _)| *epoch > committed));
         }
         Ok(rows)
     }
@@ -253,9 +295,12 @@ fn choose(
             unreachable!("only a whole one is chosen")
         };
         let checkpoint = manifest.checkpoint().expect("only one with a checkpoint is chosen").clone();
-        match store.read_parts(checkpoint.parts()) {
+        // Once each: after a change of the workers several pieces of a pane are of one part.
+        let mut seen = HashSet::new();
+        let named: Vec<&Part> = checkpoint.parts().filter(|part| seen.insert(*part)).collect();
+        match store.read_parts(named.iter().copied()) {
             Ok(batches) => {
-                let parts = checkpoint.parts().cloned().zip(batches).collect();
+                let parts = named.into_iter().cloned().zip(batches).collect();
                 return Ok(Chosen { start, checkpoint: Some(checkpoint), parts });
             }
             Err(error @ CheckpointError::Damaged { .. }) => drop(damaged.insert(number, error.to_string())),
