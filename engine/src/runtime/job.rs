@@ -14,11 +14,11 @@ use tokio::sync::{broadcast, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::bridge::{Bridge, CHUNKS_QUEUED_MAX, Lane};
-use super::buffer::RowBuffer;
 use super::checkpointer::{Checkpointer, SourceKept, Table, Window, WindowCounts};
-use super::egress::{BATCHES_QUEUED_MAX, Egress, LIVE_BATCHES_MAX, ORDERS_QUEUED_MAX, Order, TableState};
+use super::egress::{Egress, TableState};
 use super::intake::{Queue, REQUESTS_QUEUED_MAX, Request, SourceIntake, SourceState};
 use super::marks::Marks;
+use super::outlet::Shared;
 use super::progress::Progress;
 use super::recorder::{Recorded, Recorder, RecorderError, Recording, Replayed};
 use super::restart::{Restart, shares};
@@ -26,7 +26,6 @@ use super::turns::{self, Turns};
 use super::worker::{self, Guards, Threads};
 use super::{CheckpointStatus, JobError, JobOptions, JobStatus, SourceStatus, Subscription, TableStatus, WindowStatus};
 use crate::checkpoint::{BufferState, Checkpoint, Store};
-use crate::clock::Clock;
 use crate::dataflow::{Blame, Context, Counters, Failure, Feed, Ports, Snapshots, TableFeed, layout_and_keys};
 use crate::epoch::Epoch;
 use crate::fence::Incarnation;
@@ -83,23 +82,15 @@ impl Job {
     /// Returns when the log is replayed and every source has been told to run, so that a problem at the start is an
     /// error here.
     pub async fn start(plan: Plan, sinks: Vec<Box<dyn Sink>>, options: JobOptions) -> Result<Job, JobError> {
-        let plan = Arc::new(plan);
-        let started = async {
-            for (_, source) in sources_of(&plan) {
-                source.source.prepare().await.map_err(|error| source_error(source, error))?;
-            }
-            Job::replay(Arc::clone(&plan), sinks, options).await
-        };
-        match started.await {
-            Ok((job, resume)) => {
-                job.run_sources(resume);
-                Ok(job)
-            }
-            Err(error) => {
-                sources_of(&plan).for_each(|(_, source)| source.source.release());
-                Err(error)
-            }
+        let prepared = Prepared(Some(Arc::new(plan)));
+        let plan = prepared.plan();
+        for (_, source) in sources_of(&plan) {
+            source.source.prepare().await.map_err(|error| source_error(source, error))?;
         }
+        let (job, resume) = Job::replay(plan, sinks, options).await?;
+        prepared.run();
+        job.run_sources(resume);
+        Ok(job)
     }
 
     /// Does what [`Job::start`] and [`Job::stop`] do, without the sources: replays the log, makes a checkpoint, commits
@@ -256,6 +247,27 @@ pub(super) fn sources_of(plan: &Plan) -> impl Iterator<Item = (NodeId, &SourceNo
         Operator::Source(source) => Some((NodeId(at), source)),
         _ => None,
     })
+}
+
+/// Sources that are prepared: if the start is given up, they are released.
+struct Prepared(Option<Arc<Plan>>);
+
+impl Prepared {
+    fn plan(&self) -> Arc<Plan> {
+        Arc::clone(self.0.as_ref().expect("they do not run yet"))
+    }
+
+    fn run(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        for (_, source) in self.0.iter().flat_map(|plan| sources_of(plan)) {
+            source.source.release();
+        }
+    }
 }
 
 fn source_error(source: &SourceNode, error: crate::source::SourceError) -> JobError {
@@ -439,14 +451,12 @@ impl Starting {
         })
     }
 
+    /// Replays the log. If that fails, the threads that were started are waited for: what begins anew on this folder must
+    /// not meet them.
     async fn replay(self, options: &JobOptions) -> Result<(Job, BTreeMap<NodeId, Vec<Resume>>), JobError> {
-        let (failure, mut ended, recorded) =
-            (self.job.failure.clone(), self.job.ended.clone(), self.job.recorded.clone());
+        let (mut ended, recorded) = (self.job.ended.clone(), self.job.recorded.clone());
         let started = self.try_replay(options).await;
         if started.is_err() {
-            // Ends the threads that were started already. They are waited for: what begins anew on this folder must not
-            // meet them.
-            failure.set_environment("the start was given up".to_owned());
             let _ = ended.wait_for(|ended| *ended).await; // An error: the thread that says so was never started.
             recorded.wait().await;
         }
@@ -578,62 +588,6 @@ impl Drop for Unfinished {
         if let Some(failure) = self.0.take() {
             failure.set_environment("the start was given up".to_owned());
         }
-    }
-}
-
-/// What the threads of all tables share.
-struct Shared<'a> {
-    marks: &'a Arc<Marks>,
-    failure: &'a Failure,
-    clock: &'a Arc<dyn Clock>,
-    live: &'a BTreeMap<String, broadcast::Sender<(Epoch, RecordBatch)>>,
-}
-
-/// The threads of a table, and the ways to them.
-struct Outlet {
-    writers: Vec<Egress>,
-    rows: Vec<Sender<(Epoch, RecordBatch)>>,
-    orders: Vec<Sender<Order>>,
-    state: Arc<TableState>,
-    live: broadcast::Sender<(Epoch, RecordBatch)>,
-}
-
-impl Shared<'_> {
-    /// Prepares the threads of a table; what waited in the checkpoint waits on with the first of them.
-    fn outlet(
-        &self,
-        name: &str,
-        mut sink: Box<dyn Sink>,
-        writer_count: usize,
-        waiting: Vec<(Epoch, RecordBatch)>,
-    ) -> Outlet {
-        let state = Arc::new(TableState::new(sink.last_committed(), writer_count));
-        let live = self.live.get(name).cloned().unwrap_or_else(|| broadcast::channel(LIVE_BATCHES_MAX).0);
-        let mut outlet = Outlet { writers: Vec::new(), rows: Vec::new(), orders: Vec::new(), state, live };
-        let writers: Vec<_> = (0..writer_count).map(|index| sink.writer(index)).collect();
-        let mut sink = Some(sink);
-        for (index, writer) in writers.into_iter().enumerate() {
-            let (rows_sender, rows) = bounded(BATCHES_QUEUED_MAX);
-            let (orders_sender, orders) = bounded(ORDERS_QUEUED_MAX);
-            outlet.rows.push(rows_sender);
-            outlet.orders.push(orders_sender);
-            outlet.writers.push(Egress {
-                name: name.to_owned(),
-                index,
-                writer,
-                sink: sink.take(),
-                buffer: RowBuffer::default(),
-                rows,
-                orders,
-                live: outlet.live.clone(),
-                state: Arc::clone(&outlet.state),
-                marks: Arc::clone(self.marks),
-                failure: self.failure.clone(),
-                clock: Arc::clone(self.clock),
-            });
-        }
-        waiting.into_iter().for_each(|(epoch, rows)| outlet.writers[0].keep(epoch, rows));
-        outlet
     }
 }
 

@@ -19,6 +19,7 @@ mod egress;
 mod intake;
 mod job;
 mod marks;
+mod outlet;
 mod outlook;
 mod progress;
 mod recorded_time;

@@ -59,7 +59,7 @@ impl Check {
         if self.file.crc32c.is_none() {
             return Ok(());
         }
-        self.is_whole.get_or_try_init(|| self.read(store, location)).await.map(|()| ())
+        self.is_whole.get_or_try_init(|| self.read(store, location)).await.copied()
     }
 
     async fn read(&self, store: &dyn ObjectStore, location: &Path) -> Result<(), Problem> {
