@@ -104,8 +104,7 @@ fn lives(seed: u64) -> Result<Outcome, String> {
             }
             (End::Stopped, _) if accident.is_none() => break,
             (end, flipped) => {
-                let is_stopped = disk.is_stopped();
-                honest(end, is_stopped).map_err(|what| told(&outcome, format!("{what} {flipped:?}")))?;
+                honest(end).map_err(|what| told(&outcome, format!("{what} {flipped:?}")))?;
                 if accident.is_none() {
                     return Err(told(&outcome, format!("{end:?}")));
                 }

@@ -14,11 +14,11 @@ use tokio::sync::{broadcast, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::bridge::{Bridge, CHUNKS_QUEUED_MAX, Lane};
-use super::buffer::RowBuffer;
 use super::checkpointer::{Checkpointer, SourceKept, Table, Window, WindowCounts};
-use super::egress::{BATCHES_QUEUED_MAX, Egress, LIVE_BATCHES_MAX, ORDERS_QUEUED_MAX, Order, TableState};
+use super::egress::{Egress, TableState};
 use super::intake::{Queue, REQUESTS_QUEUED_MAX, Request, SourceIntake, SourceState};
 use super::marks::Marks;
+use super::outlet::Shared;
 use super::progress::Progress;
 use super::recorder::{Recorded, Recorder, RecorderError, Recording, Replayed};
 use super::restart::{Restart, shares};
@@ -26,7 +26,6 @@ use super::turns::{self, Turns};
 use super::worker::{self, Guards, Threads};
 use super::{CheckpointStatus, JobError, JobOptions, JobStatus, SourceStatus, Subscription, TableStatus, WindowStatus};
 use crate::checkpoint::{BufferState, Checkpoint, From, Store};
-use crate::clock::Clock;
 use crate::dataflow::{Blame, Context, Counters, Failure, Feed, Ports, Snapshots, TableFeed, layout_and_keys};
 use crate::epoch::Epoch;
 use crate::fence::Incarnation;
@@ -514,10 +513,13 @@ impl Starting {
             let Ok((worker, built)) = turns::recv(&built, None) else { break };
             wakes.insert(worker, built);
         }
+        // After a failure the workers end by themselves; those of a simulation need their turns for that.
+        while job.failure.is_set() && turns.is_some_and(|turns| turns.taken() > 1) {
+            turns::pass();
+        }
         let mut lanes: BTreeMap<NodeId, Lane> = BTreeMap::new();
         let mut senders = recorder_parts.senders;
         for (worker, wakes) in wakes {
-            // After a failure the other workers end by themselves.
             for (id, wake) in wakes.map_err(JobError::Plan)? {
                 let senders = senders.remove(&id);
                 let lane = lanes
@@ -552,62 +554,6 @@ pub(super) struct Launched {
     pub(super) checkpointer: Checkpointer,
     pub(super) recording: Recording,
     end: watch::Sender<bool>,
-}
-
-/// What the threads of all tables share.
-struct Shared<'a> {
-    marks: &'a Arc<Marks>,
-    failure: &'a Failure,
-    clock: &'a Arc<dyn Clock>,
-    live: &'a BTreeMap<String, broadcast::Sender<(Epoch, RecordBatch)>>,
-}
-
-/// The threads of a table, and the ways to them.
-struct Outlet {
-    writers: Vec<Egress>,
-    rows: Vec<Sender<(Epoch, RecordBatch)>>,
-    orders: Vec<Sender<Order>>,
-    state: Arc<TableState>,
-    live: broadcast::Sender<(Epoch, RecordBatch)>,
-}
-
-impl Shared<'_> {
-    /// Prepares the threads of a table; what waited in the checkpoint waits on with the first of them.
-    fn outlet(
-        &self,
-        name: &str,
-        mut sink: Box<dyn Sink>,
-        writer_count: usize,
-        waiting: Vec<(Epoch, RecordBatch)>,
-    ) -> Outlet {
-        let state = Arc::new(TableState::new(sink.last_committed(), writer_count));
-        let live = self.live.get(name).cloned().unwrap_or_else(|| broadcast::channel(LIVE_BATCHES_MAX).0);
-        let mut outlet = Outlet { writers: Vec::new(), rows: Vec::new(), orders: Vec::new(), state, live };
-        let writers: Vec<_> = (0..writer_count).map(|index| sink.writer(index)).collect();
-        let mut sink = Some(sink);
-        for (index, writer) in writers.into_iter().enumerate() {
-            let (rows_sender, rows) = bounded(BATCHES_QUEUED_MAX);
-            let (orders_sender, orders) = bounded(ORDERS_QUEUED_MAX);
-            outlet.rows.push(rows_sender);
-            outlet.orders.push(orders_sender);
-            outlet.writers.push(Egress {
-                name: name.to_owned(),
-                index,
-                writer,
-                sink: sink.take(),
-                buffer: RowBuffer::default(),
-                rows,
-                orders,
-                live: outlet.live.clone(),
-                state: Arc::clone(&outlet.state),
-                marks: Arc::clone(self.marks),
-                failure: self.failure.clone(),
-                clock: Arc::clone(self.clock),
-            });
-        }
-        waiting.into_iter().for_each(|(epoch, rows)| outlet.writers[0].keep(epoch, rows));
-        outlet
-    }
 }
 
 /// Returns what the checkpointer knows of each window at the start.

@@ -11,6 +11,8 @@
 //!
 //! Everything between two of them is bounded: bytes queued for the log, epochs in the dataflow, batches queued for a
 //! table. A slow table therefore holds the dataflow back, that holds the recorder back, and that the sockets.
+//!
+//! In a [`simulation`] the same threads run one at a time, in the order that a seed gives.
 
 mod bridge;
 mod buffer;
@@ -19,6 +21,7 @@ mod egress;
 mod intake;
 mod job;
 mod marks;
+mod outlet;
 mod progress;
 mod recorded_time;
 mod recorder;
