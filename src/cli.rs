@@ -12,8 +12,46 @@ Start here:
   tidemill check pipeline.sql                    is this pipeline right?
   tidemill serve --data ./data pipeline.sql      run it
   tidemill sql \"SELECT * FROM room_5s LIMIT 5\"   ask it
+  tidemill verify pipeline.sql                   kill it again and again: is anything lost or doubled?
 
 Exit codes: 0 ok, 1 your input, 2 the environment (a port, a disk), 3 our fault: please report it.";
+
+const INSPECT_HELP: &str = "\
+Examples:
+  tidemill inspect log --data ./data
+  tidemill inspect checkpoint                     all that are there, and which one a start would use
+  tidemill inspect table room_1m --verify         reads every file and compares its checksum
+  tidemill inspect table --format json
+
+Takes no lock and changes nothing, so it may be asked while the program runs, and after it has died. What is damaged is
+shown with its file and place; the exit code is then 2.";
+
+const RESTORE_HELP: &str = "\
+Examples:
+  tidemill inspect checkpoint --data ./data       shows the epochs that one can go back to
+  tidemill restore --data ./data --to 812
+
+Stop the program first. Files with rows behind that epoch are taken out of every table, as one new version each; they stay
+on disk for 24 hours, for readers of older versions. The next start continues from that checkpoint and replays the log
+behind it, so nothing that was acknowledged is lost: the rows that were taken out are computed again, by a view that was
+repaired or by another version of the program. Epoch 0 is the beginning of the log, as long as the log is whole.
+
+If it dies on the way, the next start finishes it. An epoch that is not possible is refused, with those that are.";
+
+const VERIFY_HELP: &str = "\
+Examples:
+  tidemill verify pipeline.sql
+  tidemill verify --kills 100 --seconds 300 --rate 5000 pipeline.sql
+  tidemill verify --seed 42 --keep pipeline.sql   the same rows and the same kills again
+
+Your views run as they are, in a temporary folder, with short intervals. Each source is fed by this command, with rows that
+fit its columns: mqtt and mqtt_listener by MQTT at QoS 1 on a free port, all others by HTTP. The program is killed with
+SIGKILL at random instants and started again. At the end every row that was acknowledged must be there once, and each
+view's table must equal the same SELECT over the raw rows. A message that was sent again because its acknowledgement was
+lost may be there twice: MQTT QoS 1 says so, and it is counted by itself.
+
+The summary goes to stderr, one line of JSON to stdout. Exit code 0: nothing is missing, doubled or wrong; 1: the pipeline
+cannot be verified, and why; 2: the environment; 3: something is, which is our fault. The folder is kept to look at then.";
 
 /// Stream processing for sensors: MQTT and HTTP in, windows in SQL, Parquet tables out, SQL over history.
 #[derive(Debug, Parser)]
@@ -68,8 +106,10 @@ Doing it again continues where it stopped; a run that is complete changes nothin
 Examples:
   tidemill check cold_chain.sql
   tidemill check --format json pipelines/*.sql
+  tidemill check --data ./data cold_chain.sql    before a changed pipeline is started
 
-Mistakes are shown with file, line, column and the nearest known name; the exit code is then 1.")]
+Mistakes are shown with file, line, column and the nearest known name; the exit code is then 1. With --data it also says
+which tables go on, which are filled again, and how far back the log reaches; a server may run meanwhile.")]
     Check(CheckArgs),
 
     /// Ask a question in SQL: of a running server, or with --data of the tables alone
@@ -79,6 +119,18 @@ Examples:
   tidemill sql --data ./data --format csv \"SELECT * FROM room_5s\" > room.csv
   tidemill sql - < question.sql")]
     Sql(SqlArgs),
+
+    /// Say what is in a data folder: the ingest log, the checkpoints, or the tables
+    #[command(after_help = INSPECT_HELP)]
+    Inspect(InspectArgs),
+
+    /// Go back to an older checkpoint: what the tables got after it is taken out, and computed again
+    #[command(after_help = RESTORE_HELP)]
+    Restore(RestoreArgs),
+
+    /// Kill your pipeline again and again under load, and count what is lost or doubled
+    #[command(after_help = VERIFY_HELP)]
+    Verify(VerifyArgs),
 
     /// Show what it does: 50 simulated freezers over MQTT and HTTP, one of them failing
     #[command(after_help = "\
@@ -118,6 +170,9 @@ pub(crate) struct CheckArgs {
     /// Pipeline files, checked together
     #[arg(required = true, value_name = "FILE.sql")]
     pub(crate) files: Vec<PathBuf>,
+    /// Say what a start would do with the tables in this data folder; nothing is locked or written
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -130,6 +185,64 @@ pub(crate) struct SqlArgs {
     /// Read the tables in this data folder; no server is needed
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InspectArgs {
+    /// What to look at
+    #[arg(value_enum)]
+    pub(crate) part: InspectPart,
+    /// A table's name, or a checkpoint's number; without it all are shown
+    pub(crate) name: Option<String>,
+    /// The data folder [default: data of the configuration, ./data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Read every file of a table and compare its checksum
+    #[arg(long)]
+    pub(crate) verify: bool,
+}
+
+/// A part of a data folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InspectPart {
+    /// The ingest log: segments, epochs, messages, how it ends
+    Log,
+    /// The checkpoints: what each holds, whether it is whole
+    Checkpoint,
+    /// The tables: versions, files, rows, what is left over
+    Table,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RestoreArgs {
+    /// The data folder [default: data of the configuration, ./data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// The epoch of the checkpoint to go back to
+    #[arg(long, value_name = "EPOCH")]
+    pub(crate) to: u64,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArgs {
+    /// The pipeline file
+    #[arg(value_name = "FILE.sql")]
+    pub(crate) file: PathBuf,
+    /// How often the program is killed
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub(crate) kills: u32,
+    /// How long rows are sent
+    #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    pub(crate) seconds: u64,
+    /// Rows in a second, over all sources
+    #[arg(long, value_name = "R", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) rate: u64,
+    /// Decides the rows and the instants of the kills [default: another one each time]
+    #[arg(long, value_name = "X")]
+    pub(crate) seed: Option<u64>,
+    /// Keep the folder also if all is well
+    #[arg(long)]
+    pub(crate) keep: bool,
 }
 
 #[derive(Args, Debug)]

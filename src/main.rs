@@ -47,7 +47,12 @@ fn run(cli: Cli) -> Result<()> {
         Config::load(cli.config.as_deref(), std::env::vars()).map_err(|error| Error::Input(error.to_string()))?;
     let verbosity = match cli.command {
         Command::Serve(_) | Command::Run(_) => Verbosity::Service,
-        Command::Check(_) | Command::Sql(_) | Command::Demo(_) => Verbosity::Tool,
+        Command::Check(_)
+        | Command::Sql(_)
+        | Command::Inspect(_)
+        | Command::Restore(_)
+        | Command::Verify(_)
+        | Command::Demo(_) => Verbosity::Tool,
     };
     logging::start(&config, verbosity);
     tidemill_connectors::descriptors::raise_limit();
@@ -61,6 +66,9 @@ fn run(cli: Cli) -> Result<()> {
             Command::Run(args) => commands::run(args, config, cli.format).await,
             Command::Check(args) => commands::check(args, cli.format),
             Command::Sql(args) => commands::sql(args, config, cli.format).await,
+            Command::Inspect(args) => commands::inspect(&args, &config, cli.format),
+            Command::Restore(args) => commands::restore(args, &config, cli.format),
+            Command::Verify(args) => commands::verify(args).await,
             Command::Demo(args) => demo::run(args, config).await,
         }
     });

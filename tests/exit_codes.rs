@@ -101,6 +101,9 @@ fn every_command_explains_itself() {
         vec!["run", "--help"],
         vec!["check", "--help"],
         vec!["sql", "--help"],
+        vec!["inspect", "--help"],
+        vec!["restore", "--help"],
+        vec!["verify", "--help"],
         vec!["demo", "--help"],
     ] {
         let output = tidemill(&arguments);

@@ -19,12 +19,18 @@ mod backpressure;
 mod breaker;
 mod embed;
 mod exit_codes;
+mod flipped_bits;
+mod full_at_start;
 mod idle;
 mod ingest;
+mod inspect;
 
 mod listener;
 mod mosquitto;
 mod readers_while_running;
 mod readme;
+mod restart;
+mod restore;
 mod simulation;
 mod table_readers;
+mod verify;

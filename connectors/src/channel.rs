@@ -1,7 +1,8 @@
 //! A source for programs that embed tidemill: values sent into a tokio channel.
 //!
 //! A value is written as JSON and kept in the log, so a restart replays it; what is still in the channel when the
-//! program dies is lost, as the program itself is. When all senders are dropped, the input has ended.
+//! program dies is lost, as the program itself is, and so is what was on its way to a log that failed. When all senders
+//! are dropped, the input has ended.
 
 use std::sync::Arc;
 
@@ -121,6 +122,34 @@ mod tests {
             Channel::new(receiver).run(Arc::clone(&intake) as Arc<dyn Intake>, resume, Stop::new()).await.unwrap();
             assert_eq!(intake.calls.lock()[0], partition);
         }
+    }
+
+    #[tokio::test]
+    async fn the_same_source_goes_on_in_its_partition_after_its_log_has_failed() {
+        let (sender, receiver) = tokio::sync::mpsc::channel(16);
+        let source = Channel::new(receiver);
+        for _ in 0..2 {
+            sender.send(Reading { device: "a", temperature: 1.0 }).await.ok().unwrap();
+        }
+        let failing = Arc::new(TestIntake::default());
+        failing.failed.store(true, std::sync::atomic::Ordering::SeqCst);
+        let stop = Stop::new();
+        let (ended, ()) =
+            tokio::join!(source.run(Arc::clone(&failing) as Arc<dyn Intake>, Vec::new(), stop.clone()), async {
+                while failing.messages().is_empty() {
+                    tokio::task::yield_now().await;
+                }
+                stop.cancel();
+            });
+        assert!(matches!(ended, Err(SourceError::Intake(IntakeError::LogFailed(_)))), "{ended:?}");
+
+        sender.send(Reading { device: "b", temperature: 2.0 }).await.ok().unwrap();
+        drop(sender);
+        let intake = Arc::new(TestIntake::default());
+        let resume = vec![Resume { partition: "channel-0".to_owned(), next: 0, ended: false }];
+        source.run(Arc::clone(&intake) as Arc<dyn Intake>, resume, Stop::new()).await.unwrap();
+        assert_eq!(intake.messages()[0].payload, r#"{"device":"b","temperature":2.0}"#);
+        assert_eq!(intake.calls.lock().last().unwrap(), "end channel-0");
     }
 
     #[tokio::test]

@@ -376,6 +376,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_same_source_goes_on_by_its_resume_after_its_log_has_failed() {
+        let source = source(&[("rows", "100000")]);
+        let failing = Arc::new(TestIntake::default());
+        failing.failed.store(true, std::sync::atomic::Ordering::SeqCst);
+        let ended = source.run(Arc::clone(&failing) as Arc<dyn Intake>, Vec::new(), Stop::new()).await;
+        assert!(matches!(ended, Err(SourceError::Intake(IntakeError::LogFailed(_)))), "{ended:?}");
+        let intake = Arc::new(TestIntake::default());
+        source.run(Arc::clone(&intake) as Arc<dyn Intake>, Vec::new(), Stop::new()).await.unwrap();
+        let count: usize = intake.chunks.lock().iter().map(|(_, chunk)| rows_of(chunk)).sum();
+        assert_eq!(count, 100_000);
+    }
+
+    fn rows_of(chunk: &Chunk) -> usize {
+        match chunk {
+            Chunk::Range { start, end, .. } => (end - start) as usize,
+            Chunk::Messages(messages) => messages.len(),
+        }
+    }
+
+    #[tokio::test]
     async fn a_rate_is_kept_and_a_stop_is_heard() {
         let source = source(&[("rows_per_second", "1000")]);
         assert!(!source.bounded());

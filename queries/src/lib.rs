@@ -12,6 +12,7 @@ mod statement;
 
 pub mod planner;
 
+mod parts;
 mod type_name;
 
 pub mod problem;
@@ -25,5 +26,6 @@ pub mod server;
 
 pub use catalog::{Partitioning, Pipeline, SourceInfo, Storage, TableInfo, ViewInfo};
 pub use diagnostic::{Code, Diagnostic};
+pub use parts::{ColumnParts, Parts, SourceParts, ViewParts, WatermarkParts, quoted};
 pub use planner::{CompiledExpression, compile, compile_expression, explain};
 pub use type_name::type_name;

@@ -7,10 +7,11 @@
 //!   data folder ─► Folder::open ─► lock ─► log id ─┘
 //! ```
 
+mod restore;
 mod service;
-
 mod supervisor;
 
+pub use restore::{Restored, RestoredTable, restore};
 pub use service::{BindFailure, Service, bind};
 
 use std::collections::BTreeMap;
@@ -26,7 +27,7 @@ use tidemill_engine::epoch::Epoch;
 use tidemill_engine::error::with_causes;
 use tidemill_engine::ingest::{Log, LogOptions};
 use tidemill_engine::plan::{Operator, Plan};
-use tidemill_engine::runtime::{Job, JobError, JobOptions, LOG_FOLDER};
+use tidemill_engine::runtime::{self, Job, JobError, JobOptions, LOG_FOLDER, Outlook};
 use tidemill_engine::sink::Sink;
 use tidemill_engine::storage::{FolderLock, LocalStorage, MemoryStorage, Storage};
 use tidemill_queries::history::{History, TABLES_FOLDER, TableLocation};
@@ -71,21 +72,30 @@ impl Default for Settings {
 /// A data folder that this process holds alone, until this is dropped.
 pub struct Folder {
     storage: Arc<LocalStorage>,
-    lock: Arc<FolderLock>,
+    /// None for one who only looks.
+    lock: Option<Arc<FolderLock>>,
 }
 
 impl Folder {
-    /// Opens a data folder, makes it if need be, and locks it.
+    /// Opens a data folder, makes it if need be, locks it, and finishes a [`restore`] that a crash has interrupted:
+    /// nobody may use its tables before.
     pub fn open(path: &Path) -> Result<Folder> {
         let storage = LocalStorage::open(path)?;
         let lock = storage.lock()?;
-        Ok(Folder { storage: Arc::new(storage), lock: Arc::new(lock) })
+        let folder = Folder { storage: Arc::new(storage), lock: Some(Arc::new(lock)) };
+        restore::finish(&folder, &SystemClock)?;
+        Ok(folder)
+    }
+
+    /// Looks into a data folder that must be there; another process may run on it.
+    fn look_into(path: &Path) -> Result<Folder> {
+        Ok(Folder { storage: Arc::new(LocalStorage::existing(path)?), lock: None })
     }
 
     /// Opens the same folder anew, under the same lock: nothing is believed that was known of it before.
     fn reopened(&self) -> Result<Folder> {
         let storage = LocalStorage::open(self.path())?;
-        Ok(Folder { storage: Arc::new(storage), lock: Arc::clone(&self.lock) })
+        Ok(Folder { storage: Arc::new(storage), lock: self.lock.clone() })
     }
 
     /// Returns where it is.
@@ -227,6 +237,10 @@ pub fn table_path(folder: &Path, table: &TableInfo) -> Result<PathBuf> {
 /// Opens the tables of a plan, in its order. Blocking.
 pub fn open_sinks(folder: &Folder, tables: &[TableInfo], settings: &Settings) -> Result<Vec<Box<dyn Sink>>> {
     let job = log_id(folder, settings)?;
+    sinks_of(folder, job, tables, settings)
+}
+
+fn sinks_of(folder: &Folder, job: u128, tables: &[TableInfo], settings: &Settings) -> Result<Vec<Box<dyn Sink>>> {
     let mut sinks: Vec<Box<dyn Sink>> = Vec::with_capacity(tables.len());
     for table in tables {
         sinks.push(open_sink(folder, job, table, settings)?);
@@ -259,7 +273,24 @@ fn table_storage(folder: &Folder, table: &TableInfo) -> Result<(Arc<dyn Storage>
     let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
         return Err(Error::Input(format!("table {}: location {location:?} is not a folder", table.name)));
     };
-    Ok((Arc::new(LocalStorage::open(parent)?), name.to_owned()))
+    let storage: Arc<dyn Storage> = match &folder.lock {
+        Some(_) => Arc::new(LocalStorage::open(parent)?),
+        None if !parent.exists() => Arc::new(MemoryStorage::default()),
+        None => Arc::new(LocalStorage::existing(parent)?),
+    };
+    Ok((storage, name.to_owned()))
+}
+
+/// Says what a start of this pipeline would do with a data folder, and does nothing of it: nothing is locked or written.
+/// `None` if the folder has no log: then everything is new. Blocking.
+///
+/// Beside a running server a file may go that was just listed: then this fails, and may be tried again.
+pub fn foresee(data: &Path, pipeline: &tidemill_queries::Pipeline) -> Result<Option<Outlook>> {
+    let (folder, settings) = (Folder::look_into(data)?, Settings::default());
+    let log = Log::existing(folder.storage(), LOG_FOLDER, LogOptions::default());
+    let Some(log) = log.map_err(|error| Error::Environment(with_causes(&error)))? else { return Ok(None) };
+    let sinks = sinks_of(&folder, log.log_id(), &pipeline.tables, &settings)?;
+    Ok(runtime::foresee(&pipeline.plan, &sinks, &folder.storage())?)
 }
 
 /// Counts the rows of a table as it lies on disk. Blocking.
@@ -322,6 +353,12 @@ fn job_options(folder: &Folder, live: LiveRows, settings: &Settings) -> JobOptio
         live,
         epoch_interval: settings.epoch_interval,
     }
+}
+
+/// Returns an instant as RFC 3339 text, UTC.
+pub fn instant(us: i64) -> String {
+    let known = arrow::temporal_conversions::timestamp_us_to_datetime(us);
+    known.map_or_else(|| format!("{us} us"), |instant| instant.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
 }
 
 /// The error of a job that takes too long to stop.

@@ -6,21 +6,35 @@ use arrow::datatypes::Schema;
 use serde_json::{Value, json};
 use tidemill::assemble::{self, SqlFile};
 use tidemill::{Error, Result};
+use tidemill_engine::runtime::{Fate, Outlook};
 use tidemill_queries::{Pipeline, type_name};
 
 use crate::cli::{CheckArgs, OutputFormat};
+use crate::commands::words::count;
 use crate::commands::{answer, explain};
 
 /// Parses and plans pipeline files; shows what they define, or their mistakes.
 pub(crate) fn check(args: CheckArgs, format: OutputFormat) -> Result<()> {
     let files = args.files.iter().map(|path| SqlFile::read(path)).collect::<Result<Vec<_>>>()?;
     let compiled = assemble::compile(&files, &assemble::checking_context()?);
+    let mut outlook = None;
     if let Ok(pipeline) = &compiled {
         assemble::check_locations(pipeline)?;
+        if let Some(data) = &args.data {
+            outlook = Some(assemble::foresee(data, pipeline)?);
+        }
     }
     match (compiled, format) {
-        (Ok(pipeline), OutputFormat::Table) => answer(describe(&pipeline).as_bytes()),
-        (Ok(pipeline), OutputFormat::Json) => answer(format!("{:#}\n", to_json(&pipeline)).as_bytes()),
+        (Ok(pipeline), OutputFormat::Table) => {
+            answer((describe(&pipeline) + &outlook.map(foretell).unwrap_or_default()).as_bytes())
+        }
+        (Ok(pipeline), OutputFormat::Json) => {
+            let mut document = to_json(&pipeline);
+            if let Some(outlook) = outlook {
+                document["start"] = outlook_to_json(outlook);
+            }
+            answer(format!("{document:#}\n").as_bytes())
+        }
         (Ok(pipeline), OutputFormat::Csv) => answer(to_csv(&pipeline).as_bytes()),
         (Err(mistakes), OutputFormat::Json) => {
             let errors: Vec<&tidemill_queries::Diagnostic> = mistakes.iter().map(|m| &m.diagnostic).collect();
@@ -52,6 +66,40 @@ fn describe(pipeline: &Pipeline) -> String {
     let (sources, views) = (count(pipeline.sources.len(), "source"), count(pipeline.views.len(), "view"));
     let _ = writeln!(text, "ok: {sources}, {views}, {}", count(tables.len(), "table"));
     text
+}
+
+/// Says what a start would do: a line for each table.
+fn foretell(outlook: Option<Outlook>) -> String {
+    let Some(Outlook { reach, notes, tables }) = outlook else {
+        return "start: there is no log, all is new\n".to_owned();
+    };
+    let mut text = format!("start: the log is replayed from {reach}\n");
+    for (table, fate) in tables {
+        let _ = writeln!(text, "  {table}: {fate}");
+    }
+    for note in notes {
+        let _ = writeln!(text, "  note: {note}");
+    }
+    text
+}
+
+fn outlook_to_json(outlook: Option<Outlook>) -> Value {
+    let Some(Outlook { reach, notes, tables }) = outlook else { return Value::Null };
+    let table = |(name, fate): (String, Fate)| {
+        let what = match fate {
+            Fate::GoesOn { .. } => "goes_on",
+            Fate::Unkept => "unkept",
+            Fate::New(_) => "new",
+            Fate::FilledAgain { .. } => "filled_again",
+            Fate::Left => "left",
+        };
+        json!({"name": name, "fate": what, "text": fate.to_string()})
+    };
+    json!({
+        "replay_behind_epoch": reach.from.epoch().0,
+        "notes": notes,
+        "tables": tables.into_iter().map(table).collect::<Vec<_>>(),
+    })
 }
 
 fn to_json(pipeline: &Pipeline) -> Value {
@@ -97,8 +145,4 @@ fn to_csv(pipeline: &Pipeline) -> String {
         lines("view", &view.name, &view.schema);
     }
     text
-}
-
-fn count(count: usize, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }

@@ -1,19 +1,26 @@
 //! What the commands do.
 
 mod check;
+mod inspect;
+mod restore;
 mod run;
 mod serve;
 mod signals;
 mod sql;
+mod verify;
+mod words;
 
 pub(crate) use check::check;
+pub(crate) use inspect::inspect;
+pub(crate) use restore::restore;
 pub(crate) use run::run;
 pub(crate) use serve::serve;
 pub(crate) use signals::stop_requested;
 pub(crate) use sql::sql;
+pub(crate) use verify::verify;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tidemill::assemble::{self, Mistake, Settings, SqlFile};
@@ -42,6 +49,17 @@ pub(crate) fn settings(config: &Config) -> Settings {
         clock,
         dice,
     }
+}
+
+/// Makes sure that a data folder is there, for a command that does not make one.
+fn existing_folder(data: &Path) -> Result<()> {
+    if data.is_dir() {
+        return Ok(());
+    }
+    Err(Error::Input(format!(
+        "there is no folder {}: say with --data where the data folder of the pipeline is",
+        data.display()
+    )))
 }
 
 /// Puts flags over the configuration.

@@ -10,6 +10,7 @@ use tidemill_engine::runtime::JobStatus;
 use tidemill_queries::{Pipeline, TableInfo};
 
 use crate::cli::{OutputFormat, RunArgs};
+use crate::commands::words::grouped;
 use crate::commands::{STOP_MAX, answer, explain, read_and_check, settings, stop_requested, with_flags};
 use crate::config::Config;
 
@@ -131,29 +132,4 @@ fn summary_json(status: &JobStatus, tables: &[TableInfo], folder: &Folder) -> Re
         })).collect::<Vec<_>>(),
         "tables": shown,
     }))
-}
-
-/// Writes a number with a comma at each thousand.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (idx, digit) in digits.chars().enumerate() {
-        if idx > 0 && (digits.len() - idx).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_have_a_comma_at_each_thousand() {
-        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (12_345_678, "12,345,678")] {
-            assert_eq!(grouped(number), text);
-        }
-    }
 }

@@ -1,8 +1,9 @@
-//! A disk that can lose its power: an ext4 of its own, in a file.
+//! A disk that can lose its power, or be full: an ext4 of its own, in a file.
 //!
 //! `xfs_io shutdown` stops the file system as if its disk had lost power; mounted again, its journal is replayed, and
 //! whatever was in the page cache only is gone.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -10,24 +11,23 @@ use std::time::Duration;
 use crate::harness::folder::Folder;
 use crate::harness::wait::eventually;
 
-const DISK_BYTES: &str = "1500M";
 /// The kernel lets go of a file system only when the last file of a killed process is closed.
 const UNMOUNT_MAX: Duration = Duration::from_secs(30);
 
 /// An ext4 in a file.
-pub(super) struct Disk {
+pub(crate) struct Disk {
     image: PathBuf,
     /// Its folder.
-    pub(super) mounted_at: PathBuf,
+    pub(crate) mounted_at: PathBuf,
 }
 
 impl Disk {
     /// Makes and mounts one; an error says what this machine lacks.
-    pub(super) fn make(folder: &Folder) -> Result<Disk, String> {
+    pub(crate) fn make(folder: &Folder, bytes: &str) -> Result<Disk, String> {
         let disk = Disk { image: folder.join("disk.ext4"), mounted_at: folder.join("disk") };
         std::fs::create_dir(&disk.mounted_at).expect("a writable folder");
         run("xfs_io", &["-V".as_ref()])?;
-        run("truncate", &["-s".as_ref(), DISK_BYTES.as_ref(), &disk.image])?;
+        run("truncate", &["-s".as_ref(), bytes.as_ref(), &disk.image])?;
         run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), &disk.image])?;
         disk.mount()?;
         Ok(disk)
@@ -35,6 +35,17 @@ impl Disk {
 
     fn mount(&self) -> Result<(), String> {
         run("mount", &["-o".as_ref(), "loop".as_ref(), &self.image, &self.mounted_at])
+    }
+
+    /// Takes all the room there is, until what is returned is dropped.
+    pub(crate) fn fill(&self) -> Ballast {
+        let ballast = Ballast(self.mounted_at.join("ballast"));
+        let mut file = std::fs::File::create(&ballast.0).expect("a name on the disk");
+        for piece_bytes in [1 << 20, 4 << 10] {
+            let piece = vec![0; piece_bytes];
+            while file.write_all(&piece).is_ok() {}
+        }
+        ballast
     }
 
     /// Nothing reaches the disk any more; its log is not flushed.
@@ -55,6 +66,15 @@ impl Drop for Disk {
         // A failed test keeps the image, which can be mounted; lazily, since its program may still be there. Unmounted
         // already is fine, too.
         let _ = run("umount", &["-l".as_ref(), &self.mounted_at]);
+    }
+}
+
+/// A file that takes room until it is dropped.
+pub(crate) struct Ballast(PathBuf);
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rand::Rng;
 
+use super::failing_disk::{self, Refused};
 use super::round::Scene;
 use crate::harness::program::signal;
 
@@ -29,6 +30,10 @@ pub(super) enum Fault {
     PowerLoss,
     /// SIGKILL, then power loss while it recovers: what it replays may never have reached the disk.
     PowerLossInRecovery,
+    /// The disk is full for a while.
+    FullDisk,
+    /// The kernel refuses to write, to sync or to name files for a while.
+    Refusal(Refused),
 }
 
 impl Fault {
@@ -36,6 +41,31 @@ impl Fault {
     pub(super) const KILLS: [Fault; 3] = [Fault::Kill, Fault::KillInRecovery, Fault::KillAfterTerm];
     /// Faults of a [`Disk`](super::disk::Disk).
     pub(super) const POWER_LOSSES: [Fault; 2] = [Fault::PowerLoss, Fault::PowerLossInRecovery];
+
+    /// Disks that are full, on a [`Disk`](super::disk::Disk).
+    pub(super) const FULL_DISKS: [Fault; 1] = [Fault::FullDisk];
+    /// Disks that refuse; they need no disk of their own.
+    pub(super) const REFUSALS: [Fault; 6] = {
+        let [a, b, c, d, e, f] = Refused::ALL;
+        [
+            Fault::Refusal(a),
+            Fault::Refusal(b),
+            Fault::Refusal(c),
+            Fault::Refusal(d),
+            Fault::Refusal(e),
+            Fault::Refusal(f),
+        ]
+    };
+
+    /// Whether it needs a [`Disk`](super::disk::Disk), and how large a one.
+    pub(super) fn disk_bytes(self) -> Option<&'static str> {
+        match self {
+            Fault::PowerLoss | Fault::PowerLossInRecovery => Some("1500M"),
+            // So small that it is filled in a moment.
+            Fault::FullDisk => Some("160M"),
+            Fault::Kill | Fault::KillInRecovery | Fault::KillAfterTerm | Fault::Refusal(_) => None,
+        }
+    }
 
     /// Starts the program and breaks it.
     pub(super) async fn strike(self, scene: &mut Scene) {
@@ -45,6 +75,8 @@ impl Fault {
             Fault::KillAfterTerm => kill_after_term(scene).await,
             Fault::PowerLoss => power_loss(scene).await,
             Fault::PowerLossInRecovery => power_loss_in_recovery(scene).await,
+            Fault::FullDisk => failing_disk::fill(scene).await,
+            Fault::Refusal(refused) => failing_disk::refuse(scene, refused).await,
         }
     }
 }
@@ -86,6 +118,11 @@ async fn power_loss_in_recovery(scene: &mut Scene) {
 }
 
 impl Scene {
+    /// Lets the program serve for a random time.
+    pub(super) async fn serve_a_while(&mut self) {
+        self.within_ms(SERVES_MS_MAX).await;
+    }
+
     /// Waits for a random time.
     async fn within_ms(&mut self, max: u64) {
         tokio::time::sleep(Duration::from_millis(self.dice.random_range(1..max))).await;

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,17 +23,18 @@ pub(super) struct KeptLog {
 }
 
 /// The copies, and of which file each one is.
-pub(super) struct Copies {
+struct Copies {
     log: PathBuf,
     kept: PathBuf,
     of: HashMap<String, (u64, u64)>,
+    is_held: bool,
 }
 
 impl KeptLog {
     /// Begins to keep the segments of `log` in `kept`.
     pub(super) fn begin(log: PathBuf, kept: PathBuf) -> KeptLog {
         fs::create_dir_all(&kept).expect("a writable folder");
-        let copies = Arc::new(Mutex::new(Copies { log, kept, of: HashMap::new() }));
+        let copies = Arc::new(Mutex::new(Copies { log, kept, of: HashMap::new(), is_held: false }));
         let stop = Arc::new(AtomicBool::new(false));
         let (looking, stopped) = (Arc::clone(&copies), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
@@ -45,14 +46,14 @@ impl KeptLog {
         KeptLog { copies, stop, thread: Some(thread) }
     }
 
-    /// Keeps the thread away from the folder as long as the guard lives: while a disk is taken away.
-    pub(super) fn hold(&self) -> MutexGuard<'_, Copies> {
-        self.copies.lock().expect("no look panics")
+    /// Keeps the thread away from the folder, or lets it look again: a disk that is taken away may not be in use.
+    pub(super) fn hold(&self, is_held: bool) {
+        self.copies.lock().expect("no look panics").is_held = is_held;
     }
 
     /// Copies the last segment too; the program is down. Returns where the copies are.
     pub(super) fn keep(&self) -> PathBuf {
-        let mut copies = self.hold();
+        let mut copies = self.copies.lock().expect("no look panics");
         copies.look(true);
         copies.kept.clone()
     }
@@ -68,7 +69,10 @@ impl Drop for KeptLog {
 
 impl Copies {
     /// Copies what is new. What goes away meanwhile was copied before, or is looked for again.
-    pub(super) fn look(&mut self, is_down: bool) {
+    fn look(&mut self, is_down: bool) {
+        if self.is_held {
+            return;
+        }
         // Killed before it made its log, there is none.
         let Ok(entries) = fs::read_dir(&self.log) else { return };
         let mut segments: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();

@@ -25,6 +25,7 @@
 //! - [`round`]: all of it together; [`kept_log`] keeps the log for the verdict
 //! - [`verdict`]: what is wrong
 //! - [`report`]: the line of JSON
+//! - [`failing_disk`]: a disk that is full, or refuses, for a while
 //! - [`frozen`]: a program that was held, and comes back when another has taken over
 
 mod sizes;
@@ -33,6 +34,7 @@ mod sources;
 mod load;
 
 mod disk;
+mod failing_disk;
 mod faults;
 mod frozen;
 
@@ -42,6 +44,7 @@ mod round;
 mod report;
 mod verdict;
 
+pub(crate) use self::disk::Disk;
 use self::faults::Fault;
 use self::report::Report;
 use self::sizes::Size;
@@ -56,6 +59,18 @@ async fn kills_lose_nothing_double_nothing_and_every_window_is_right() {
 async fn power_losses_lose_nothing_double_nothing_and_every_window_is_right() {
     let test = "power_losses_lose_nothing_double_nothing_and_every_window_is_right";
     run(&Attack { fault: "power loss", faults: &Fault::POWER_LOSSES, test }, Size::of_power_losses()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_stops_nothing_but_the_input_and_loses_nothing() {
+    let test = "a_full_disk_stops_nothing_but_the_input_and_loses_nothing";
+    run(&Attack { fault: "full disk", faults: &Fault::FULL_DISKS, test }, Size::of_full_disks()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_refuses_for_a_while_loses_nothing_and_doubles_nothing() {
+    let test = "a_disk_that_refuses_for_a_while_loses_nothing_and_doubles_nothing";
+    run(&Attack { fault: "refusing disk", faults: &Fault::REFUSALS, test }, Size::of_refusals()).await;
 }
 
 /// What a test does to the program.

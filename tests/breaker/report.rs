@@ -16,6 +16,7 @@ pub(super) struct Report {
     pub(super) begin: Instant,
     pub(super) kills: u64,
     pub(super) losses: u64,
+    pub(super) disk_failures: u64,
     pub(super) acknowledged: u64,
     pub(super) ready_ms: Vec<u64>,
     pub(super) ms_to_first_ack_max: u64,
@@ -32,6 +33,7 @@ impl Report {
             begin: Instant::now(),
             kills: 0,
             losses: 0,
+            disk_failures: 0,
             acknowledged: 0,
             ready_ms: Vec::new(),
             ms_to_first_ack_max: 0,
@@ -48,7 +50,7 @@ impl Report {
 
     /// Returns how often the program was struck: where power is lost, kills are only by the way.
     pub(super) fn struck(&self) -> u64 {
-        if self.losses > 0 { self.losses } else { self.kills }
+        [self.disk_failures, self.losses, self.kills].into_iter().find(|count| *count > 0).unwrap_or(0)
     }
 
     /// Returns whether nothing is wrong.
@@ -60,6 +62,7 @@ impl Report {
     pub(super) fn add(&mut self, round: Report) {
         self.kills += round.kills;
         self.losses += round.losses;
+        self.disk_failures += round.disk_failures;
         self.acknowledged += round.acknowledged;
         self.ready_ms.extend(round.ready_ms);
         self.ms_to_first_ack_max = self.ms_to_first_ack_max.max(round.ms_to_first_ack_max);
@@ -88,6 +91,7 @@ impl Report {
             "rounds": self.rounds,
             "kills": self.kills,
             "losses": self.losses,
+            "disk_failures": self.disk_failures,
             "rows": rows,
             "acknowledged": self.acknowledged,
             "lost": lost,

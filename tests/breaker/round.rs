@@ -1,12 +1,12 @@
 //! One round: a data folder, a load, faults, and the verdict.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::disk::Disk;
-use super::faults::Fault;
 use super::kept_log::KeptLog;
 use super::load::Load;
 use super::report::{OnFailure, Report};
@@ -20,6 +20,8 @@ const COMMITS_MS: [u64; 3] = [50, 200, 1_000];
 /// Intervals of checkpoints, in the same way.
 const CHECKPOINTS_MS: [u64; 4] = [100, 500, 2_000, 10_000];
 const WORKERS_MAX: usize = 4;
+/// Attempts to start while a disk fails, about.
+const ATTEMPTS_OF_A_FAILURE: u64 = 4;
 /// A debug build that brings the last rows of a round.
 const ROWS_TIME_MAX: Duration = Duration::from_secs(600);
 /// How long the last epochs may take after the senders have ended.
@@ -36,6 +38,7 @@ pub(super) struct Scene {
     starts: u64,
     kills: u64,
     losses: u64,
+    disk_failures: u64,
     ready_ms: Vec<u64>,
 }
 
@@ -49,7 +52,18 @@ impl Scene {
         let load = Load::begin(mqtt, serve.http, &folder.join("ledgers"), seed);
         let dice = StdRng::seed_from_u64(seed);
         let kept_log = KeptLog::begin(serve.data.join("log"), folder.join("kept-log"));
-        Scene { dice, serve, load, disk, kept_log, starts: 0, kills: 0, losses: 0, ready_ms: Vec::new() }
+        Scene {
+            dice,
+            serve,
+            load,
+            disk,
+            kept_log,
+            starts: 0,
+            kills: 0,
+            losses: 0,
+            disk_failures: 0,
+            ready_ms: Vec::new(),
+        }
     }
 
     /// Starts the program, with other numbers of threads and other intervals than the last time.
@@ -87,14 +101,38 @@ impl Scene {
         let disk = self.disk.as_ref().expect("a round with power losses has its own disk");
         // Held first: a program that sees its disk fail could end by itself, and that is another fault.
         signal("STOP", program.pid());
-        let nobody_looks = self.kept_log.hold();
+        self.kept_log.hold(true);
         disk.lose_power();
         let ended = program.kill9();
         assert!(ended.code().is_none(), "the program ended by itself: {ended}");
         disk.mount_again().await;
-        drop(nobody_looks);
+        self.kept_log.hold(false);
         self.losses += 1;
         self.died();
+    }
+
+    /// Lets a program end well that has lived through a failure of its disk.
+    pub(super) async fn stop_after_disk_failure(&mut self, program: Program) {
+        program.stop().await;
+        self.disk_failures += 1;
+        // Each attempt of it was a start, and may have left files for nobody.
+        self.starts += ATTEMPTS_OF_A_FAILURE;
+        self.died();
+    }
+
+    /// Returns the data folder.
+    pub(super) fn data(&self) -> &Path {
+        &self.serve.data
+    }
+
+    /// Returns the round's own disk.
+    pub(super) fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("a round with full disks has its own")
+    }
+
+    /// Returns how many readings were acknowledged.
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.load.shared().acknowledged().iter().sum()
     }
 
     fn died(&self) {
@@ -104,7 +142,11 @@ impl Scene {
 
     /// Counts what the round is about: where power is lost, kills are only by the way.
     fn struck(&self) -> u64 {
-        if self.disk.is_some() { self.losses } else { self.kills }
+        match (self.disk_failures, &self.disk) {
+            (1.., _) => self.disk_failures,
+            (0, Some(_)) => self.losses,
+            (0, None) => self.kills,
+        }
     }
 
     /// Starts the program a last time, lets it take the rows that are missing, stops it, and judges.
@@ -130,6 +172,7 @@ impl Scene {
         let verdict = verdict::on(&self.serve.data.join("tables"), &folder.join("ledgers"), &kept_log, self.starts);
         report.kills = self.kills;
         report.losses = self.losses;
+        report.disk_failures = self.disk_failures;
         report.acknowledged = shared.acknowledged().iter().sum();
         report.ready_ms = self.ready_ms;
         report.ms_to_first_ack_max = shared.first_acknowledgement_ms_max();
@@ -150,8 +193,8 @@ pub(super) async fn run(attack: &Attack, seed: u64, faults: u64, rows: u64) -> R
     let folder = Folder::new();
     let report = Report::new(seed, attack.fault);
     let mut on_failure = OnFailure::new(seed, attack, &folder);
-    let needs_disk = attack.faults.iter().any(|fault| Fault::POWER_LOSSES.contains(fault));
-    let disk = if needs_disk { Some(Disk::make(&folder)?) } else { None };
+    let disk_bytes = attack.faults.iter().find_map(|fault| fault.disk_bytes());
+    let disk = disk_bytes.map(|bytes| Disk::make(&folder, bytes)).transpose()?;
     let mut scene = Scene::new(&folder, disk, seed);
     for fault in attack.faults.iter().cycle() {
         if scene.struck() >= faults {

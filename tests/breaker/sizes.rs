@@ -1,10 +1,10 @@
 //! How much is tried: `TIDEMILL_BREAKER=gate|soak|campaign`.
 //!
-//! | size     | for                | kills | power losses | acknowledged rows            |
-//! |----------|--------------------|-------|--------------|------------------------------|
-//! | gate     | every run in CI    |   100 |           50 | 1 million, both together     |
-//! | soak     | `./check soak`     | 1,000 |          500 | 10 million, both together    |
-//! | campaign | days               | until `TIDEMILL_HOURS` are over, each of the two    |
+//! | size     | for                | kills | power losses | acknowledged rows            | full disks | refusing disks |
+//! |----------|--------------------|-------|--------------|------------------------------|------------|----------------|
+//! | gate     | every run in CI    |   100 |           50 | 1 million, both together     |          2 |              6 |
+//! | soak     | `./check soak`     | 1,000 |          500 | 10 million, both together    |         20 |             60 |
+//! | campaign | days               | until `TIDEMILL_HOURS` are over, each of the four                                |
 //!
 //! `TIDEMILL_BREAKER_PERCENT=5` takes a twentieth of it: to try the machine itself. `TIDEMILL_SEED` is the seed of the
 //! first round; each further one has the next.
@@ -36,6 +36,16 @@ impl Size {
     /// Returns what the environment asks of the test with losses of power.
     pub(super) fn of_power_losses() -> Size {
         Size::asked([(50, 350_000, 17), (500, 3_500_000, 50)])
+    }
+
+    /// Returns what the environment asks of the test with full disks.
+    pub(super) fn of_full_disks() -> Size {
+        Size::asked([(2, 20_000, 2), (20, 1_000_000, 4)])
+    }
+
+    /// Returns what the environment asks of the test with refused system calls: each of them once at least.
+    pub(super) fn of_refusals() -> Size {
+        Size::asked([(6, 60_000, 6), (60, 1_000_000, 12)])
     }
 
     fn asked([gate, soak]: [(u64, u64, u64); 2]) -> Size {

@@ -53,6 +53,15 @@ impl Client {
         self.post(&format!("/api/v1/ingest/{source}"), "application/x-ndjson", lines).await
     }
 
+    /// Posts a row that is to be refused: status, `Retry-After` and body of the answer.
+    pub(crate) async fn ingest_refused(&self, source: &str, row: &str) -> (u16, Option<String>, String) {
+        let request = self.client.post(format!("{}/api/v1/ingest/{source}", self.base));
+        let answer = request.header("content-type", "application/json").body(row.to_owned()).send().await;
+        let answer = answer.expect("an answer");
+        let retry_after = answer.headers().get("retry-after").map(|value| value.to_str().expect("text").to_owned());
+        (answer.status().as_u16(), retry_after, answer.text().await.expect("a body"))
+    }
+
     /// Posts NDJSON rows that must be acknowledged; what does not decode becomes a dead letter.
     pub(crate) async fn ingest_durably(&self, source: &str, lines: &str) {
         let path = format!("/api/v1/ingest/{source}?on_error=dead_letter");

@@ -1,6 +1,7 @@
 """DuckDB as the judge: one JSON question a line in, one answer a line out.
 
-    {"table": "raw", "path": ".../tables/raw"}            makes a Delta table known; `deltalake` lists its files
+    {"table": "raw", "path": ".../tables/raw"}            makes a Delta table known; `deltalake` lists its files; "version"
+                                                          is that of before, if not the newest
     {"ledger": "sent", "path": "....csv", "columns": ""}   makes ledgers known
     {"history": "raw", "path": ".../tables/raw"}          like table, with the version that brought each row; and
                                                           raw_versions: the epoch of each version
@@ -119,7 +120,7 @@ def log(folder, sources):
 
 def answer(question):
     if "table" in question:
-        table = deltalake.DeltaTable(question["path"])
+        table = deltalake.DeltaTable(question["path"], version=question.get("version"))
         connection.register(question["table"], table.to_pyarrow_dataset())
         return table.version()
     if "ledger" in question:

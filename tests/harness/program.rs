@@ -134,6 +134,11 @@ impl Program {
         self.child.wait().expect("a child to wait for")
     }
 
+    /// Returns how it ended, if it has.
+    pub(crate) fn try_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child to ask")
+    }
+
     /// Waits for its end by itself.
     pub(crate) async fn ended(mut self, limit: Duration) -> ExitStatus {
         let child = &mut self.child;

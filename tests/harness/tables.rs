@@ -21,6 +21,11 @@ impl Judge {
         self.expect(&json!({ "table": name, "path": path }));
     }
 
+    /// Makes a table known as it was at an older version.
+    pub(crate) fn table_at(&mut self, name: &str, path: &Path, version: u64) {
+        self.expect(&json!({ "table": name, "path": path, "version": version }));
+    }
+
     /// Makes a table known like [`Judge::table`], with one more column: the `version` that brought the row. Beside it
     /// stands `<name>_versions`, with the epoch of each version.
     pub(crate) fn history(&mut self, name: &str, path: &Path) {

@@ -29,7 +29,7 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
         &["engine/src/dataflow", "engine/src/runtime/worker", "engine/src/runtime/bridge", "benches/", "tests/"],
     ),
     ("datafusion", &["queries/", "benches/", "tests/"]),
-    ("rumqttc_v4", &["connectors/src/mqtt", "src/demo", "tests/", "benches/"]),
+    ("rumqttc_v4", &["connectors/src/mqtt", "src/demo", "src/commands/verify", "tests/", "benches/"]),
     ("rumqttc_v5", &["connectors/src/mqtt", "src/demo", "tests/", "benches/"]),
     ("parquet", &["connectors/", "tests/", "benches/"]),
     ("axum", &["connectors/src/http", "queries/", "tests/"]),

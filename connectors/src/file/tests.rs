@@ -250,3 +250,23 @@ fn compressed_files_are_refused_by_name() {
     let error = FileSource::take_encoding("a.ndjson.gz", &mut Options::default()).expect_err("gzip");
     assert!(error.to_string().contains("unpack it first"), "{error}");
 }
+
+#[tokio::test]
+async fn the_same_source_goes_on_by_its_resume_after_its_log_has_failed() {
+    let rows: String = (0..50_000).map(|n| format!("{{\"temperature\":{n}}}\n")).collect();
+    let folder = folder(&[("a.json", rows.as_bytes())]);
+    let source = source(&folder, "a.json");
+    source.prepare().await.unwrap();
+    let intake = Arc::new(TestIntake::default());
+    intake.failed.store(true, std::sync::atomic::Ordering::SeqCst);
+    let ended = source.run(Arc::clone(&intake) as Arc<dyn Intake>, Vec::new(), Stop::new()).await;
+    assert!(matches!(ended, Err(SourceError::Intake(IntakeError::LogFailed(_)))), "{ended:?}");
+
+    let (partition, Chunk::Range { end, .. }) = intake.chunks.lock()[0].clone() else { panic!("a range") };
+    let again = run(&source, vec![Resume { partition, next: end, ended: false }]).await;
+    let (batch, dead) = decoded(&source, &again);
+    assert!(dead.is_empty());
+    let temperatures = batch.column_by_name("temperature").unwrap().as_primitive::<Float64Type>().values();
+    let first = rows.as_bytes()[..end as usize].iter().filter(|byte| **byte == b'\n').count();
+    assert_eq!((temperatures[0], temperatures.len()), (first as f64, 50_000 - first));
+}

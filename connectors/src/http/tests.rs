@@ -272,3 +272,39 @@ async fn it_works_over_a_real_socket() {
     assert!(answer.contains("\"position\":\"readings@2\""), "{answer}");
     serving.abort();
 }
+
+#[tokio::test]
+async fn a_refusal_tells_why_and_when_to_come_again_until_rows_are_taken_again() {
+    let server = serve(Encoding::Json).await;
+    server.ingest.refuse("the disk is full");
+    let (status, body) = server.post(TWO).await;
+    assert_eq!((status, &body["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("TM2115")));
+    assert_eq!(body["detail"], "the disk is full; nothing was stored");
+    assert!(server.nothing_was_stored());
+    let unknown = Request::post("/api/v1/ingest/other").body(Body::from(TWO)).unwrap();
+    assert_eq!(server.send(unknown).await.0, StatusCode::NOT_FOUND, "a wrong name stays wrong");
+    server.ingest.take_again();
+    assert_eq!(server.post(TWO).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_source_that_has_ended_runs_again() {
+    let columns = Arc::new(Schema::new(vec![Field::new("temperature", DataType::Float64, false)]));
+    let (ingest, encoding) = (HttpIngest::new(), Encoding::Json);
+    let source =
+        Arc::new(HttpSource::new("readings", encoding, encoding.format(Layout::new(&columns)), ingest.clone()));
+    for _ in 0..3 {
+        source.prepare().await.unwrap();
+        let (intake, stop) = (Arc::new(TestIntake::default()), Stop::new());
+        let running = tokio::spawn({
+            let (source, intake, stop) = (Arc::clone(&source), Arc::clone(&intake), stop.clone());
+            async move { source.run(intake, Vec::new(), stop).await }
+        });
+        intake.wait_until_connected().await;
+        let server = Server { ingest: ingest.clone(), intake, stop, running };
+        assert_eq!(server.post("{\"temperature\":1}").await.0, StatusCode::OK);
+        assert_eq!(server.intake.messages().len(), 1, "into the intake of this run");
+        server.stop.cancel();
+        server.running.await.unwrap().unwrap();
+    }
+}

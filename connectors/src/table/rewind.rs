@@ -22,7 +22,7 @@ use super::refused;
 use super::replay::Replay;
 use super::settle::settle;
 use super::sink::tag;
-use super::snapshot::HI_EPOCH_TAG;
+use super::snapshot::{HI_EPOCH_TAG, LO_EPOCH_TAG};
 
 /// Which table goes back, and how far.
 #[derive(Clone, Copy, Debug)]
@@ -31,10 +31,10 @@ pub struct Rewind<'a> {
     pub job: &'a str,
     /// Its name.
     pub name: &'a str,
-    /// The epoch of the checkpoint: files with rows behind it go.
+    /// The epoch of the checkpoint, for people.
     pub to: Epoch,
-    /// What the checkpoint counts as committed in this table, its own decided commit included: no file that stays has
-    /// rows behind it.
+    /// What the checkpoint counts as committed in this table, its own decided commit included: files with rows behind it
+    /// go. Those of before the checkpoint are in its buffer.
     pub committed: Epoch,
     /// The generation that the table's content has afterwards.
     pub generation: u64,
@@ -80,20 +80,24 @@ fn decide(replay: &Replay, rewind: Rewind, now_ms: i64) -> Result<Option<(usize,
     }
     let mut gone: Vec<&Add> = Vec::new();
     for add in replay.adds.values() {
-        let hi = tag(add, HI_EPOCH_TAG).and_then(|text| text.parse().ok()).map(Epoch).ok_or_else(|| {
-            format!(
+        let epoch = |key| tag(add, key).and_then(|text| text.parse().ok()).map(Epoch);
+        let (Some(lo), Some(hi)) = (epoch(LO_EPOCH_TAG), epoch(HI_EPOCH_TAG)) else {
+            return Err(format!(
                 "{} was written by another program, which may have put rows of several epochs together: it cannot go back to epoch {}",
                 add.path, rewind.to
-            )
-        })?;
-        if hi > rewind.to {
-            gone.push(add);
-        } else if hi > rewind.committed {
+            ));
+        };
+        if hi <= rewind.committed {
+            continue;
+        }
+        if lo <= rewind.committed {
             return Err(format!(
                 "{} has rows up to epoch {hi}, and the checkpoint says that epoch {} is the last one in the table: nothing was removed",
                 add.path, rewind.committed
             ));
         }
+        // Also what has rows of before the checkpoint only: they are in its buffer.
+        gone.push(add);
     }
     let mut metadata = replay.metadata.clone();
     Content { generation: rewind.generation, ..content }.describe_in(&mut metadata.configuration);

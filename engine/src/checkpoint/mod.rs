@@ -16,6 +16,13 @@
 //! manifest whose checkpoint it builds on. What was committed behind that checkpoint is computed again by the replay, and
 //! dropped by the table, which knows its last epoch.
 //!
+//! # Taking charge
+//!
+//! The first thing that a start decides is that it is in charge: when it has rolled the newest manifest forward, it writes
+//! one of its own that decides nothing else. A process that was written off, and is not dead, finds that number taken, and
+//! stops. What it has decided just before is found in the same way, and rolled forward too. Without this it could still
+//! decide the next manifest, and commit rows that its successor has in a commit of its own.
+//!
 //! # Files
 //!
 //! ```text
@@ -27,6 +34,8 @@
 //! again: what has not changed is not written again. A pack lives as long as a manifest that names it.
 
 mod manifest;
+#[cfg(test)]
+mod model;
 mod pack;
 mod recovery;
 mod store;
@@ -35,8 +44,11 @@ pub use manifest::{
     BufferState, Checkpoint, Holds, Manifest, PaneState, PartitionState, SourceState, TableState, WindowSaved,
 };
 pub use pack::{PackWriter, Part};
-pub use recovery::{Decision, FoundCheckpoint, FoundLog, FoundManifest, FoundTable, From, Start, decide};
-pub use store::{Collected, MANIFEST_FOLDER, STATE_FOLDER, Store};
+pub use recovery::{
+    Decision, FoundCheckpoint, FoundLog, FoundManifest, FoundTable, From, Start, decide, possible_starts,
+};
+pub(crate) use store::STEPS_MAX;
+pub use store::{Attempt, Collected, MANIFEST_FOLDER, STATE_FOLDER, Store};
 
 use crate::storage::StorageError;
 

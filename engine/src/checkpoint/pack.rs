@@ -86,6 +86,11 @@ impl<'a> PackWriter<'a> {
         Ok(part)
     }
 
+    /// Lets the next part begin a pack of its own: a pack lives as long as its longest-lived part.
+    pub fn next_pack(&mut self) -> Result<(), CheckpointError> {
+        self.flush()
+    }
+
     /// Makes all parts durable; returns the bytes of all packs.
     pub fn finish(mut self) -> Result<u64, CheckpointError> {
         self.flush()?;

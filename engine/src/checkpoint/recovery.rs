@@ -10,8 +10,11 @@
 //!   else refuse, and name what is damaged                       ┘                    ▼
 //!                                              the oldest start at which all the others fit: rebuild it from there
 //! ```
+//! A table that lacks what a checkpoint counts as committed (its folder is older, or a manifest that went back is lost) makes
+//! that checkpoint no start at all: no replay from there would bring these rows again.
+//!
 //! A table fits a checkpoint if the checkpoint has all the state that its rows come from, and it fits the beginning if its
-//! own content begins there. Whatever the start is, the replay gives the same rows: so a table that fits goes on without a
+//! own content begins there. One that needs no state fits wherever the replay brings all the rows that it does not have. Whatever the start is, the replay gives the same rows: so a table that fits goes on without a
 //! change, and one that does not is filled again as far as the log reaches.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,6 +96,14 @@ pub enum Decision {
 }
 
 impl From {
+    /// Returns the number of the manifest with the checkpoint; 0 is the beginning of the log.
+    pub fn number(self) -> u64 {
+        match self {
+            From::Beginning => 0,
+            From::Checkpoint { number, .. } => number,
+        }
+    }
+
     /// Returns the epoch behind which the replay begins.
     pub fn epoch(self) -> Epoch {
         match self {
@@ -122,35 +133,59 @@ pub fn decide(
             other.log_id, log.id
         ));
     }
-    let mut bad: Vec<&str> = Vec::new();
+    let mut bad: Vec<String> = Vec::new();
     let starts = starts(log, manifests, damaged, &mut bad);
-    let Some(newest) = starts.last() else {
+    if starts.is_empty() {
         let what = if bad.is_empty() { "no checkpoint is there".to_owned() } else { bad.join("; ") };
         return Decision::Refuse(format!(
             "cannot start from any checkpoint: {what}. The log reaches back only to epoch {}, so it cannot be replayed from \
              its beginning. Nothing was changed. Restore the folder from a backup, or move it away to start anew",
             log.first
         ));
+    }
+    let decided = whole(manifests).last().map(|manifest| manifest.number);
+    let lag = |start: &Candidate<'_>| tables.iter().find_map(|table| start.lag(table, decided));
+    let Some(newest) = starts.iter().rev().find(|start| lag(start).is_none()) else {
+        return Decision::Refuse(format!(
+            "{}: the table's folder is older than the checkpoints, and the log reaches back only to epoch {}. Nothing was \
+             changed. Restore the folder as a whole from a backup; or move the table's away, and it is filled again as far \
+             as the log reaches back",
+            starts.iter().find_map(lag).expect("none is without"),
+            log.first
+        ));
     };
+    bad.extend(starts.last().and_then(lag));
     notes.extend(bad.iter().map(|what| format!("{what}; starting from {}", newest.words())));
-    let rebuilt: BTreeMap<&str, String> =
+    let mut rebuilt: BTreeMap<&str, String> =
         tables.iter().filter_map(|table| Some((table.name.as_str(), newest.misfit(table)?))).collect();
     let fits = |start: &Candidate<'_>| {
         let mut others = tables.iter().filter(|table| !rebuilt.contains_key(table.name.as_str()));
-        others.all(|table| start.misfit(table).is_none())
+        others.all(|table| start.misfit(table).is_none() && start.lag(table, decided).is_none())
     };
     let from = if rebuilt.is_empty() {
         newest
     } else {
         starts.iter().find(|start| fits(start)).expect("all others fit the newest start")
     };
+    // One that the newest start does not know may fit an older one: it goes on from there.
+    let goes_on = |table: &&FoundTable| from.misfit(table).is_none() && from.is_settled(table);
+    tables.iter().filter(goes_on).for_each(|table| drop(rebuilt.remove(table.name.as_str())));
     Decision::Start(Start {
         from: from.from,
         next_number: manifests.last_key_value().map_or(1, |(number, _)| number + 1),
-        newest: whole(manifests).last().map(|manifest| manifest.number),
+        newest: decided,
         rebuilt: rebuilt.into_iter().map(|(name, why)| (name.to_owned(), why)).collect(),
         notes,
     })
+}
+
+/// Returns the places that [`decide`] chooses from, oldest first, whatever the tables have.
+pub fn possible_starts(
+    log: &FoundLog,
+    manifests: &BTreeMap<u64, FoundManifest>,
+    damaged: &FoundCheckpoint,
+) -> Vec<From> {
+    starts(log, manifests, damaged, &mut Vec::new()).iter().map(|start| start.from).collect()
 }
 
 fn whole(manifests: &BTreeMap<u64, FoundManifest>) -> impl DoubleEndedIterator<Item = &Manifest> {
@@ -170,8 +205,8 @@ struct Candidate<'a> {
 fn starts<'a>(
     log: &FoundLog,
     manifests: &'a BTreeMap<u64, FoundManifest>,
-    damaged: &'a FoundCheckpoint,
-    bad: &mut Vec<&'a str>,
+    damaged: &FoundCheckpoint,
+    bad: &mut Vec<String>,
 ) -> Vec<Candidate<'a>> {
     let mut starts = Vec::new();
     if log.first == Epoch::FIRST {
@@ -180,12 +215,12 @@ fn starts<'a>(
     let line = line_of_descent(whole(manifests));
     for (number, found) in manifests {
         match found {
-            FoundManifest::Damaged(what) => bad.push(what),
+            FoundManifest::Damaged(what) => bad.push(what.clone()),
             FoundManifest::Newer(_) => {}
             FoundManifest::Whole(manifest) => {
                 let Holds::Checkpoint(checkpoint) = &manifest.holds else { continue };
                 match damaged.get(number) {
-                    Some(what) => bad.push(what),
+                    Some(what) => bad.push(what.clone()),
                     None if checkpoint.epoch.next() < log.first || !line.contains(number) => {}
                     None => starts.push(Candidate {
                         from: From::Checkpoint { number: *number, epoch: checkpoint.epoch },
@@ -226,11 +261,11 @@ impl Candidate<'_> {
 
     /// Returns why a table cannot go on from here; `None` if it can.
     fn misfit(&self, table: &FoundTable) -> Option<String> {
-        let base = match &table.found {
+        let (base, committed) = match &table.found {
             Found::New => return Some("it is new".to_owned()),
             Found::Changed { what } => return Some(what.clone()),
             Found::Unkept => return self.lacks_state(table),
-            Found::Same { base, .. } => *base,
+            Found::Same { base, committed } => (*base, *committed),
         };
         let Some(manifest) = self.manifest else {
             return (base != Epoch::NONE).then(|| "its rows begin later than the log".to_owned());
@@ -239,9 +274,32 @@ impl Candidate<'_> {
             Some(known) if known.base == base => {}
             // It was begun here, and nothing was checkpointed since: the same replay goes on.
             _ if base == self.from.epoch() => return None,
+            // Its rows come from the log alone, and it has all of those before the replay.
+            _ if table.needs.is_empty() && committed >= self.from.epoch() => return None,
             _ => return Some(format!("{} does not know it", self.words())),
         }
         self.lacks_state(table)
+    }
+
+    /// Returns what a table lacks of the rows that the checkpoint counts as committed: they are in no part, and a replay
+    /// from here does not bring them again. The commits of the manifest `decided` are rolled forward first.
+    fn lag(&self, table: &FoundTable, decided: Option<u64>) -> Option<String> {
+        let Found::Same { base, committed } = &table.found else { return None };
+        let manifest = self.manifest?;
+        let known = manifest.tables.get(&table.name).filter(|known| known.base == *base)?;
+        let is_made = !known.pending.is_empty() && decided != Some(manifest.number);
+        let counted = if is_made { manifest.epoch } else { known.committed };
+        (*committed < counted).then(|| {
+            let (name, words) = (&table.name, self.words());
+            format!("table {name} has rows up to epoch {committed} only, and {words} counts on epoch {counted}")
+        })
+    }
+
+    /// Whether a table has what was decided for it here. For one that was away since, nobody has rolled it forward.
+    fn is_settled(&self, table: &FoundTable) -> bool {
+        let Found::Same { committed, .. } = table.found else { return true };
+        let decided = |manifest: &Manifest| Some((manifest.epoch, manifest.tables.get(&table.name)?.pending.len()));
+        self.manifest.and_then(decided).is_none_or(|(epoch, pending)| pending == 0 || committed >= epoch)
     }
 
     fn lacks_state(&self, table: &FoundTable) -> Option<String> {
@@ -255,6 +313,7 @@ impl Candidate<'_> {
 mod tests {
     use super::*;
     use crate::checkpoint::{Checkpoint, TableState, WindowSaved};
+    use crate::sink::Committable;
     use crate::time::Watermark;
 
     /// A manifest in short: its number, the epoch of its checkpoint, and the windows in it. Tables are `t` (which needs
@@ -336,6 +395,18 @@ mod tests {
         let damage = |number| (number, FoundManifest::Damaged(format!("manifest {number} is damaged")));
         let newer = (9, FoundManifest::Newer("a newer program wrote it".to_owned()));
         let three = || vec![manifest(1, 10, &["w"]), manifest(2, 20, &["w"]), manifest(3, 30, &["w"])];
+        let counts_on = |number, epoch, committed| {
+            edit(manifest(number, epoch, &["w"]), |manifest| {
+                manifest.tables.get_mut("t").expect("known").committed = Epoch(committed);
+            })
+        };
+        let decides = |number, epoch| {
+            edit(manifest(number, epoch, &["w"]), |manifest| {
+                let committable = Committable { version: 1, body: String::new(), summary: String::new() };
+                manifest.tables.get_mut("t").expect("known").pending.push(committable);
+            })
+        };
+        let refers_to = |number, to| edit(manifest(number, 35, &[]), |manifest| manifest.holds = Holds::Refers(to));
         let refers = edit(manifest(4, 35, &[]), |manifest| manifest.holds = Holds::Refers(3));
         let changed = on("t", Found::Changed { what: "the view was changed".to_owned() });
         let back = edit(manifest(4, 31, &["w"]), |manifest| {
@@ -393,6 +464,31 @@ mod tests {
                 "1@10 newest 3 next 4 rebuild [t]",
             ),
             (
+                "a plain view that was away for a while goes on if the log reaches where it ended",
+                decided(
+                    4,
+                    [manifest(1, 3, &["w"]), manifest(2, 20, &["w"])]
+                        .map(|found| edit(found, |manifest| drop(manifest.tables.remove("raw"))))
+                        .into(),
+                    &[],
+                    &both(),
+                ),
+                "1@3 newest 2 next 3 rebuild []",
+            ),
+            (
+                "and is filled again if it does not",
+                decided(
+                    11,
+                    three()
+                        .into_iter()
+                        .map(|found| edit(found, |manifest| drop(manifest.tables.remove("raw"))))
+                        .collect(),
+                    &[],
+                    &both(),
+                ),
+                "1@10 newest 3 next 4 rebuild [raw]",
+            ),
+            (
                 "a changed view, the log whole: from the beginning",
                 decided(1, three(), &[], &[changed.clone(), same("raw", 0)]),
                 "beginning newest 3 next 4 rebuild [t]",
@@ -414,14 +510,45 @@ mod tests {
                 "1@10 newest 1 next 2 rebuild []",
             ),
             (
-                "a view that was away for a while",
+                "a view that was away for a while goes on where it ended",
                 decided(11, vec![manifest(1, 10, &["w"]), without_t(2, 20)], &[], &both()),
+                "1@10 newest 2 next 3 rebuild []",
+            ),
+            (
+                "but not if it still lacks what was decided for it there",
+                decided(
+                    11,
+                    vec![
+                        edit(manifest(1, 10, &["w"]), |manifest| {
+                            let committable = Committable { version: 1, body: String::new(), summary: String::new() };
+                            manifest.tables.get_mut("t").expect("known").pending.push(committable);
+                        }),
+                        without_t(2, 20),
+                    ],
+                    &[],
+                    &both(),
+                ),
                 "1@10 newest 2 next 3 rebuild [t]",
             ),
             (
                 "state that a checkpoint does not have",
                 decided(11, vec![manifest(1, 10, &["other"])], &[], &both()),
                 "1@10 newest 1 next 2 rebuild [t]",
+            ),
+            (
+                "a table that has lost what the newest checkpoints count on: the one before, if it does not",
+                decided(11, vec![manifest(1, 10, &["w"]), counts_on(2, 20, 6), counts_on(3, 30, 19)], &[], &both()),
+                "1@10 newest 3 next 4 rebuild []",
+            ),
+            (
+                "a commit that is decided in the newest manifest counts once it is rolled forward",
+                decided(11, vec![manifest(1, 10, &["w"]), decides(2, 20)], &[], &both()),
+                "2@20 newest 2 next 3 rebuild []",
+            ),
+            (
+                "and one that was decided earlier has been made since",
+                decided(11, vec![manifest(1, 10, &["w"]), decides(2, 20), refers_to(3, 2)], &[], &both()),
+                "1@10 newest 3 next 4 rebuild []",
             ),
             (
                 "somebody went back to epoch 10",
@@ -445,6 +572,15 @@ mod tests {
                 &[
                     "manifest 1 is damaged; manifest 2 is damaged",
                     "reaches back only to epoch 11",
+                    "Nothing was changed",
+                ],
+            ),
+            (
+                "a table older than all checkpoints",
+                decided(11, vec![counts_on(1, 10, 9), counts_on(2, 20, 19)], &[], &both()),
+                &[
+                    "table t has rows up to epoch 5 only",
+                    "the checkpoint of epoch 10 counts on epoch 9",
                     "Nothing was changed",
                 ],
             ),

@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 
 use super::manifest::Manifest;
 use super::pack::{PackReader, PackWriter, Part};
-use super::recovery::line_of_descent;
+use super::recovery::{FoundManifest, line_of_descent};
 use super::{CHECKPOINTS_KEPT, CheckpointError};
 use crate::epoch::Epoch;
 use crate::storage::{Storage, StorageError};
@@ -19,12 +19,21 @@ pub const MANIFEST_FOLDER: &str = "checkpoint/manifest";
 pub const STATE_FOLDER: &str = "checkpoint/state";
 
 /// How many numbers taken by processes of before a manifest steps over.
-const STEPS_MAX: usize = 100;
+pub(crate) const STEPS_MAX: usize = 100;
 
 /// Manifests and packs of one data folder.
 #[derive(Clone)]
 pub struct Store {
     storage: Arc<dyn Storage>,
+}
+
+/// What came of writing a manifest.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Attempt {
+    /// It is there.
+    Written,
+    /// An earlier process was faster; what it decided, if that can be read.
+    Taken(Option<Box<Manifest>>),
 }
 
 /// What a clean-up removed.
@@ -77,26 +86,29 @@ impl Store {
         Ok(manifest)
     }
 
+    /// Reads all manifests, as far as they can be read. One that another process removes meanwhile is not there.
+    pub fn read_all(&self) -> Result<BTreeMap<u64, FoundManifest>, CheckpointError> {
+        let mut manifests = BTreeMap::new();
+        for number in self.numbers()? {
+            let found = match self.read(number) {
+                Ok(manifest) => FoundManifest::Whole(Box::new(manifest)),
+                Err(CheckpointError::Storage(StorageError::Missing { .. })) => continue,
+                Err(error @ CheckpointError::Damaged { .. }) => FoundManifest::Damaged(error.to_string()),
+                Err(error @ CheckpointError::Newer { .. }) => FoundManifest::Newer(error.to_string()),
+                Err(error) => return Err(error),
+            };
+            manifests.insert(number, found);
+        }
+        Ok(manifests)
+    }
+
     /// Writes a manifest, once and at once. Its number may become a later one: numbers that an earlier process has taken
     /// at the last moment are stepped over; one of a later process ends this one.
     pub fn write(&self, mut manifest: Manifest) -> Result<Manifest, CheckpointError> {
         for _ in 0..STEPS_MAX {
-            let path = manifest_path(manifest.number);
-            let outcome = self.storage.put_new(&path, &manifest.encode());
-            match outcome {
-                Ok(()) => return Ok(manifest),
-                Err(StorageError::Exists { .. }) => match self.read(manifest.number) {
-                    Ok(found) if found == manifest => return Ok(manifest),
-                    Ok(found) if found.incarnation > manifest.incarnation => {
-                        return Err(CheckpointError::Overtaken { path });
-                    }
-                    // Somebody of before, or nothing that can be read: it decides nothing any more.
-                    Ok(_) | Err(CheckpointError::Damaged { .. }) => {
-                        manifest.number += 1;
-                    }
-                    Err(error) => return Err(error),
-                },
-                Err(error) => return Err(error.into()),
+            match self.try_write(&manifest)? {
+                Attempt::Written => return Ok(manifest),
+                Attempt::Taken(_) => manifest.number += 1,
             }
         }
         Err(CheckpointError::Overtaken { path: manifest_path(manifest.number) })
@@ -105,6 +117,23 @@ impl Store {
     /// Removes a manifest that only decided commits, when they are made and a later manifest is there.
     pub fn forget(&self, number: u64) -> Result<(), StorageError> {
         self.storage.delete(&manifest_path(number))
+    }
+
+    /// Writes a manifest under its number, or returns what an earlier process has left there. One of a later process ends
+    /// this one.
+    pub fn try_write(&self, manifest: &Manifest) -> Result<Attempt, CheckpointError> {
+        let path = manifest_path(manifest.number);
+        match self.storage.put_new(&path, &manifest.encode()) {
+            Ok(()) => Ok(Attempt::Written),
+            Err(StorageError::Exists { .. }) => match self.read(manifest.number) {
+                Ok(found) if found == *manifest => Ok(Attempt::Written),
+                Ok(found) if found.incarnation > manifest.incarnation => Err(CheckpointError::Overtaken { path }),
+                Ok(found) => Ok(Attempt::Taken(Some(Box::new(found)))),
+                Err(CheckpointError::Damaged { .. }) => Ok(Attempt::Taken(None)),
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Begins the packs of a checkpoint.
@@ -142,8 +171,9 @@ impl Store {
         let mut collected = Collected::default();
         // Fewer than that: the beginning of the log is the one before.
         if keep.len() == CHECKPOINTS_KEPT {
-            let oldest = keep.first().and_then(|number| readable.get(number));
-            collected.oldest = oldest.map(|manifest| manifest.epoch);
+            // Not that of the lowest number: a job that fills a table again makes checkpoints of earlier epochs.
+            collected.oldest =
+                keep.iter().filter_map(|number| readable.get(number)).map(|manifest| manifest.epoch).min();
         }
         keep.extend(readable.last_key_value().map(|(number, _)| *number));
         let newest_kept = keep.last().copied().unwrap_or(0);
@@ -160,25 +190,46 @@ impl Store {
         self.storage.sync_dir(MANIFEST_FOLDER)?;
         // A manifest that cannot be read may name any pack: nothing is removed while one is left.
         if unreadable.iter().all(|number| removed.contains(number)) {
-            let kept = readable.iter().filter(|(number, _)| !removed.contains(number));
-            let named: BTreeSet<&str> = kept
-                .filter_map(|(_, manifest)| manifest.checkpoint())
-                .flat_map(|checkpoint| checkpoint.packs())
-                .collect();
-            for entry in self.storage.list(STATE_FOLDER)? {
-                if !named.contains(entry.name.as_str())
-                    && pack_incarnation(&entry.name).is_some_and(|of| of <= incarnation)
-                {
-                    self.storage.delete(&pack_path(&entry.name))?;
-                    collected.packs += 1;
-                }
-            }
+            let kept = readable.iter().filter(|(number, _)| !removed.contains(number)).map(|(_, manifest)| manifest);
+            collected.packs = self.remove_unnamed_packs(kept, incarnation)?;
         }
         Ok(collected)
     }
+
+    /// Removes packs of checkpoints that no manifest came of; returns how many. At a start: a process that dies again and
+    /// again before its checkpoint is made, such as on a full disk, would leave more each time.
+    pub fn sweep(&self, incarnation: u64) -> Result<u64, CheckpointError> {
+        let mut manifests = Vec::new();
+        for number in self.numbers()? {
+            match self.read(number) {
+                Ok(manifest) => manifests.push(manifest),
+                Err(CheckpointError::Damaged { .. }) => return Ok(0),
+                Err(error) => return Err(error),
+            }
+        }
+        self.remove_unnamed_packs(manifests.iter(), incarnation)
+    }
+
+    fn remove_unnamed_packs<'m>(
+        &self,
+        manifests: impl Iterator<Item = &'m Manifest>,
+        incarnation: u64,
+    ) -> Result<u64, CheckpointError> {
+        let checkpoints = manifests.filter_map(Manifest::checkpoint);
+        let named: BTreeSet<&str> = checkpoints.flat_map(|checkpoint| checkpoint.packs()).collect();
+        let mut removed = 0;
+        for entry in self.storage.list(STATE_FOLDER)? {
+            if !named.contains(entry.name.as_str()) && pack_incarnation(&entry.name).is_some_and(|of| of <= incarnation)
+            {
+                self.storage.delete(&pack_path(&entry.name))?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
 }
 
-fn manifest_path(number: u64) -> String {
+pub(super) fn manifest_path(number: u64) -> String {
     format!("{MANIFEST_FOLDER}/{number:020}.json")
 }
 
@@ -296,6 +347,33 @@ mod tests {
         }
         assert!(store.read_parts([&orphan]).is_err());
         store.read_parts([&later]).expect("of a later process");
+    }
+
+    #[test]
+    fn what_a_process_left_that_died_before_its_checkpoint_goes_with_the_next_start() {
+        let storage = Arc::new(MemoryStorage::default());
+        let store = Store::new(Arc::<MemoryStorage>::clone(&storage));
+        let named = pack(&store, 10, 0..3);
+        store.write(manifest(1, holding(10, vec![named.clone()]))).expect("written");
+        let orphan = pack(&store, 11, 0..3);
+        assert_eq!(store.sweep(0).expect("works"), 0, "of a later process");
+        assert_eq!(store.sweep(2).expect("works"), 1);
+        store.read_parts([&named]).expect("whole");
+        store.read_parts([&orphan]).expect_err("removed");
+        pack(&store, 12, 0..3);
+        storage.put(&manifest_path(2), b"").expect("memory");
+        assert_eq!(store.sweep(2).expect("works"), 0, "a manifest that cannot be read may name it");
+    }
+
+    #[test]
+    fn the_log_is_kept_behind_the_earliest_epoch_of_the_kept_checkpoints() {
+        let store = Store::new(Arc::new(MemoryStorage::default()));
+        for (number, epoch) in [(1, 10), (2, 20), (3, 30), (4, 12)] {
+            let manifest = Manifest { epoch: Epoch(epoch), ..manifest(number, holding(epoch, Vec::new())) };
+            store.write(manifest).expect("written");
+        }
+        // The job went back to 10 to fill a table again, and has come to 12: a restart replays 13.
+        assert_eq!(store.collect(1).expect("works").oldest, Some(Epoch(12)));
     }
 
     #[test]

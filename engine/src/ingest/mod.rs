@@ -253,17 +253,25 @@ impl Log {
         dice: &dyn Dice,
         options: LogOptions,
     ) -> Result<Replay, LogError> {
+        if let Some(replay) = Log::existing(Arc::clone(&storage), dir, options)? {
+            return Ok(replay);
+        }
+        let log_id = u128::from(dice.roll()) << 64 | u128::from(dice.roll());
+        let header = segment::Header::first(log_id);
+        storage.put_new(&segment::path(dir, header.number), &header.encode())?;
+        let segments = segment::load(&*storage, dir)?;
+        Replay::new(storage, dir.to_owned(), options, segments, true)
+    }
+
+    /// Opens the log in `dir` like [`Log::open`]; makes none, and returns `None` if there is none.
+    pub fn existing(storage: Arc<dyn Storage>, dir: &str, options: LogOptions) -> Result<Option<Replay>, LogError> {
         // After a crash the name of a segment may be visible and not yet durable. What follows relies on it.
         storage.sync_dir(dir)?;
-        let mut segments = segment::load(&*storage, dir)?;
-        let is_new = segments.is_empty();
-        if is_new {
-            let log_id = u128::from(dice.roll()) << 64 | u128::from(dice.roll());
-            let header = segment::Header::first(log_id);
-            storage.put_new(&segment::path(dir, header.number), &header.encode())?;
-            segments = segment::load(&*storage, dir)?;
+        let segments = segment::load(&*storage, dir)?;
+        if segments.is_empty() {
+            return Ok(None);
         }
-        Replay::new(storage, dir.to_owned(), options, segments, is_new)
+        Replay::new(storage, dir.to_owned(), options, segments, false).map(Some)
     }
 }
 

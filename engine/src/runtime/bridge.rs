@@ -2,6 +2,9 @@
 //!
 //! timely has no backpressure. The bridge lets at most [`EPOCHS_IN_FLIGHT_MAX`] epochs in that are not complete; the
 //! recorder waits here for more, and with it, through its bounded queue, every source.
+//!
+//! Nor are tables bounded by themselves: they take all rows of an epoch, so that it can be completed, and hold them until
+//! the next commit. So no epoch is begun while a table holds too much of those that it could commit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,6 +13,7 @@ use std::time::Duration;
 use crossbeam_channel::{SendTimeoutError, Sender};
 use timely::scheduling::SyncActivator;
 
+use super::egress::TableState;
 use super::progress::Progress;
 use super::turns;
 use crate::dataflow::{Failure, FedChunk, Feed};
@@ -33,6 +37,9 @@ const PIECE_MESSAGES: usize = 4_096;
 /// How often a waiting bridge looks whether the job has failed.
 const FAILURE_CHECK: Duration = Duration::from_millis(100);
 
+/// How often a bridge that waits for tables looks whether they have room.
+const TABLE_CHECK: Duration = Duration::from_millis(5);
+
 /// The dataflow has failed, or ended: there is nobody to feed.
 #[derive(Debug)]
 pub(super) struct Closed;
@@ -47,6 +54,7 @@ pub(super) struct Lane {
 pub(super) struct Bridge {
     lanes: BTreeMap<NodeId, Lane>,
     progress: Arc<Progress>,
+    tables: Vec<Arc<TableState>>,
     failure: Failure,
     open: Epoch,
     next_worker: usize,
@@ -75,10 +83,11 @@ impl Bridge {
     pub(super) fn new(
         lanes: BTreeMap<NodeId, Lane>,
         progress: Arc<Progress>,
+        tables: Vec<Arc<TableState>>,
         failure: Failure,
         first: Epoch,
     ) -> Bridge {
-        Bridge { lanes, progress, failure, open: first, next_worker: 0, piece: None, marks: BTreeMap::new() }
+        Bridge { lanes, progress, tables, failure, open: first, next_worker: 0, piece: None, marks: BTreeMap::new() }
     }
 
     /// Notes that the log is durable up to this epoch.
@@ -179,6 +188,18 @@ impl Bridge {
             }
         }
         self.open = epoch.next();
+        self.wait_for_tables(epoch)
+    }
+
+    /// Waits until tables have committed enough, of epochs up to one that is closed: all of them will be complete, whatever
+    /// waits here. While it is not known to be durable they may not commit it, and would be waited for in vain.
+    fn wait_for_tables(&self, closed: Epoch) -> Result<(), Closed> {
+        while self.progress.is_durable(closed) && self.tables.iter().any(|table| table.is_overfull()) {
+            if self.failure.is_set() {
+                return Err(Closed);
+            }
+            std::thread::sleep(TABLE_CHECK);
+        }
         Ok(())
     }
 }
@@ -235,5 +256,31 @@ impl Piece {
         if let Data::Messages(messages) = &mut self.chunk.data {
             messages.push(message);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::egress::HELD_BYTES_MAX;
+    use super::*;
+
+    #[test]
+    fn no_epoch_is_begun_while_a_table_holds_too_much_that_it_could_commit() {
+        let progress = Arc::new(Progress::default());
+        let table = Arc::new(TableState::new(Epoch::NONE, 2));
+        let tables = vec![Arc::clone(&table)];
+        let mut bridge = Bridge::new(BTreeMap::new(), Arc::clone(&progress), tables, Failure::new(|| {}), Epoch(1));
+        table.holds(1, HELD_BYTES_MAX);
+        bridge.close(Epoch(1), 0, false).expect("what is not durable cannot be committed, so it is not waited for");
+        progress.durable(Epoch(u64::MAX));
+        let (closed, is_closed) = crossbeam_channel::bounded(1);
+        let closing = std::thread::spawn(move || {
+            bridge.close(Epoch(2), 0, false).expect("goes on");
+            closed.send(()).expect("the test waits");
+        });
+        is_closed.recv_timeout(Duration::from_millis(100)).expect_err("the table has no room");
+        table.holds(1, 0);
+        is_closed.recv_timeout(Duration::from_secs(20)).expect("it has committed");
+        closing.join().expect("ends");
     }
 }

@@ -155,6 +155,7 @@ impl Checkpointer {
     }
 
     fn serve(&mut self) -> Result<(), Ended> {
+        self.store.sweep(self.incarnation.number())?;
         self.clean()?;
         loop {
             match self.marks.next(self.due_in()) {
@@ -173,7 +174,7 @@ impl Checkpointer {
                     }
                     if is_due && self.tables.iter().any(|table| self.is_due(table)) {
                         // What is due still belongs to an epoch that is not complete.
-                        self.progress.wait_completed(epoch.next(), EPOCH_CHECK);
+                        self.progress.wait_committable(epoch.next(), EPOCH_CHECK);
                     }
                 }
                 Next::Ended => {
@@ -233,6 +234,8 @@ impl Checkpointer {
                 let mut packs = store.packs(epoch, self.incarnation.number());
                 // Tables prepare meanwhile.
                 let checkpoint = self.state(marked, &mut packs)?;
+                // Rows are named until the next commit, by every checkpoint; panes mostly by one.
+                packs.next_pack()?;
                 Some((checkpoint, packs))
             }
         };

@@ -11,7 +11,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use arrow::array::RecordBatch;
 use crossbeam_channel::{Receiver, RecvError, Sender, TryRecvError, never, select};
@@ -32,6 +32,10 @@ pub(super) const ORDERS_QUEUED_MAX: usize = 1;
 
 /// Bytes that a writer holds before its table is committed ahead of time.
 pub(super) const BUFFERED_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes that a writer holds before no further epoch is let into the dataflow: the commit that is due since
+/// [`BUFFERED_BYTES_MAX`] waits for a long checkpoint, or for a slow disk.
+pub(super) const HELD_BYTES_MAX: usize = 4 * BUFFERED_BYTES_MAX;
 
 /// Batches that a live subscriber may be behind.
 pub(super) const LIVE_BATCHES_MAX: usize = 256;
@@ -54,11 +58,16 @@ struct Waiting {
     /// Since when rows wait for a commit, by the monotonic clock.
     since_us: AtomicI64,
     is_full: AtomicBool,
+    bytes: AtomicUsize,
 }
 
 impl TableState {
     pub(super) fn new(committed: Epoch, writer_count: usize) -> TableState {
-        let nothing = || Waiting { since_us: AtomicI64::new(NOTHING), is_full: AtomicBool::new(false) };
+        let nothing = || Waiting {
+            since_us: AtomicI64::new(NOTHING),
+            is_full: AtomicBool::new(false),
+            bytes: AtomicUsize::new(0),
+        };
         TableState {
             rows: AtomicU64::new(0),
             committed: AtomicU64::new(committed.0),
@@ -75,6 +84,16 @@ impl TableState {
     /// Whether so many bytes wait that a commit is due at once.
     pub(super) fn is_full(&self) -> bool {
         self.waiting.iter().any(|waiting| waiting.is_full.load(Ordering::Acquire))
+    }
+
+    /// Whether so many bytes wait that no more may come before a commit.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.waiting.iter().any(|waiting| waiting.bytes.load(Ordering::Acquire) >= HELD_BYTES_MAX)
+    }
+
+    /// Notes what a writer holds.
+    pub(super) fn holds(&self, writer: usize, bytes: usize) {
+        self.waiting[writer].bytes.store(bytes, Ordering::Release);
     }
 }
 
@@ -178,6 +197,7 @@ impl Egress {
     /// Adds rows that wait for a commit.
     pub(super) fn keep(&mut self, epoch: Epoch, rows: RecordBatch) {
         self.buffer.push(epoch, rows);
+        self.state.holds(self.index, self.buffer.bytes());
         let waiting = &self.state.waiting[self.index];
         let since_us = waiting.since_us.fetch_min(self.clock.monotonic_us(), Ordering::AcqRel);
         let is_full = self.buffer.bytes() >= BUFFERED_BYTES_MAX && !waiting.is_full.swap(true, Ordering::AcqRel);
@@ -212,6 +232,7 @@ impl Egress {
 
     fn prepare(&mut self, epoch: Epoch) -> Result<Prepared, SinkError> {
         let rows = self.buffer.take(epoch);
+        self.state.holds(self.index, self.buffer.bytes());
         // What stays is of epochs after this one: it waits from now on.
         let waiting = &self.state.waiting[self.index];
         waiting.is_full.store(self.buffer.bytes() >= BUFFERED_BYTES_MAX, Ordering::Release);

@@ -20,13 +20,13 @@ use super::intake::{Queue, REQUESTS_QUEUED_MAX, Request, SourceIntake, SourceSta
 use super::marks::Marks;
 use super::outlet::Shared;
 use super::progress::Progress;
-use super::recorder::{Recorded, Recorder, RecorderError, Recording, Replayed};
+use super::recorder::{Recorded, Recorder, RecorderError, Recording, check_committed};
 use super::restart::{Restart, shares};
 use super::turns::{self, Turns};
 use super::worker::{self, Guards, Threads};
 use super::{CheckpointStatus, JobError, JobOptions, JobStatus, SourceStatus, Subscription, TableStatus, WindowStatus};
-use crate::checkpoint::{BufferState, Checkpoint, From, Store};
-use crate::dataflow::{Blame, Context, Counters, Failure, Feed, Ports, Snapshots, TableFeed, layout_and_keys};
+use crate::checkpoint::{BufferState, Checkpoint, Store};
+use crate::dataflow::{Context, Counters, Failure, Feed, Ports, Snapshots, TableFeed, layout_and_keys};
 use crate::epoch::Epoch;
 use crate::fence::Incarnation;
 use crate::ingest::Replay;
@@ -196,7 +196,7 @@ impl Job {
     }
 
     pub(super) fn outcome(&self) -> Result<(), JobError> {
-        outcome_of(&self.failure)
+        super::outcome_of(&self.failure)
     }
 
     /// Says that the workers have ended: what is complete is committed, and no more comes.
@@ -227,16 +227,6 @@ impl Drop for Job {
     fn drop(&mut self) {
         self.stop.cancel();
         self.queue.stop();
-    }
-}
-
-/// Returns how a job ended that has this failure.
-pub(super) fn outcome_of(failure: &Failure) -> Result<(), JobError> {
-    match failure.reason() {
-        None => Ok(()),
-        Some((Blame::Environment, reason)) => Err(JobError::Environment(reason)),
-        Some((Blame::Disk { is_full }, reason)) => Err(JobError::Disk { reason, is_full }),
-        Some((Blame::Operator, reason)) => Err(JobError::Operator(reason)),
     }
 }
 
@@ -388,10 +378,7 @@ impl Starting {
             log_id,
             next_number: start.next_number,
             parent: start.newest,
-            base: match start.from {
-                From::Beginning => 0,
-                From::Checkpoint { number, .. } => number,
-            },
+            base: start.from.number(),
             decided_only: None,
             tables: decided,
             windows,
@@ -457,11 +444,15 @@ impl Starting {
 
     async fn try_replay(self, options: &JobOptions) -> Result<(Job, BTreeMap<NodeId, Vec<Resume>>), JobError> {
         let committed = self.committed.clone();
+        let (behind, has_checkpoint) = (self.context.first.0 - 1, self.checkpoint.is_some());
+        let launching = Unfinished(Some(self.job.failure.clone()));
         let launched = {
             let options = options.clone();
             wait_for(move || self.launch(&options, None)).await??
         };
         let Launched { job, workers, egress, checkpointer, recording, end } = launched;
+        // Behind the workers, which are waited for when they are dropped.
+        let unfinished = launching;
 
         // Tables, who decides for them, and the thread that sees everything end.
         let mut joins = Vec::new();
@@ -496,7 +487,15 @@ impl Starting {
         let ended = |_| JobError::Operator("the recorder ended by an internal error".to_owned());
         let replayed = replayed.await.map_err(ended)?.map_err(|error| job.replay_error(error))?;
         check_committed(&committed, &replayed)?;
+        tracing::info!(
+            behind,
+            up_to = replayed.sealed.0,
+            messages = replayed.messages,
+            "the log is replayed behind {}",
+            if has_checkpoint { "a checkpoint" } else { "its beginning" }
+        );
         let _ = go_sender.send(()); // The recorder is waiting for it.
+        unfinished.finished();
         Ok((job, replayed.resume))
     }
 
@@ -529,7 +528,8 @@ impl Starting {
                 lane.wakes.push(wake);
             }
         }
-        let bridge = Bridge::new(lanes, Arc::clone(&job.progress), job.failure.clone(), first);
+        let table_states = job.tables.iter().map(|table| Arc::clone(&table.state)).collect();
+        let bridge = Bridge::new(lanes, Arc::clone(&job.progress), table_states, job.failure.clone(), first);
         let recorded =
             sources_of(&job.plan).map(|(id, node)| (id, job.recorded(id, node, self.restored.contains(&id)))).collect();
         let (clock, log_bytes) = (Arc::clone(&options.clock), Arc::clone(&job.log_bytes));
@@ -554,6 +554,23 @@ pub(super) struct Launched {
     pub(super) checkpointer: Checkpointer,
     pub(super) recording: Recording,
     end: watch::Sender<bool>,
+}
+
+/// A start under way: if it is given up, by an error or by whoever waited for it, the threads that were started end.
+struct Unfinished(Option<Failure>);
+
+impl Unfinished {
+    fn finished(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(failure) = self.0.take() {
+            failure.set_environment("the start was given up".to_owned());
+        }
+    }
 }
 
 /// Returns what the checkpointer knows of each window at the start.
@@ -652,20 +669,6 @@ impl Job {
             });
         }
     }
-}
-
-/// A table that is ahead of the log would silently swallow the rows of the epochs to come.
-pub(super) fn check_committed(committed: &[(String, Epoch)], replayed: &Replayed) -> Result<(), JobError> {
-    for (table, epoch) in committed {
-        if *epoch > replayed.sealed {
-            return Err(JobError::Log(format!(
-                "table {table} has committed epoch {epoch}, but the log ends at epoch {}: the log has lost its end. \
-                 Restore the log's files from a backup, or move the data folder away to start anew",
-                replayed.sealed
-            )));
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, JobError> {

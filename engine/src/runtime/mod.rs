@@ -22,6 +22,7 @@ mod intake;
 mod job;
 mod marks;
 mod outlet;
+mod outlook;
 mod progress;
 mod recorded_time;
 mod recorder;
@@ -34,6 +35,8 @@ mod turns;
 mod worker;
 
 pub use job::{Job, LOG_FOLDER};
+pub use outlook::{Fate, Outlook, Reach};
+pub use restart::foresee;
 pub use status::{CheckpointStatus, JobStatus, Live, SourceStatus, Subscription, TableStatus, WindowStatus};
 
 use std::collections::BTreeMap;
@@ -45,7 +48,7 @@ use tokio::sync::broadcast;
 
 use crate::checkpoint::CheckpointError;
 use crate::clock::{Clock, Dice};
-use crate::dataflow::Failure;
+use crate::dataflow::{Blame, Failure};
 use crate::epoch::Epoch;
 use crate::error::with_causes;
 use crate::fence::Fenced;
@@ -148,6 +151,16 @@ impl JobError {
             JobError::Operator(_) => failure.set(reason),
             _ => failure.set_environment(reason),
         }
+    }
+}
+
+/// Returns how a job ended that has this failure.
+fn outcome_of(failure: &Failure) -> Result<(), JobError> {
+    match failure.reason() {
+        None => Ok(()),
+        Some((Blame::Environment, reason)) => Err(JobError::Environment(reason)),
+        Some((Blame::Disk { is_full }, reason)) => Err(JobError::Disk { reason, is_full }),
+        Some((Blame::Operator, reason)) => Err(JobError::Operator(reason)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The outlet of a table: its writers, and the ways to them.
+//! Outlets: the threads of a table, and the ways to them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -66,6 +66,11 @@ impl Progress {
         }
     }
 
+    /// Whether the log is sure to have an epoch after a power loss.
+    pub(super) fn is_durable(&self, epoch: Epoch) -> bool {
+        self.state.lock().durable >= epoch
+    }
+
     /// The last epoch that tables may commit: complete, and never more than the log is sure to have after a power loss.
     pub(super) fn committable(&self) -> Epoch {
         let state = self.state.lock();

@@ -114,6 +114,8 @@ pub(super) struct Recorder {
 pub(super) struct Replayed {
     /// The last epoch that is sealed in the log.
     pub(super) sealed: Epoch,
+    /// How many messages, or rows of ranges, were fed again.
+    pub(super) messages: u64,
     /// For each source, its partitions.
     pub(super) resume: BTreeMap<NodeId, Vec<Resume>>,
 }
@@ -206,6 +208,7 @@ impl Recorder {
     /// Feeds the log to the dataflow, exactly as it was fed when it was written: from where the replay stands, to its end.
     pub(super) fn replay(&mut self, mut replay: Replay) -> Result<(LogWriter, Replayed), RecorderError> {
         let mut sealed = Epoch(self.open.0 - 1);
+        let first = self.next;
         while let Some(record) = replay.next()? {
             if let Record::Seal { epoch, .. } = &record {
                 sealed = *epoch;
@@ -231,7 +234,7 @@ impl Recorder {
                 });
             }
         }
-        Ok((writer, Replayed { sealed, resume }))
+        Ok((writer, Replayed { sealed, messages: self.next.0 - first.0, resume }))
     }
 
     fn replay_one(&mut self, record: Record) -> Result<(), RecorderError> {
@@ -359,17 +362,18 @@ impl Recorder {
 
     /// Waits for a request, for the end of the open epoch, or for the next partition to become idle.
     fn wait(&mut self, requests: &Receiver<Request>) -> Result<Request, RecvTimeoutError> {
-        let idle_left_us = match self.opened_us {
+        let left_us = match self.opened_us {
+            // At its end it is looked whether a checkpoint is due.
             Some(opened_us) => {
                 let end_us = opened_us.saturating_add(crate::time::micros(self.epoch_interval));
                 Some(end_us.saturating_sub(self.clock.monotonic_us()))
             }
-            None => match self.idle_from_us() {
-                Some(idle_us) => Some(idle_us.saturating_sub(self.time.now_us(&*self.clock))),
-                None => None,
-            },
+            None => {
+                let idle_us = self.idle_from_us();
+                let idle_left_us = idle_us.map(|idle_us| idle_us.saturating_sub(self.time.now_us(&*self.clock)));
+                [idle_left_us, self.mark_left_us()].into_iter().flatten().min()
+            }
         };
-        let left_us = [idle_left_us, self.mark_left_us()].into_iter().flatten().min();
         let left = left_us.map(|left_us| Duration::from_micros(left_us.try_into().unwrap_or(0)));
         turns::recv(requests, left)
     }
@@ -545,6 +549,20 @@ impl Recorder {
         recorded.state.ended.store(true, Ordering::Relaxed);
         records
     }
+}
+
+/// A table that is ahead of the log would silently swallow the rows of the epochs to come.
+pub(super) fn check_committed(committed: &[(String, Epoch)], replayed: &Replayed) -> Result<(), JobError> {
+    for (table, epoch) in committed {
+        if *epoch > replayed.sealed {
+            return Err(JobError::Log(format!(
+                "table {table} has committed epoch {epoch}, but the log ends at epoch {}: the log has lost its end. \
+                 Restore the log's files from a backup, or move the data folder away to start anew",
+                replayed.sealed
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// What the recorder's thread does.

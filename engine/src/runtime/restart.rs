@@ -4,28 +4,31 @@
 //!   claim the folder ─► open the log ─► read manifests ─► what do the tables say? ─► decide ─► read the state
 //!                                                                            ▲              │ damaged
 //!                                                                            └──────────────┘
-//!   ─► skip the log to there ─► begin each table ─► roll the newest manifest's commits forward ─► replay
+//!   ─► skip the log to there ─► begin each table ─► roll the newest manifest's commits forward ─► take charge ─► replay
 //! ```
 //! Everything here may be interrupted, and begins anew then.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 
 use super::checkpointer::by_epoch;
+use super::outlook::{Fate, Outlook, Reach};
 use super::{JobError, JobOptions, LOG_FOLDER};
 use crate::checkpoint::{
-    BufferState, Checkpoint, CheckpointError, Decision, FoundLog, FoundManifest, FoundTable, Manifest, PaneState, Part,
-    SourceState, Start, Store, WindowSaved, decide,
+    Attempt, BufferState, Checkpoint, CheckpointError, Decision, FoundLog, FoundManifest, FoundTable, Holds, Manifest,
+    PaneState, Part, STEPS_MAX, SourceState, Start, Store, TableState, WindowSaved, decide,
 };
+use crate::clock::Clock;
 use crate::dataflow::{Restored, RestoredWindow};
 use crate::epoch::Epoch;
 use crate::fence::Incarnation;
-use crate::ingest::{Log, Replay};
+use crate::ingest::{Log, LogOptions, Replay};
 use crate::key::KeyGroups;
-use crate::plan::{NodeId, Plan};
+use crate::plan::{NodeId, Operator, Plan};
 use crate::sink::{Found, Sink};
+use crate::storage::Storage;
 use crate::window::SavedPane;
 
 /// What a job begins with.
@@ -54,16 +57,13 @@ impl Restart {
         let incarnation = Incarnation::claim(&options.storage, &*options.clock)?;
         let store = Store::new(Arc::clone(&options.storage));
         store.sync()?;
-        let mut replay = Log::open(Arc::clone(&options.storage), LOG_FOLDER, &*options.dice, options.log)?;
-        let log = FoundLog { id: format!("{:032x}", replay.log_id()), first: replay.reach().first };
-        let manifests = read_manifests(&store)?;
-        let tables = found_tables(plan, names, &sinks);
-        let Chosen { start, checkpoint, parts } = choose(&store, &log, &manifests, &tables)?;
-        replay.skip_to(start.from.epoch())?;
-        for note in &start.notes {
+        let replay = Log::open(Arc::clone(&options.storage), LOG_FOLDER, &*options.dice, options.log)?;
+        let prospect = Prospect::of(plan, names, &sinks, &store, replay)?;
+        let outlook = prospect.outlook(plan);
+        let Prospect { replay, log, manifests, tables, chosen: Chosen { start, checkpoint, parts }, .. } = prospect;
+        for note in &outlook.notes {
             tracing::warn!("{note}");
         }
-        let oldest_us = replay.oldest_sealed_us()?;
         let mut restart = Restart {
             incarnation,
             replay,
@@ -74,14 +74,61 @@ impl Restart {
             parts,
             sinks,
         };
-        restart.begin_tables(&tables, oldest_us)?;
+        restart.begin_tables(&tables, &outlook)?;
         if let Some(FoundManifest::Whole(newest)) = restart.start.newest.and_then(|number| manifests.get(&number)) {
             restart.roll_forward(newest)?;
         }
+        restart.take_charge(&store, &*options.clock)?;
         Ok(restart)
     }
 
-    fn begin_tables(&mut self, tables: &[FoundTable], oldest_us: Option<i64>) -> Result<(), JobError> {
+    /// Takes the number of the next manifest, so that no process of before can decide anything any more. What one of them
+    /// has decided since the manifests were read is rolled forward.
+    fn take_charge(&mut self, store: &Store, clock: &dyn Clock) -> Result<(), JobError> {
+        for _ in 0..STEPS_MAX {
+            let number = self.start.next_number;
+            let manifest = self.charge(number, clock.now_us());
+            let attempt = store.try_write(&manifest)?;
+            self.start.next_number = number + 1;
+            match attempt {
+                Attempt::Written => {
+                    self.start.newest = Some(number);
+                    return Ok(());
+                }
+                Attempt::Taken(Some(found)) => self.roll_forward(&found)?,
+                Attempt::Taken(None) => {}
+            }
+        }
+        Err(JobError::Environment("other processes write checkpoints all the time: stop them".to_owned()))
+    }
+
+    /// Returns the manifest that decides nothing but who is in charge.
+    fn charge(&self, number: u64, made_us: i64) -> Manifest {
+        let table = |sink: &dyn Sink, base: Epoch| {
+            let state = TableState { base, committed: sink.last_committed(), ..TableState::default() };
+            (sink.name().to_owned(), state)
+        };
+        Manifest {
+            version: Manifest::VERSION,
+            number,
+            incarnation: self.incarnation.number(),
+            parent: self.start.newest,
+            log_id: self.log_id.clone(),
+            made_us,
+            epoch: self.start.from.epoch(),
+            holds: Holds::Refers(self.start.from.number()),
+            tables: self.sinks.iter().zip(&self.bases).map(|(sink, base)| table(&**sink, *base)).collect(),
+            rewound_to: None,
+        }
+    }
+
+    fn begin_tables(&mut self, tables: &[FoundTable], outlook: &Outlook) -> Result<(), JobError> {
+        for (table, fate) in &outlook.tables {
+            match fate {
+                Fate::FilledAgain { .. } => tracing::warn!(table, "{fate}"),
+                _ => tracing::info!(table, "{fate}"),
+            }
+        }
         let from = self.start.from.epoch();
         for (sink, table) in self.sinks.iter_mut().zip(tables) {
             let base = match (&table.found, self.start.rebuilt.get(&table.name)) {
@@ -89,22 +136,7 @@ impl Restart {
                 _ => from,
             };
             let done = sink.begin(base)?;
-            if let Some(why) = self.start.rebuilt.get(&table.name).filter(|_| table.found != Found::New) {
-                let reach = match oldest_us {
-                    _ if from == Epoch::NONE => "from the beginning of the log".to_owned(),
-                    Some(us) => {
-                        format!("from epoch {} on, as far as the log reaches back: {}", from.next(), instant(us))
-                    }
-                    None => format!("from epoch {} on", from.next()),
-                };
-                tracing::warn!(table = table.name, "{why}: it is filled again {reach}; {done}");
-            } else if table.found == Found::New && from != Epoch::NONE {
-                tracing::info!(
-                    table = table.name,
-                    "new: it begins with epoch {}, as far as the log reaches back",
-                    from.next()
-                );
-            }
+            tracing::debug!(table = table.name, "{done}");
             self.bases.push(base);
         }
         Ok(())
@@ -112,8 +144,11 @@ impl Restart {
 
     /// Commits what the newest manifest has decided, and a crash has kept from its tables.
     fn roll_forward(&mut self, newest: &Manifest) -> Result<(), JobError> {
-        for sink in &mut self.sinks {
-            let Some(decided) = newest.tables.get(sink.name()) else { continue };
+        for (sink, base) in self.sinks.iter_mut().zip(&self.bases) {
+            // What was decided for another content is not for this one.
+            let Some(decided) = newest.tables.get(sink.name()).filter(|decided| decided.base == *base) else {
+                continue;
+            };
             if self.start.rebuilt.contains_key(sink.name()) || sink.last_committed() >= newest.epoch {
                 continue;
             }
@@ -180,7 +215,6 @@ impl Restart {
         committed: Epoch,
     ) -> Result<Vec<(Epoch, RecordBatch)>, JobError> {
         let Some(checkpoint) = &self.checkpoint else { return Ok(Vec::new()) };
-        // A commit takes all rows up to its epoch: so either all of these are in a file, or none is.
         if self.start.rebuilt.contains_key(table) || committed >= checkpoint.epoch {
             return Ok(Vec::new());
         }
@@ -188,7 +222,8 @@ impl Restart {
         for buffer in checkpoint.buffers.get(table).into_iter().flatten() {
             let part = by_epoch(schema, &self.parts[&buffer.part])
                 .map_err(|error| JobError::Log(format!("cannot restore the rows of table {table}: {error}")))?;
-            rows.extend(part);
+            // Some may be in a file since: a job that went back to fill another table commits epochs before the checkpoint.
+            rows.extend(part.into_iter().filter(|(epoch, _)| *epoch > committed));
         }
         Ok(rows)
     }
@@ -201,18 +236,65 @@ pub(super) fn shares(panes: &[PaneState], worker: usize, workers: usize) -> Vec<
     panes.iter().filter_map(share).collect()
 }
 
-fn read_manifests(store: &Store) -> Result<BTreeMap<u64, FoundManifest>, JobError> {
-    let mut manifests = BTreeMap::new();
-    for number in store.numbers()? {
-        let found = match store.read(number) {
-            Ok(manifest) => FoundManifest::Whole(Box::new(manifest)),
-            Err(error @ CheckpointError::Damaged { .. }) => FoundManifest::Damaged(error.to_string()),
-            Err(error @ CheckpointError::Newer { .. }) => FoundManifest::Newer(error.to_string()),
-            Err(error) => return Err(error.into()),
-        };
-        manifests.insert(number, found);
+/// Everything that a start is decided from, and the decision: nothing is made or changed for it.
+struct Prospect {
+    replay: Replay,
+    log: FoundLog,
+    /// When the first epoch of the log was sealed.
+    oldest_us: Option<i64>,
+    manifests: BTreeMap<u64, FoundManifest>,
+    tables: Vec<FoundTable>,
+    chosen: Chosen,
+}
+
+impl Prospect {
+    fn of(
+        plan: &Plan,
+        names: &[String],
+        sinks: &[Box<dyn Sink>],
+        store: &Store,
+        mut replay: Replay,
+    ) -> Result<Prospect, JobError> {
+        let log = FoundLog { id: format!("{:032x}", replay.log_id()), first: replay.reach().first };
+        let manifests = store.read_all()?;
+        let tables = found_tables(plan, names, sinks);
+        let chosen = choose(store, &log, &manifests, &tables)?;
+        replay.skip_to(chosen.start.from.epoch())?;
+        let oldest_us = replay.oldest_sealed_us()?;
+        Ok(Prospect { replay, log, oldest_us, manifests, tables, chosen })
     }
-    Ok(manifests)
+
+    fn outlook(&self, plan: &Plan) -> Outlook {
+        let Chosen { start, checkpoint, .. } = &self.chosen;
+        let manifests = || {
+            self.manifests.values().rev().filter_map(|found| match found {
+                FoundManifest::Whole(manifest) => Some(&**manifest),
+                FoundManifest::Damaged(_) | FoundManifest::Newer(_) => None,
+            })
+        };
+        let known = manifests().find_map(Manifest::checkpoint);
+        let sources = plan.nodes.iter().filter_map(|node| match &node.operator {
+            Operator::Source(source) => Some(source.name.as_str()),
+            _ => None,
+        });
+        let reach = Reach {
+            from: start.from,
+            since_us: checkpoint.as_ref().map_or(self.oldest_us, |checkpoint| Some(checkpoint.sealed_us)),
+        };
+        Outlook::of(start, reach, manifests().next(), known, &self.tables, &sources.collect())
+    }
+}
+
+/// Says what [`Job::start`](super::Job::start) would do with a data folder, and does nothing of it. `sinks` are those of the
+/// job; none of them is begun. `None` if the folder has no log: then everything is new. Blocking.
+///
+/// Errors are those that the job would refuse to start with, as far as the log need not be replayed to find them.
+pub fn foresee(plan: &Plan, sinks: &[Box<dyn Sink>], storage: &Arc<dyn Storage>) -> Result<Option<Outlook>, JobError> {
+    let names: Vec<String> = plan.tables().into_iter().map(|(name, _)| name).collect();
+    let log = Log::existing(Arc::clone(storage), LOG_FOLDER, LogOptions::default())?;
+    let Some(replay) = log else { return Ok(None) };
+    let prospect = Prospect::of(plan, &names, sinks, &Store::new(Arc::clone(storage)), replay)?;
+    Ok(Some(prospect.outlook(plan)))
 }
 
 fn found_tables(plan: &Plan, names: &[String], sinks: &[Box<dyn Sink>]) -> Vec<FoundTable> {
@@ -253,18 +335,16 @@ fn choose(
             unreachable!("only a whole one is chosen")
         };
         let checkpoint = manifest.checkpoint().expect("only one with a checkpoint is chosen").clone();
-        match store.read_parts(checkpoint.parts()) {
+        // Once each: after a change of the workers several pieces of a pane are of one part.
+        let mut seen = HashSet::new();
+        let named: Vec<&Part> = checkpoint.parts().filter(|part| seen.insert(*part)).collect();
+        match store.read_parts(named.iter().copied()) {
             Ok(batches) => {
-                let parts = checkpoint.parts().cloned().zip(batches).collect();
+                let parts = named.into_iter().cloned().zip(batches).collect();
                 return Ok(Chosen { start, checkpoint: Some(checkpoint), parts });
             }
             Err(error @ CheckpointError::Damaged { .. }) => drop(damaged.insert(number, error.to_string())),
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-fn instant(us: i64) -> String {
-    arrow::temporal_conversions::timestamp_us_to_datetime(us)
-        .map_or_else(|| format!("{us} us"), |instant| instant.format("%Y-%m-%dT%H:%M:%SZ").to_string())
 }

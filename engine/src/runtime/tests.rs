@@ -15,7 +15,7 @@ use super::egress::{BATCHES_QUEUED_MAX, Egress, ORDERS_QUEUED_MAX, TableState};
 use super::marks::Marks;
 use super::progress::Progress;
 use super::{Job, JobError, JobOptions, LOG_FOLDER};
-use crate::checkpoint::Store;
+use crate::checkpoint::{CheckpointError, Holds, Manifest, Store, TableState as TableDecision};
 use crate::clock::{Clock, SeededDice, SystemClock};
 use crate::dataflow::Failure;
 use crate::epoch::Epoch;
@@ -24,7 +24,7 @@ use crate::ingest::{Log, LogOptions, PartitionId, Record};
 use crate::plan::{Operator, Plan, SourceNode};
 use crate::sink::{Committable, Found, Sink, SinkError, SinkWriter};
 use crate::source::{Chunk, Data, Intake, Message, Offset, Resume, Source, SourceError, Stop};
-use crate::storage::{MemoryStorage, Storage};
+use crate::storage::{LocalStorage, MemoryStorage, SimulatedDisk, Storage};
 use crate::testing::{Collected, CollectingSink, EventFormat, event_schema};
 
 /// Far more than a job needs that does not hang.
@@ -134,7 +134,13 @@ fn rows(committed: &Mutex<Vec<RecordBatch>>) -> usize {
 }
 
 /// Starts a job of one source and one table on what is in the storage.
-async fn start(storage: Arc<dyn Storage>, source: Does, sink: Writes) -> Result<Job, JobError> {
+async fn start(storage: Arc<dyn Storage>, source: Does, sink: impl Sink) -> Result<Job, JobError> {
+    let (plan, options) = one_table(storage, source);
+    Job::start(plan, vec![Box::new(sink)], options).await
+}
+
+/// Returns the plan of one source and one table.
+fn one_table(storage: Arc<dyn Storage>, source: Does) -> (Plan, JobOptions) {
     let mut plan = Plan::default();
     let input = plan.push(
         event_schema(),
@@ -161,7 +167,7 @@ async fn start(storage: Arc<dyn Storage>, source: Does, sink: Writes) -> Result<
         live: BTreeMap::new(),
         epoch_interval: Duration::from_millis(1),
     };
-    Job::start(plan, vec![Box::new(sink)], options).await
+    (plan, options)
 }
 
 /// Writes a log as a killed process leaves it: three events, and no Seal.
@@ -194,6 +200,45 @@ async fn failure(source: Does, sink: Writes) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_cannot_be_written_ends_the_job() {
     assert_eq!(failure(Does::Sends, Writes::Fails).await, "table table: no room");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_ends_the_job_by_its_name_and_the_next_job_goes_on_when_there_is_space() {
+    let disk = SimulatedDisk::new(7);
+    let storage =
+        || -> Arc<dyn Storage> { Arc::new(LocalStorage::on(Arc::new(disk.clone()), "data").expect("a folder")) };
+    disk.set_capacity(Some(200_000));
+    for _ in 0..3 {
+        let (sink, committed) = collecting();
+        let job = match start(storage(), Does::Sends, sink).await {
+            Ok(job) => job,
+            // So full that the next job does not come far.
+            Err(error) => {
+                assert!(error.is_disk_full(), "{error}");
+                continue;
+            }
+        };
+        let ended = tokio::time::timeout(HANGS_AFTER, job.finished()).await.expect("it ends by itself");
+        let error = ended.expect_err("there is no room");
+        assert!(error.is_disk_failure() && error.is_disk_full(), "{error}");
+        assert!(job.stop().await.expect_err("the same").is_disk_full());
+        assert_eq!(Arc::strong_count(&committed), 1, "all its threads have ended, and its table is closed");
+    }
+    disk.set_capacity(None);
+    let (sink, _) = collecting();
+    start(storage(), Does::Nothing, sink).await.expect("starts").stop().await.expect("stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_settles_commits_what_the_log_has_and_runs_no_source() {
+    let storage = unsealed(false);
+    let (sink, committed) = collecting();
+    let (plan, options) = one_table(Arc::clone(&storage), Does::Panics);
+    Job::settle(plan, vec![Box::new(sink)], options).await.expect("settles");
+    assert_eq!(rows(&committed), 3);
+    let store = Store::new(storage);
+    let newest = *store.numbers().expect("readable").last().expect("a manifest");
+    assert!(store.read(newest).expect("whole").checkpoint().is_some(), "its checkpoint is the last one");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -235,6 +280,114 @@ async fn an_input_whose_end_was_not_sealed_is_committed_by_the_next_run() {
     let job = start(unsealed(true), Does::Ends, sink).await.expect("starts");
     tokio::time::timeout(HANGS_AFTER, job.finished()).await.expect("ends").expect("well");
     assert_eq!(rows(&committed), 3);
+}
+
+/// A process that was written off, and is not dead yet.
+fn zombie(decides: Vec<Committable>) -> Manifest {
+    let table = TableDecision { pending: decides, ..TableDecision::default() };
+    Manifest {
+        version: Manifest::VERSION,
+        number: 1,
+        incarnation: 1,
+        parent: None,
+        log_id: String::new(),
+        made_us: 0,
+        epoch: Epoch(1),
+        holds: Holds::Refers(0),
+        tables: BTreeMap::from([("table".to_owned(), table)]),
+        rewound_to: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_was_written_off_decides_nothing_behind_its_successor() {
+    let storage = unsealed(false);
+    Incarnation::claim(&storage, &SystemClock).expect("the first");
+    let job = start(Arc::clone(&storage), Does::Nothing, collecting().0).await.expect("starts");
+    let error = Store::new(storage).write(zombie(Vec::new())).expect_err("its number is taken");
+    assert!(matches!(error, CheckpointError::Overtaken { .. }), "{error}");
+    job.stop().await.expect("stops");
+}
+
+/// A table during whose beginning a process that was written off decides a commit.
+struct Haunted {
+    table: CollectingSink,
+    storage: Arc<dyn Storage>,
+}
+
+impl Sink for Haunted {
+    fn name(&self) -> &str {
+        &self.table.name
+    }
+
+    fn found(&self) -> Found {
+        Found::Same { base: Epoch::NONE, committed: Epoch::NONE }
+    }
+
+    fn begin(&mut self, base: Epoch) -> Result<String, SinkError> {
+        let committable = Committable { version: 0, body: String::new(), summary: String::new() };
+        Store::new(Arc::clone(&self.storage)).write(zombie(vec![committable])).expect("the number is free");
+        self.table.begin(base)
+    }
+
+    fn last_committed(&self) -> Epoch {
+        self.table.last_committed()
+    }
+
+    fn writer(&mut self, index: usize) -> Box<dyn SinkWriter> {
+        self.table.writer(index)
+    }
+
+    fn commit(&mut self, epoch: Epoch, committables: &[Committable]) -> Result<(), SinkError> {
+        self.table.commit(epoch, committables)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_decided_at_the_last_moment_is_rolled_forward_and_not_committed_twice() {
+    let storage = unsealed(false);
+    let mut replay =
+        Log::open(Arc::clone(&storage), LOG_FOLDER, &SeededDice::new(2), LogOptions::default()).expect("a log");
+    while replay.next().expect("readable").is_some() {}
+    let mut log = replay.finish().expect("writable");
+    log.append(&Record::Seal { epoch: Epoch(1), now_us: 6, checkpoint: false });
+    log.sync().expect("durable");
+    Incarnation::claim(&storage, &SystemClock).expect("the first");
+    let collected = Collected::default();
+    let committed = Arc::clone(&collected.committed);
+    let table = CollectingSink { name: "table".to_owned(), collected, last: Epoch::NONE };
+    let sink = Haunted { table, storage: Arc::clone(&storage) };
+    let job = start(storage, Does::Nothing, sink).await.expect("starts");
+    assert_eq!(job.status().tables[0].committed, Epoch(1), "its files hold these rows");
+    job.stop().await.expect("stops");
+    assert_eq!(rows(&committed), 0, "the rows of epoch 1 come from its files only");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_nobody_waits_for_ends_without_replaying_everything() {
+    let storage = unsealed(false);
+    let mut replay =
+        Log::open(Arc::clone(&storage), LOG_FOLDER, &SeededDice::new(2), LogOptions::default()).expect("a log");
+    while replay.next().expect("readable").is_some() {}
+    let mut log = replay.finish().expect("writable");
+    const EPOCHS: u64 = 50_000;
+    for epoch in 1..=EPOCHS {
+        log.append(&Record::Seal { epoch: Epoch(epoch), now_us: 6, checkpoint: false });
+        let messages = vec![event(1)];
+        let first = Offset(epoch + 2);
+        log.append(&Record::Messages { partition: PartitionId(0), arrival_us: 6, first, messages });
+    }
+    log.sync().expect("durable");
+    let (sink, committed) = collecting();
+    let start = start(storage, Does::Nothing, sink);
+    tokio::time::timeout(Duration::from_millis(100), start).await.err().expect("the replay takes longer");
+    let ended = async {
+        while Arc::strong_count(&committed) > 1 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(HANGS_AFTER, ended).await.expect("all threads end");
+    assert!(rows(&committed) < EPOCHS as usize / 2, "{}", rows(&committed));
 }
 
 /// Threads; the way to the table; how far the dataflow is; what the recorder marks.

@@ -197,6 +197,8 @@ impl Senders {
                     ledger.refused(&readings);
                     tokio::time::sleep(RETRY).await;
                 }
+                // The log failed under it: nobody can know, and nobody asks again.
+                Ok((500, body)) if body.contains("TM2114") => tokio::time::sleep(RETRY).await,
                 Ok((status, body)) => panic!("{path}: {status} {body}"),
                 // The program is down, or died before it could answer: nobody can know, and nobody asks again.
                 Err(_) => tokio::time::sleep(RETRY).await,

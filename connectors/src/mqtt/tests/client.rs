@@ -444,3 +444,36 @@ async fn qos_2_and_tls_and_bad_patterns_are_refused_by_the_options() {
         assert!(error.to_string().contains(words), "{error}");
     }
 }
+
+#[tokio::test]
+async fn it_connects_again_with_its_session_after_its_log_has_failed() {
+    let script = Script::new(&[]).await;
+    let url = format!("mqtt://{}", script.listener.local_addr().expect("bound"));
+    let (source, _) = client("readings", &mut options(&[("url", &url), ("topic", "plant/{site}/+")]), &script.context)
+        .expect("good options");
+    let source = Arc::new(source);
+    let mut ids = Vec::new();
+    for run in 0..2 {
+        source.prepare().await.expect("a client id");
+        ids.push(source.client_id());
+        let (intake, stop) = (HandIntake::by_hand(), Stop::new());
+        let task = tokio::spawn({
+            let (source, intake, stop) = (Arc::clone(&source), Arc::clone(&intake), stop.clone());
+            async move { source.run(intake, Vec::new(), stop).await }
+        });
+        let mut peer = script.accept5(run > 0).await;
+        peer.send(&publish5("plant/a/b", 7, NO_PROPERTIES, "1")).await;
+        intake.until_messages(1).await;
+        if run == 0 {
+            intake.fail();
+            let ended = soon("the end of the source", task).await.expect("no panic");
+            assert!(matches!(ended, Err(SourceError::Intake(IntakeError::LogFailed(_)))), "{ended:?}");
+        } else {
+            intake.release(1);
+            peer.expect(&puback(7)).await;
+            stop.cancel();
+            soon("the end of the source", task).await.expect("no panic").expect("a good end");
+        }
+    }
+    assert_eq!(ids[0], ids[1]);
+}

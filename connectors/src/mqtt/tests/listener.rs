@@ -423,3 +423,42 @@ async fn a_thousand_idle_devices_and_one_that_publishes() {
     running.stop.cancel();
     timeout(Duration::from_secs(20), running.end()).await.expect("in time").expect("a clean stop");
 }
+
+#[tokio::test]
+async fn it_listens_at_the_same_port_again_after_its_log_has_failed_and_after_a_start_that_was_given_up() {
+    let (source, _) =
+        listener("devices", &mut options(&[("bind", "127.0.0.1:0"), ("topic", "plant/{site}/#")]), &context())
+            .expect("good options");
+    let source = Arc::new(source);
+    source.prepare().await.expect("a free port");
+    let address = source.local_addr().expect("prepared");
+    // A start that was given up leaves nobody waiting at the port.
+    source.release();
+    TcpStream::connect(address).await.expect_err("nobody listens");
+
+    for run in 0..3 {
+        source.prepare().await.expect("the port is free again");
+        assert_eq!(source.local_addr(), Some(address));
+        let (intake, stop) = (HandIntake::by_hand(), Stop::new());
+        let task = tokio::spawn({
+            let (source, intake, stop) = (Arc::clone(&source), Arc::clone(&intake), stop.clone());
+            async move { source.run(intake, Vec::new(), stop).await }
+        });
+        let mut peer = Peer(TcpStream::connect(address).await.expect("connect"));
+        peer.send(&connect4("device", 60)).await;
+        peer.expect(&[0x20, 2, 0, 0]).await;
+        peer.send(&publish4("plant/a/b", 7, "1")).await;
+        intake.until_messages(1).await;
+        if run < 2 {
+            intake.fail();
+            peer.expect_end().await;
+            let ended = soon("the end of the source", task).await.expect("no panic");
+            assert!(matches!(ended, Err(SourceError::Intake(IntakeError::LogFailed(_)))), "{ended:?}");
+        } else {
+            intake.release(1);
+            peer.expect(&puback(7)).await;
+            stop.cancel();
+            soon("the end of the source", task).await.expect("no panic").expect("a good end");
+        }
+    }
+}

@@ -31,6 +31,8 @@ fn files_with_rows_behind_the_checkpoint_go_as_a_whole() {
         (6, 6, &[1, 2, 3, 4, 5, 6][..], 0),
         (5, 3, &[1, 2, 3], 1),
         (3, 3, &[1, 2, 3], 1),
+        // All rows of a file are of before the checkpoint, and were committed after it.
+        (7, 3, &[1, 2, 3], 1),
         (2, 1, &[1], 2),
         (0, 0, &[], 3),
     ] {
