@@ -150,9 +150,12 @@ fn table_versions(storage: &LocalStorage, name: &str, expected: &[(u64, String)]
     unreachable!("a table ends")
 }
 
+/// The rows of each file that was read, by its bytes.
+type Files = HashMap<Vec<u8>, Arc<Vec<String>>>;
+
 /// Returns the rows of a Parquet file as text. Files are read once: images of one disk have most of them in common.
 fn rows_of(table: &str, bytes: Bytes) -> Result<Arc<Vec<String>>, String> {
-    static READ: LazyLock<Mutex<HashMap<Vec<u8>, Arc<Vec<String>>>>> = LazyLock::new(Mutex::default);
+    static READ: LazyLock<Mutex<Files>> = LazyLock::new(Mutex::default);
     if let Some(rows) = READ.lock().expect("nobody panics with it").get(&bytes[..]) {
         return Ok(Arc::clone(rows));
     }
