@@ -114,7 +114,7 @@ fn go_on(disk: &SimulatedDisk, image: &Image, script: &Script) -> Result<usize, 
         return Err(format!("{:?}", life.end));
     }
     let seen = verdict(disk, &world.past(), script)?;
-    if image.number % GARBAGE_ONE_IN == 0 {
+    if image.number.is_multiple_of(GARBAGE_ONE_IN) {
         let (before, script) = (disk.kill(), &script.and_one_more());
         let again = live(disk, &world, script, &settings, None);
         if !matches!(again.end, End::Stopped) {

@@ -3,8 +3,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tidemill::engine::error::with_causes;
-use tidemill::engine::runtime::JobError;
 use tidemill::engine::storage::SimulatedDisk;
 use tidemill::engine::storage::simulated::{Call, Failure, Fault};
 
@@ -70,7 +68,7 @@ fn strike_at(strike: Strike, call: u64, seed: u64, script: &Script) -> Result<us
         Strike::ShortWrite => Fault::at(Call::Write, Failure::Short).nth(call / 6 + 1),
     });
     let struck = live(&disk, &world, script, &settings, None);
-    honest(&struck.end, false)?;
+    honest(&struck.end)?;
     if matches!((strike, &struck.end), (Strike::ShortWrite, End::NotStarted(_) | End::Failed(_))) {
         return Err(format!("a short write is no error: {:?}", struck.end));
     }
@@ -83,17 +81,11 @@ fn strike_at(strike: Strike, call: u64, seed: u64, script: &Script) -> Result<us
     Ok(verdict(&disk, &world.past(), script)?.rows)
 }
 
-/// Says whether a life that met an error of the disk says so. `is_stopped`: the disk is dead, and says nothing of itself.
-pub(super) fn honest(end: &End, is_stopped: bool) -> Result<(), String> {
-    let names_it = |error: &JobError| {
-        let text = with_causes(error);
-        text.contains("os error") || text.contains("disk has stopped") || text.contains("already failed")
-    };
+/// Says whether a life that met an error of the disk says so.
+pub(super) fn honest(end: &End) -> Result<(), String> {
     match end {
         End::Stopped => Ok(()),
         End::NotStarted(error) | End::Failed(error) if error.is_disk_failure() => Ok(()),
-        // The fence cannot tell whether somebody else has taken over when nothing can be read.
-        End::Failed(error) if is_stopped && names_it(error) => Ok(()),
         end => Err(format!("the disk failed, and the job says {end:?}")),
     }
 }

@@ -150,9 +150,12 @@ fn table_versions(storage: &LocalStorage, name: &str, expected: &[(u64, String)]
     unreachable!("a table ends")
 }
 
+/// The rows of each file that was read, by its bytes.
+type Files = HashMap<Vec<u8>, Arc<Vec<String>>>;
+
 /// Returns the rows of a Parquet file as text. Files are read once: images of one disk have most of them in common.
 fn rows_of(table: &str, bytes: Bytes) -> Result<Arc<Vec<String>>, String> {
-    static READ: LazyLock<Mutex<HashMap<Vec<u8>, Arc<Vec<String>>>>> = LazyLock::new(Mutex::default);
+    static READ: LazyLock<Mutex<Files>> = LazyLock::new(Mutex::default);
     if let Some(rows) = READ.lock().expect("nobody panics with it").get(&bytes[..]) {
         return Ok(Arc::clone(rows));
     }
@@ -241,4 +244,63 @@ fn delta_log(storage: &LocalStorage, dir: &str) -> Result<(String, u64), String>
         log.push_str(&commit);
     }
     Ok((log, committed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulation::life::{Settings, live};
+    use crate::simulation::world::World;
+
+    /// A life without an accident, and what it left.
+    fn lived() -> (SimulatedDisk, Past, Script) {
+        let (disk, world, script) = (SimulatedDisk::new(7), World::new(), Script::new(7, 40));
+        live(&disk, &world, &script, &Settings::small(7, 2), None);
+        let past = world.past();
+        verdict(&disk, &past, &script).expect("right");
+        garbage(&disk, &disk).expect("clean");
+        (disk, past, script)
+    }
+
+    #[test]
+    fn the_judge_sees_what_is_wrong() {
+        let (disk, past, script) = lived();
+        let tampered = |tamper: &dyn Fn(&LocalStorage)| {
+            let disk = disk.kill();
+            tamper(&LocalStorage::on(Arc::new(disk.clone()), "data").expect("a disk"));
+            verdict(&disk, &past, &script).expect_err("it is wrong now")
+        };
+        let newest = |storage: &LocalStorage, dir: &str, suffix: &str| {
+            let entries = storage.list(dir).expect("listed");
+            let name = entries.iter().rev().find(|entry| entry.name.ends_with(suffix)).expect("there").name.clone();
+            format!("{dir}/{name}")
+        };
+        for table in ["raw_r", "tumbled", "hopped", "totals", "tumbled$late", "r$dead"] {
+            let log = format!("tables/{table}/_delta_log");
+            let lost = tampered(&|storage| storage.delete(&newest(storage, &log, ".json")).expect("deleted"));
+            assert!(lost.contains(table) && lost.contains("missing"), "{lost}");
+            let gone = tampered(&|storage| {
+                storage.delete(&newest(storage, &format!("tables/{table}"), ".parquet")).expect("deleted");
+            });
+            assert!(gone.contains("does not exist"), "{gone}");
+            let twice = tampered(&|storage| {
+                let last = newest(storage, &log, ".json");
+                let commit = String::from_utf8(storage.get(&last).expect("read").to_vec()).expect("text");
+                let add = commit.lines().find(|line| line.starts_with("{\"add\"")).expect("a file");
+                storage.put(&last, format!("{commit}{add}\n").as_bytes()).expect("written");
+            });
+            assert!(twice.contains(table) && twice.contains("should add"), "{twice}");
+        }
+        let judged = |past: &Past| verdict(&disk, past, &script).expect_err("it is wrong now");
+        let mut more = past.clone();
+        more.sent[3].acked += 1;
+        assert!(judged(&more).contains("acknowledged 2 times"));
+        let mut fewer = past.clone();
+        fewer.sent.remove(0);
+        assert!(judged(&fewer).contains("was never sent"));
+        let litter = disk.kill();
+        let storage = LocalStorage::on(Arc::new(litter.clone()), "data").expect("a disk");
+        storage.put("checkpoint/state/000000000001-00000000000000000001-0009.pack", b"").expect("written");
+        assert!(garbage(&litter, &litter).expect_err("litter").contains("no manifest names"));
+    }
 }

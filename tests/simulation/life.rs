@@ -61,7 +61,6 @@ pub(super) struct Life {
     pub(super) end: End,
     /// Of the turns, and what subscribers saw.
     pub(super) trace_hash: u64,
-    pub(super) turns: u64,
 }
 
 /// How many turns the driver takes, at most, until everything that was sent is answered.
@@ -92,7 +91,7 @@ pub(super) fn live(
     };
     drop(sitting);
     world.end_life();
-    Life { end, trace_hash: turns.trace_hash(), turns: turns.count() }
+    Life { end, trace_hash: turns.trace_hash() }
 }
 
 fn start(
@@ -108,8 +107,7 @@ fn start(
     let lock = storage.lock()?;
     let storage: Arc<dyn Storage> = Arc::new(storage);
     let log = LogOptions { segment_bytes_max: settings.segment_bytes, checkpoint_segment_bytes_min: 300 };
-    let log_error = |error| JobError::Log(tidemill::engine::error::with_causes(&error));
-    let log_id = Log::open(Arc::clone(&storage), LOG_FOLDER, &*dice, log).map_err(log_error)?.log_id();
+    let log_id = Log::open(Arc::clone(&storage), LOG_FOLDER, &*dice, log)?.log_id();
     let clock_here: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
     let tables = open_tables(&storage, log_id, &clock_here, &dice)?;
     let options = JobOptions {

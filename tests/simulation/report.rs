@@ -33,7 +33,7 @@ impl Failures {
             Err(format!("panicked: {}", text.unwrap_or_else(|| "see above".to_owned())))
         });
         let Err(verdict) = verdict else { return };
-        let line = json!({ "seed": seed, "fault": fault, "verdict": verdict });
+        let line = json!({ "seed": seed, "fault": fault, "rows": null, "verdict": verdict });
         let variables: String = variables.iter().map(|(name, value)| format!("{name}={value} ")).collect();
         let command = format!("{variables}cargo test --workspace --test all {}", self.test);
         let mut found = self.found.lock().expect("nobody panics with it");

@@ -20,13 +20,13 @@ use super::intake::{Queue, REQUESTS_QUEUED_MAX, Request, SourceIntake, SourceSta
 use super::marks::Marks;
 use super::outlet::Shared;
 use super::progress::Progress;
-use super::recorder::{Recorded, Recorder, RecorderError, Recording, Replayed};
+use super::recorder::{Recorded, Recorder, RecorderError, Recording, check_committed};
 use super::restart::{Restart, shares};
 use super::turns::{self, Turns};
 use super::worker::{self, Guards, Threads};
 use super::{CheckpointStatus, JobError, JobOptions, JobStatus, SourceStatus, Subscription, TableStatus, WindowStatus};
 use crate::checkpoint::{BufferState, Checkpoint, Store};
-use crate::dataflow::{Blame, Context, Counters, Failure, Feed, Ports, Snapshots, TableFeed, layout_and_keys};
+use crate::dataflow::{Context, Counters, Failure, Feed, Ports, Snapshots, TableFeed, layout_and_keys};
 use crate::epoch::Epoch;
 use crate::fence::Incarnation;
 use crate::ingest::Replay;
@@ -188,7 +188,7 @@ impl Job {
     }
 
     pub(super) fn outcome(&self) -> Result<(), JobError> {
-        outcome_of(&self.failure)
+        super::outcome_of(&self.failure)
     }
 
     /// Says that the workers have ended: what is complete is committed, and no more comes.
@@ -219,16 +219,6 @@ impl Drop for Job {
     fn drop(&mut self) {
         self.stop.cancel();
         self.queue.stop();
-    }
-}
-
-/// Returns how a job ended that has this failure.
-pub(super) fn outcome_of(failure: &Failure) -> Result<(), JobError> {
-    match failure.reason() {
-        None => Ok(()),
-        Some((Blame::Environment, reason)) => Err(JobError::Environment(reason)),
-        Some((Blame::Disk { is_full }, reason)) => Err(JobError::Disk { reason, is_full }),
-        Some((Blame::Operator, reason)) => Err(JobError::Operator(reason)),
     }
 }
 
@@ -533,10 +523,13 @@ impl Starting {
             let Ok((worker, built)) = turns::recv(&built, None) else { break };
             wakes.insert(worker, built);
         }
+        // After a failure the workers end by themselves; those of a simulation need their turns for that.
+        while job.failure.is_set() && turns.is_some_and(|turns| turns.taken() > 1) {
+            turns::pass();
+        }
         let mut lanes: BTreeMap<NodeId, Lane> = BTreeMap::new();
         let mut senders = recorder_parts.senders;
         for (worker, wakes) in wakes {
-            // After a failure the other workers end by themselves.
             for (id, wake) in wakes.map_err(JobError::Plan)? {
                 let senders = senders.remove(&id);
                 let lane = lanes
@@ -687,20 +680,6 @@ impl Job {
             });
         }
     }
-}
-
-/// A table that is ahead of the log would silently swallow the rows of the epochs to come.
-pub(super) fn check_committed(committed: &[(String, Epoch)], replayed: &Replayed) -> Result<(), JobError> {
-    for (table, epoch) in committed {
-        if *epoch > replayed.sealed {
-            return Err(JobError::Log(format!(
-                "table {table} has committed epoch {epoch}, but the log ends at epoch {}: the log has lost its end. \
-                 Restore the log's files from a backup, or move the data folder away to start anew",
-                replayed.sealed
-            )));
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, JobError> {

@@ -11,6 +11,8 @@
 //!
 //! Everything between two of them is bounded: bytes queued for the log, epochs in the dataflow, batches queued for a
 //! table. A slow table therefore holds the dataflow back, that holds the recorder back, and that the sockets.
+//!
+//! In a [`simulation`] the same threads run one at a time, in the order that a seed gives.
 
 mod bridge;
 mod buffer;
@@ -46,7 +48,7 @@ use tokio::sync::broadcast;
 
 use crate::checkpoint::CheckpointError;
 use crate::clock::{Clock, Dice};
-use crate::dataflow::Failure;
+use crate::dataflow::{Blame, Failure};
 use crate::epoch::Epoch;
 use crate::error::with_causes;
 use crate::fence::Fenced;
@@ -149,6 +151,16 @@ impl JobError {
             JobError::Operator(_) => failure.set(reason),
             _ => failure.set_environment(reason),
         }
+    }
+}
+
+/// Returns how a job ended that has this failure.
+fn outcome_of(failure: &Failure) -> Result<(), JobError> {
+    match failure.reason() {
+        None => Ok(()),
+        Some((Blame::Environment, reason)) => Err(JobError::Environment(reason)),
+        Some((Blame::Disk { is_full }, reason)) => Err(JobError::Disk { reason, is_full }),
+        Some((Blame::Operator, reason)) => Err(JobError::Operator(reason)),
     }
 }
 

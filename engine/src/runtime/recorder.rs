@@ -557,6 +557,20 @@ impl Recorder {
     }
 }
 
+/// A table that is ahead of the log would silently swallow the rows of the epochs to come.
+pub(super) fn check_committed(committed: &[(String, Epoch)], replayed: &Replayed) -> Result<(), JobError> {
+    for (table, epoch) in committed {
+        if *epoch > replayed.sealed {
+            return Err(JobError::Log(format!(
+                "table {table} has committed epoch {epoch}, but the log ends at epoch {}: the log has lost its end. \
+                 Restore the log's files from a backup, or move the data folder away to start anew",
+                replayed.sealed
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// What the recorder's thread does.
 pub(super) struct Recording {
     pub(super) recorder: Recorder,

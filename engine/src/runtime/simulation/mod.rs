@@ -28,8 +28,8 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::egress::Egress;
 use super::intake::SourceIntake;
-use super::job::{Launched, Starting, check_committed, names_of, sources_of, spawn};
-use super::recorder::{RecorderError, Replayed};
+use super::job::{Launched, Starting, names_of, sources_of, spawn};
+use super::recorder::{RecorderError, Replayed, check_committed};
 use super::restart::Restart;
 use super::turns;
 use super::worker::Guards;
@@ -211,7 +211,7 @@ impl Simulation {
                 failure.set(format!("a worker ended: {reason}"));
             }
         }
-        super::job::outcome_of(&failure)
+        super::outcome_of(&failure)
     }
 
     fn check_turns(&self, begun: u64, what: &str) {
