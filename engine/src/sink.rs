@@ -84,6 +84,10 @@ pub trait Sink: Send + 'static {
     /// Brings the sink to where rows of the epochs behind `base` can be committed, all or nothing: makes it if it is new,
     /// does nothing if it has such a base, and replaces its whole content else. Returns what was done, for people.
     fn begin(&mut self, base: Epoch) -> Result<String, SinkError>;
+    /// How often the sink's content was replaced or taken back: what was prepared for another content is not for this one.
+    fn generation(&self) -> u64 {
+        0
+    }
     /// The last epoch that is committed, read from the sink itself: rows up to it are never sent again.
     fn last_committed(&self) -> Epoch;
     /// Makes a writer. Several prepare side by side, and what they leave can be committed together; `index` tells them

@@ -242,6 +242,14 @@ impl Sink for TableSink {
         TableSink::begin(self, base).map(|begun| begun.to_string())
     }
 
+    fn generation(&self) -> u64 {
+        match (&self.committer, &self.found) {
+            (Some(committer), _) => committer.content().generation,
+            (None, Found::Same { generation, .. }) => *generation,
+            (None, Found::New | Found::Changed { .. }) => 0,
+        }
+    }
+
     fn last_committed(&self) -> Epoch {
         match (&self.committer, &self.found) {
             (Some(committer), _) => committer.last_committed(),

@@ -452,7 +452,7 @@ impl Job {
             base: table.base,
             committed: table.committed,
             pending: pending.get(table.name).cloned().unwrap_or_default(),
-            generation: None,
+            generation: Some(table.sink.generation()),
         };
         let manifest = Manifest {
             version: Manifest::VERSION,

@@ -86,6 +86,7 @@ pub(crate) fn recover(process: &Process, storage: &Arc<dyn Storage>) -> Result<R
     let mut sinks = open_tables(process, storage)?;
     let tables: Vec<FoundTable> = (TABLES.iter().zip(&sinks))
         .map(|(name, sink)| FoundTable {
+            generation: Sink::generation(sink),
             name: (*name).to_owned(),
             found: Sink::found(sink),
             needs: if *name == "sums" { BTreeSet::from([SUM.to_owned()]) } else { BTreeSet::new() },
@@ -116,7 +117,9 @@ pub(crate) fn recover(process: &Process, storage: &Arc<dyn Storage>) -> Result<R
     if let Some(newest) = newest(&manifests) {
         for sink in &mut sinks {
             let is_rebuilt = start.rebuilt.contains_key(Sink::name(sink));
-            if !is_rebuilt && rolls_forward(newest, Sink::name(sink), Sink::last_committed(sink)) {
+            if !is_rebuilt
+                && rolls_forward(newest, Sink::name(sink), Sink::last_committed(sink), Sink::generation(sink))
+            {
                 let pending = &newest.tables[Sink::name(sink)].pending;
                 Sink::commit(sink, newest.epoch, pending).map_err(words)?;
             }

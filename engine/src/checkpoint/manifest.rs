@@ -68,7 +68,7 @@ pub struct TableState {
     /// What is to be committed for the manifest's epoch; with nothing here the table stays as it is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<Committable>,
-    /// For a manifest that goes back: the generation that the table has afterwards.
+    /// The generation of the content that this is about; for a manifest that goes back, the one afterwards. Absent: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
 }

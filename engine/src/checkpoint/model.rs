@@ -105,6 +105,7 @@ impl World {
 
     fn found(&self) -> Vec<FoundTable> {
         let table = |(name, view): (&&'static str, &u64)| FoundTable {
+            generation: 0,
             name: (*name).to_owned(),
             found: match self.on_disk.get(name) {
                 None => Found::New,

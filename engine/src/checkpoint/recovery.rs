@@ -26,7 +26,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::manifest::{Holds, Manifest};
+use super::manifest::{Holds, Manifest, TableState};
 use crate::epoch::Epoch;
 use crate::sink::Found;
 
@@ -60,6 +60,8 @@ pub struct FoundTable {
     pub name: String,
     /// What is on disk.
     pub found: Found,
+    /// Which content that is: see [`Sink::generation`](crate::sink::Sink::generation).
+    pub generation: u64,
     /// Keys of the state that its rows come through.
     pub needs: BTreeSet<String>,
 }
@@ -261,10 +263,12 @@ pub fn line_of_descent<'a>(manifests: impl DoubleEndedIterator<Item = &'a Manife
 }
 
 /// Returns whether the newest manifest's commit of a table is carried out by a start that finds `committed` in it. Not if
-/// it is there already, or a part of it: see the module.
-pub fn rolls_forward(newest: &Manifest, table: &str, committed: Epoch) -> bool {
-    let decided = newest.tables.get(table).filter(|decided| !decided.pending.is_empty());
-    decided.is_some_and(|decided| committed <= decided.committed && committed < newest.epoch)
+/// it is there already, or a part of it: see the module. And not if the table has less than the decision builds on: rows in
+/// between would be missing.
+pub fn rolls_forward(newest: &Manifest, table: &str, committed: Epoch, generation: u64) -> bool {
+    let of_this_content = |decided: &&TableState| decided.generation.unwrap_or(0) == generation;
+    let decided = newest.tables.get(table).filter(|decided| !decided.pending.is_empty()).filter(of_this_content);
+    decided.is_some_and(|decided| committed == decided.committed && committed < newest.epoch)
 }
 
 impl Candidate<'_> {
@@ -283,7 +287,7 @@ impl Candidate<'_> {
         let known = manifest.tables.get(&table.name).filter(|known| known.base == base)?;
         let counted = if known.pending.is_empty() { known.committed } else { manifest.epoch };
         let has = match newest {
-            Some(newest) if rolls_forward(newest, &table.name, committed) => newest.epoch,
+            Some(newest) if rolls_forward(newest, &table.name, committed, table.generation) => newest.epoch,
             _ => committed,
         };
         (has < counted).then(|| {
@@ -378,7 +382,12 @@ mod tests {
 
     fn same(name: &str, base: u64) -> FoundTable {
         let needs = if name == "raw" { BTreeSet::new() } else { BTreeSet::from(["w".to_owned()]) };
-        FoundTable { name: name.to_owned(), found: Found::Same { base: Epoch(base), committed: Epoch(5) }, needs }
+        FoundTable {
+            name: name.to_owned(),
+            found: Found::Same { base: Epoch(base), committed: Epoch(5) },
+            generation: 0,
+            needs,
+        }
     }
 
     fn on(name: &str, found: Found) -> FoundTable {
@@ -455,6 +464,21 @@ mod tests {
                 "the newest manifest is about to commit: rolled forward, and started from",
                 decided(11, vec![manifest(1, 10, &["w"]), counting(2, 20, 5, true)], &[], &both()),
                 "2@20 newest 2 next 3 rebuild []",
+            ),
+            (
+                "the newest manifest is about to commit, and the table lacks rows of before: not rolled forward",
+                decided(11, vec![manifest(1, 10, &["w"]), counting(2, 20, 7, true)], &[], &both()),
+                "1@10 newest 2 next 3 rebuild []",
+            ),
+            (
+                "the newest manifest is about to commit files of a content that was taken back: not rolled forward",
+                decided(
+                    11,
+                    vec![manifest(1, 10, &["w"]), counting(2, 20, 5, true)],
+                    &[],
+                    &[FoundTable { generation: 1, ..same("t", 0) }, same("raw", 0)],
+                ),
+                "1@10 newest 2 next 3 rebuild []",
             ),
             (
                 "a replaced process committed a part of it, late: what is left comes again from the log",

@@ -82,6 +82,7 @@ pub(super) struct Table {
     /// One for each writer; the first has the table.
     pub(super) orders: Vec<Sender<Order>>,
     pub(super) base: Epoch,
+    pub(super) generation: u64,
     pub(super) committed: Epoch,
     /// Parts with rows that are in no file, and the epoch up to which they have them all.
     pub(super) saved: Vec<BufferState>,
@@ -291,7 +292,7 @@ impl Checkpointer {
             base: table.base,
             committed: table.committed,
             pending: pending.get(&table.name).cloned().unwrap_or_default(),
-            generation: None,
+            generation: Some(table.generation),
         };
         // Who was replaced decides nothing more. What slips through does no harm: its input was durable before the other
         // process began, so that one computes and commits the same.

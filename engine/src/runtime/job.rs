@@ -357,7 +357,7 @@ impl Starting {
             committed.push((name.clone(), sink.last_committed()));
             let is_side = name.contains('$');
             let writer_count = if is_side { 1 } else { options.table_writers.clamp(1, options.workers) };
-            let last_committed = sink.last_committed();
+            let (last_committed, generation) = (sink.last_committed(), sink.generation());
             let outlet = shared.outlet(&name, sink, writer_count, buffered[at].clone());
             for (worker, port) in ports.iter_mut().enumerate() {
                 let sender = outlet.rows[worker % writer_count].clone();
@@ -369,6 +369,7 @@ impl Starting {
                 state: Arc::clone(&outlet.state),
                 orders: outlet.orders,
                 base,
+                generation,
                 committed: last_committed,
                 saved: saved[at].clone(),
                 saved_up_to: from,

@@ -105,7 +105,8 @@ impl Restart {
     /// Returns the manifest that decides nothing but who is in charge.
     fn charge(&self, number: u64, made_us: i64) -> Manifest {
         let table = |sink: &dyn Sink, base: Epoch| {
-            let state = TableState { base, committed: sink.last_committed(), ..TableState::default() };
+            let generation = Some(sink.generation());
+            let state = TableState { base, committed: sink.last_committed(), generation, pending: Vec::new() };
             (sink.name().to_owned(), state)
         };
         Manifest {
@@ -150,7 +151,7 @@ impl Restart {
                 continue;
             };
             let is_rebuilt = self.start.rebuilt.contains_key(sink.name());
-            if !is_rebuilt && rolls_forward(newest, sink.name(), sink.last_committed()) {
+            if !is_rebuilt && rolls_forward(newest, sink.name(), sink.last_committed(), sink.generation()) {
                 sink.commit(newest.epoch, &decided.pending)?;
                 tracing::info!(
                     table = sink.name(),
@@ -297,12 +298,13 @@ pub fn foresee(plan: &Plan, sinks: &[Box<dyn Sink>], storage: &Arc<dyn Storage>)
 
 fn found_tables(plan: &Plan, names: &[String], sinks: &[Box<dyn Sink>]) -> Vec<FoundTable> {
     let keys = plan.state_keys();
-    let table = |name: &String, found: Found| FoundTable {
+    let table = |name: &String, sink: &dyn Sink| FoundTable {
         name: name.clone(),
-        found,
+        found: sink.found(),
+        generation: sink.generation(),
         needs: plan.windows_of(name).iter().map(|id| keys[id].clone()).collect(),
     };
-    names.iter().zip(sinks).map(|(name, sink)| table(name, sink.found())).collect()
+    names.iter().zip(sinks).map(|(name, sink)| table(name, &**sink)).collect()
 }
 
 /// Where to start, and the state there.

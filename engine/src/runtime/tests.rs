@@ -437,6 +437,7 @@ fn deciding(sink: Writes) -> Deciding {
         state,
         orders: vec![orders_sender],
         base: Epoch::NONE,
+        generation: 0,
         committed: Epoch::NONE,
         saved: Vec::new(),
         saved_up_to: Epoch::NONE,

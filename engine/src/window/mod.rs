@@ -21,7 +21,6 @@ pub use key_table::KeyColumn;
 pub use snapshot::{PaneCodec, PaneSnapshot, SavedPane};
 pub use state::WindowState;
 
-use crate::seeded_bugs::{SeededBug, is_planted};
 use crate::time::Watermark;
 
 /// Which windows a row belongs to. Widths are in microseconds and greater than zero.
@@ -72,7 +71,6 @@ impl WindowAssigner {
     #[inline]
     pub fn pane_of(self, time_us: i64) -> i64 {
         let pane_us = self.pane_us();
-        let time_us = time_us - i64::from(is_planted(SeededBug::WindowEndInclusive));
         time_us - time_us.rem_euclid(pane_us)
     }
 

@@ -25,6 +25,7 @@ use crate::dataflow::snapshot::{RestoredWindow, Snapshot, WindowSnapshot};
 use crate::dataflow::{Context, frontier_of};
 use crate::epoch::Epoch;
 use crate::plan::{NodeId, Operator, Plan, WindowNode};
+use crate::seeded_bugs::{SeededBug, is_planted};
 use crate::time::Watermark;
 use crate::window::{KeyColumn, WindowState};
 
@@ -89,7 +90,11 @@ fn key<'scope>(
         }
         let times = origin.column(time_column).as_primitive::<TimestampMicrosecondType>();
         assert_eq!(times.null_count(), 0, "the source refuses rows without an event time");
-        let times_us = Int64Array::new(times.values().clone(), None);
+        let inclusive = i64::from(is_planted(SeededBug::WindowEndInclusive));
+        let times_us = match inclusive {
+            0 => Int64Array::new(times.values().clone(), None),
+            _ => times.values().iter().map(|time_us| time_us - inclusive).collect(),
+        };
         Ok(KeyedBatch { hashes: KeyColumn::hashes(&keys), keys, times_us, arguments, origin })
     };
     each_batch(rows, context, "key", move |origin| {
