@@ -5,7 +5,7 @@
 //! claims a number, its *incarnation*, by one file that it alone can make:
 //!
 //! ```text
-//!   fence/00000000000000000006   {"pid":4711,"started_us":1763640000000000}     kept until the next claim: see below
+//!   fence/00000000000000000006   {"pid":4711,"started_us":1763640000000000}     kept for a while: see below
 //!   fence/00000000000000000007   {"pid":4802,"started_us":1763640007000000}     the newest is the one in charge
 //! ```
 //!
@@ -26,7 +26,7 @@
 //!
 //! # Why old claims can be removed
 //!
-//! A claim n removes those before n - 1, the oldest first. A process k looks for k + 1 first and for its own claim
+//! A claim n removes those long before it, the oldest first. A process k looks for k + 1 first and for its own claim
 //! second. If it finds no k + 1 because that was removed already, k was removed before it, and the second look tells.
 
 use std::sync::Arc;
@@ -39,6 +39,10 @@ use crate::storage::{Storage, StorageError};
 
 /// The folder of the claims.
 const DIR: &str = "fence";
+
+/// How many claims are kept: more than start at the same instant. One that listed the folder a while ago must not find a
+/// number free again that was claimed since.
+const CLAIMS_KEPT: u64 = 2 * CLAIM_ATTEMPTS_MAX;
 
 /// How many numbers are tried: as many processes may start at the same instant.
 const CLAIM_ATTEMPTS_MAX: u64 = 64;
@@ -100,7 +104,7 @@ impl Incarnation {
                 Err(error) => return Err(error),
             }
         };
-        for old in found.iter().filter(|old| old.saturating_add(1) < number) {
+        for old in found.iter().filter(|old| old.saturating_add(CLAIMS_KEPT) < number) {
             storage.delete(&path(*old))?;
         }
         Ok(Incarnation { storage: Arc::clone(storage), number })
@@ -193,7 +197,7 @@ mod tests {
                 }
                 before.push(incarnation);
             }
-            assert_eq!(numbers(&*storage).unwrap(), [5, 6]);
+            assert_eq!(numbers(&*storage).unwrap(), [1, 2, 3, 4, 5, 6]);
         }
     }
 
@@ -241,6 +245,14 @@ mod tests {
             storage.put(&format!("{DIR}/{name}"), b"").unwrap();
         }
         assert_eq!((1..=4).map(|_| claim(&storage).number()).max(), Some(4));
-        assert_eq!(storage.list(DIR).unwrap().len(), 3 + 2);
+        assert_eq!(storage.list(DIR).unwrap().len(), 3 + 4);
+    }
+
+    #[test]
+    fn claims_do_not_grow_for_ever() {
+        let storage = memory();
+        let last = (0..2 * CLAIMS_KEPT).map(|_| claim(&storage)).last().unwrap();
+        assert_eq!(numbers(&*storage).unwrap().len() as u64, CLAIMS_KEPT + 1);
+        last.check().unwrap();
     }
 }
