@@ -251,7 +251,8 @@ mod tests {
     #[test]
     fn claims_do_not_grow_for_ever() {
         let storage = memory();
-        let last = (0..2 * CLAIMS_KEPT).map(|_| claim(&storage)).last().unwrap();
+        (1..2 * CLAIMS_KEPT).for_each(|_| drop(claim(&storage)));
+        let last = claim(&storage);
         assert_eq!(numbers(&*storage).unwrap().len() as u64, CLAIMS_KEPT + 1);
         last.check().unwrap();
     }

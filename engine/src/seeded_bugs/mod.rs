@@ -2,7 +2,7 @@
 //!
 //! A harness that has never caught anything proves little. Each bug here stands in one line at its place, off unless the
 //! environment variable `TIDEMILL_BUG` names it, and not even compiled without the feature `seeded-bugs`, which only tests
-//! have on. [`HARNESSES`] says which test must fail when it is planted; [`assert_all_are_caught`] runs that test in a
+//! have on. `HARNESSES` says which test must fail when it is planted; `assert_all_are_caught` runs that test in a
 //! process of its own, with the bug.
 
 /// A mistake to plant.
