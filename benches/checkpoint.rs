@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, TimestampMicrosecondType};
-use tidemill::assemble::{self, Folder, Settings, SqlFile};
+use tidemill::assemble::Settings;
 use tidemill_engine::aggregate::{AggregateCall, AggregateKind, Layout, Selection};
 use tidemill_engine::checkpoint::Store;
 use tidemill_engine::epoch::Epoch;
@@ -72,17 +72,8 @@ fn interval(keys: usize) {
 
 /// Runs a pipeline to its end; returns how many checkpoints it made.
 async fn pipeline(sql: &str, checkpoint_interval: Duration) -> u64 {
-    let data = tempfile::tempdir().expect("a folder");
-    let folder = Folder::open(data.path()).expect("opens");
     let settings = Settings { workers: 2, checkpoint_interval, ..Settings::default() };
-    let context = assemble::context(folder.storage(), &settings).expect("a context");
-    let file = SqlFile { name: "bench.sql".to_owned(), text: sql.to_owned() };
-    let mistakes = |mistakes: Vec<assemble::Mistake>| mistakes.iter().map(|m| m.render(false)).collect::<String>();
-    let pipeline = assemble::compile(&[file], &context).map_err(mistakes).expect("compiles");
-    let sinks = assemble::open_sinks(&folder, &pipeline.tables, &settings).expect("opens");
-    let job = assemble::start_job(&folder, pipeline.plan, sinks, Default::default(), &settings).await.expect("starts");
-    job.finished().await.expect("finishes");
-    job.status().checkpoint.count
+    workload::run(sql, &settings).await.checkpoint.count
 }
 
 /// `count, avg, min, max` by device.

@@ -9,7 +9,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use datafusion::prelude::{JsonReadOptions, SessionConfig, SessionContext};
-use tidemill::assemble::{self, Folder, Settings, SqlFile};
+use tidemill::assemble::Settings;
 use workload::Count;
 
 const GENERATED_ROWS: usize = 10_000_000;
@@ -63,17 +63,8 @@ fn main() {
 }
 
 async fn pipeline(sql: &str, workers: usize) {
-    let data = tempfile::tempdir().expect("a folder");
-    let folder = Folder::open(data.path()).expect("opens");
-    let settings = Settings { workers, ..Settings::default() };
-    let context = assemble::context(folder.storage(), &settings).expect("a context");
-    let file = SqlFile { name: "bench.sql".to_owned(), text: sql.to_owned() };
-    let mistakes = |mistakes: Vec<assemble::Mistake>| mistakes.iter().map(|m| m.render(false)).collect::<String>();
-    let pipeline = assemble::compile(&[file], &context).map_err(mistakes).expect("compiles");
-    let sinks = assemble::open_sinks(&folder, &pipeline.tables, &settings).expect("opens");
-    let job = assemble::start_job(&folder, pipeline.plan, sinks, Default::default(), &settings).await.expect("starts");
-    job.finished().await.expect("finishes");
-    assert!(job.status().windows[0].results > 0, "windows came out");
+    let status = workload::run(sql, &Settings { workers, ..Settings::default() }).await;
+    assert!(status.windows[0].results > 0, "windows came out");
 }
 
 async fn batch(path: &Path, partitions: usize) {

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use tidemill::assemble::{self, Folder, Settings, SqlFile};
 use tidemill_engine::plan::timestamp_type;
+use tidemill_engine::runtime::JobStatus;
 
 /// Rows in one batch.
 pub(crate) const BATCH_ROWS: usize = 32_768;
@@ -48,6 +50,20 @@ pub(crate) fn readings(row_count: usize, key_count: usize, rows_per_second: i64)
         batches.push(RecordBatch::try_new(schema(), columns).expect("columns of one length"));
     }
     batches
+}
+
+/// Runs a pipeline file in a folder of its own to its end; returns what the job says then.
+pub(crate) async fn run(sql: &str, settings: &Settings) -> JobStatus {
+    let data = tempfile::tempdir().expect("a folder");
+    let folder = Folder::open(data.path()).expect("opens");
+    let context = assemble::context(folder.storage(), settings).expect("a context");
+    let file = SqlFile { name: "bench.sql".to_owned(), text: sql.to_owned() };
+    let mistakes = |mistakes: Vec<assemble::Mistake>| mistakes.iter().map(|m| m.render(false)).collect::<String>();
+    let pipeline = assemble::compile(&[file], &context).map_err(mistakes).expect("compiles");
+    let sinks = assemble::open_sinks(&folder, &pipeline.tables, settings).expect("opens");
+    let job = assemble::start_job(&folder, pipeline.plan, sinks, Default::default(), settings).await.expect("starts");
+    job.finished().await.expect("finishes");
+    job.status()
 }
 
 /// Whether a part of a benchmark is asked for: by a word on the command line, or by none.

@@ -42,7 +42,7 @@ const DIR: &str = "fence";
 
 /// How many claims are kept: more than start at the same instant. One that listed the folder a while ago must not find a
 /// number free again that was claimed since.
-const CLAIMS_KEPT: u64 = 2 * CLAIM_ATTEMPTS_MAX;
+pub const CLAIMS_KEPT: u64 = 2 * CLAIM_ATTEMPTS_MAX;
 
 /// How many numbers are tried: as many processes may start at the same instant.
 const CLAIM_ATTEMPTS_MAX: u64 = 64;

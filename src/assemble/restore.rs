@@ -103,12 +103,7 @@ pub fn restore(folder: &Folder, to: Epoch, settings: &Settings) -> Result<Restor
     refuse_others(&log, &manifests)?;
     let target = target(&store, &log, &manifests, to)?;
 
-    let mut places = places(folder)?;
-    for name in target.manifest.iter().flat_map(|manifest| manifest.tables.keys()) {
-        if !places.contains_key(name) {
-            places.insert(name.clone(), Place::inside(folder, name));
-        }
-    }
+    let places = places(folder, target.manifest)?;
     let (mut restored, mut kept, mut new_rows) = (Vec::new(), Vec::new(), false);
     for (name, place) in &places {
         let Some(found) = place.describe(name)? else { continue };
@@ -166,13 +161,7 @@ pub(super) fn finish(folder: &Folder, clock: &dyn Clock) -> Result<()> {
         }
         // The decision may be visible and not yet durable.
         store.sync()?;
-        let mut places = places(folder)?;
-        for name in manifest.tables.keys() {
-            if !places.contains_key(name) {
-                places.insert(name.clone(), Place::inside(folder, name));
-            }
-        }
-        return rewind_tables(&manifest, &places, clock);
+        return rewind_tables(&manifest, &places(folder, Some(&manifest))?, clock);
     }
     Ok(())
 }
@@ -208,10 +197,7 @@ fn refuse_others(log: &FoundLog, manifests: &BTreeMap<u64, FoundManifest>) -> Re
 }
 
 fn newest(manifests: &BTreeMap<u64, FoundManifest>) -> Option<&Manifest> {
-    manifests.values().rev().find_map(|found| match found {
-        FoundManifest::Whole(manifest) => Some(&**manifest),
-        FoundManifest::Damaged(_) | FoundManifest::Newer(_) => None,
-    })
+    manifests.values().rev().find_map(FoundManifest::whole)
 }
 
 /// Finds the checkpoint of an epoch, all of whose parts can be read.
@@ -318,8 +304,9 @@ fn judge(target: &Target<'_>, job: &str, name: &str, place: &Place, found: &Tabl
     }))
 }
 
-/// Returns where the tables lie: those of the catalog, and every other one in the folder of tables.
-fn places(folder: &Folder) -> Result<BTreeMap<String, Place>> {
+/// Returns where the tables lie: those of the catalog, every other one in the folder of tables, and those that a manifest
+/// knows.
+fn places(folder: &Folder, manifest: Option<&Manifest>) -> Result<BTreeMap<String, Place>> {
     let storage = folder.storage();
     let mut names: BTreeSet<String> =
         storage.list(TABLES_FOLDER)?.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect();
@@ -341,6 +328,8 @@ fn places(folder: &Folder) -> Result<BTreeMap<String, Place>> {
         let (storage, dir) = (Arc::new(LocalStorage::open(parent)?), dir.to_owned());
         places.insert(table.name.clone(), Place { path, storage, dir });
     }
+    let known = manifest.iter().flat_map(|manifest| manifest.tables.keys());
+    names.extend(known.filter(|name| !places.contains_key(*name)).cloned());
     for name in names {
         let place = Place::inside(folder, &name);
         places.insert(name, place);

@@ -236,11 +236,9 @@ fn batch(number: i64, pad: &str) -> String {
 pub(super) fn checkpoints(data: &Path) -> BTreeMap<u64, Manifest> {
     let Ok(storage) = LocalStorage::existing(data) else { return BTreeMap::new() };
     let found = Store::new(Arc::new(storage)).read_all().expect("a readable folder");
-    let whole = found.into_iter().filter_map(|(number, found)| match found {
-        FoundManifest::Whole(manifest) => Some((number, *manifest)),
-        FoundManifest::Damaged(_) | FoundManifest::Newer(_) => None,
-    });
-    whole.filter(|(_, manifest)| manifest.checkpoint().is_some()).collect()
+    let whole = found.values().filter_map(FoundManifest::whole);
+    let with_state = whole.filter(|manifest| manifest.checkpoint().is_some());
+    with_state.map(|manifest| (manifest.number, manifest.clone())).collect()
 }
 
 /// Returns `/api/v1/status`.

@@ -21,8 +21,9 @@
 //! committed in it.
 //!
 //! A table fits a checkpoint if the checkpoint has all the state that its rows come from, and it fits the beginning if its
-//! own content begins there. One that needs no state fits wherever the replay brings all the rows that it does not have. Whatever the start is, the replay gives the same rows: so a table that fits goes on without a
-//! change, and one that does not is filled again as far as the log reaches.
+//! own content begins there. One that needs no state fits wherever the replay brings all the rows that it does not have.
+//! Whatever the start is, the replay gives the same rows: so a table that fits goes on without a change, and one that does
+//! not is filled again as far as the log reaches.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -102,6 +103,16 @@ pub enum Decision {
     Start(Start),
     /// Do not start, and why; nothing was changed.
     Refuse(String),
+}
+
+impl FoundManifest {
+    /// Returns the manifest, if it can be read.
+    pub fn whole(&self) -> Option<&Manifest> {
+        match self {
+            FoundManifest::Whole(manifest) => Some(manifest),
+            FoundManifest::Damaged(_) | FoundManifest::Newer(_) => None,
+        }
+    }
 }
 
 impl From {
@@ -198,10 +209,7 @@ pub fn possible_starts(
 }
 
 fn whole(manifests: &BTreeMap<u64, FoundManifest>) -> impl DoubleEndedIterator<Item = &Manifest> {
-    manifests.values().filter_map(|found| match found {
-        FoundManifest::Whole(manifest) => Some(&**manifest),
-        FoundManifest::Damaged(_) | FoundManifest::Newer(_) => None,
-    })
+    manifests.values().filter_map(FoundManifest::whole)
 }
 
 /// A place where a replay could begin.

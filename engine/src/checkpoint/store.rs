@@ -160,15 +160,7 @@ impl Store {
     ///
     /// Manifests go before the packs they name, so that a manifest that is there can be used.
     pub fn collect(&self, incarnation: u64) -> Result<Collected, CheckpointError> {
-        let mut readable: BTreeMap<u64, Manifest> = BTreeMap::new();
-        let mut unreadable = Vec::new();
-        for number in self.numbers()? {
-            match self.read(number) {
-                Ok(manifest) => drop(readable.insert(number, manifest)),
-                Err(CheckpointError::Damaged { .. }) => unreadable.push(number),
-                Err(error) => return Err(error),
-            }
-        }
+        let (readable, unreadable) = self.sort_out()?;
         let line = line_of_descent(readable.values());
         let is_start = |manifest: &&Manifest| manifest.checkpoint().is_some() && line.contains(&manifest.number);
         let with_state = readable.values().rev().filter(is_start);
@@ -208,15 +200,22 @@ impl Store {
     /// Removes packs of checkpoints that no manifest came of; returns how many. At a start: a process that dies again and
     /// again before its checkpoint is made, such as on a full disk, would leave more each time.
     pub fn sweep(&self, incarnation: u64) -> Result<u64, CheckpointError> {
-        let mut manifests = Vec::new();
+        let (readable, unreadable) = self.sort_out()?;
+        // One that cannot be read may name any pack.
+        if unreadable.is_empty() { self.remove_unnamed_packs(readable.values(), incarnation) } else { Ok(0) }
+    }
+
+    /// Reads all manifests; returns those that can be read, and the numbers of the damaged ones.
+    fn sort_out(&self) -> Result<(BTreeMap<u64, Manifest>, Vec<u64>), CheckpointError> {
+        let (mut readable, mut unreadable) = (BTreeMap::new(), Vec::new());
         for number in self.numbers()? {
             match self.read(number) {
-                Ok(manifest) => manifests.push(manifest),
-                Err(CheckpointError::Damaged { .. }) => return Ok(0),
+                Ok(manifest) => drop(readable.insert(number, manifest)),
+                Err(CheckpointError::Damaged { .. }) => unreadable.push(number),
                 Err(error) => return Err(error),
             }
         }
-        self.remove_unnamed_packs(manifests.iter(), incarnation)
+        Ok((readable, unreadable))
     }
 
     fn remove_unnamed_packs<'m>(

@@ -75,7 +75,7 @@ impl Restart {
             sinks,
         };
         restart.begin_tables(&tables, &outlook)?;
-        if let Some(FoundManifest::Whole(newest)) = restart.start.newest.and_then(|number| manifests.get(&number)) {
+        if let Some(newest) = restart.start.newest.and_then(|number| manifests.get(&number)?.whole()) {
             restart.roll_forward(newest)?;
         }
         restart.take_charge(&store, &*options.clock)?;
@@ -206,7 +206,7 @@ impl Restart {
         restored
     }
 
-    /// Returns the rows of a table that no file has, and whether there are any parts with them.
+    /// Returns the rows of a table that no file has.
     pub(super) fn buffer_of(
         &self,
         table: &str,
@@ -265,12 +265,7 @@ impl Prospect {
 
     fn outlook(&self, plan: &Plan) -> Outlook {
         let Chosen { start, checkpoint, .. } = &self.chosen;
-        let manifests = || {
-            self.manifests.values().rev().filter_map(|found| match found {
-                FoundManifest::Whole(manifest) => Some(&**manifest),
-                FoundManifest::Damaged(_) | FoundManifest::Newer(_) => None,
-            })
-        };
+        let manifests = || self.manifests.values().rev().filter_map(FoundManifest::whole);
         let known = manifests().find_map(Manifest::checkpoint);
         let sources = plan.nodes.iter().filter_map(|node| match &node.operator {
             Operator::Source(source) => Some(source.name.as_str()),
@@ -331,10 +326,8 @@ fn choose(
         let From::Checkpoint { number, .. } = start.from else {
             return Ok(Chosen { start, checkpoint: None, parts: HashMap::new() });
         };
-        let Some(FoundManifest::Whole(manifest)) = manifests.get(&number) else {
-            unreachable!("only a whole one is chosen")
-        };
-        let checkpoint = manifest.checkpoint().expect("only one with a checkpoint is chosen").clone();
+        let checkpoint = manifests.get(&number).and_then(FoundManifest::whole).and_then(Manifest::checkpoint);
+        let checkpoint = checkpoint.expect("only a whole one with a checkpoint is chosen").clone();
         // Once each: after a change of the workers several pieces of a pane are of one part.
         let mut seen = HashSet::new();
         let named: Vec<&Part> = checkpoint.parts().filter(|part| seen.insert(*part)).collect();
