@@ -28,6 +28,7 @@ mod recorded_time;
 mod recorder;
 mod restart;
 pub mod simulation;
+mod starting;
 mod status;
 #[cfg(test)]
 mod tests;

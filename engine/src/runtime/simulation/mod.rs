@@ -28,9 +28,10 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::egress::Egress;
 use super::intake::SourceIntake;
-use super::job::{Launched, Starting, names_of, sources_of, spawn};
+use super::job::{names_of, sources_of};
 use super::recorder::{RecorderError, Replayed, check_committed};
 use super::restart::Restart;
+use super::starting::{Launched, Starting, spawn};
 use super::turns;
 use super::worker::Guards;
 use super::{Job, JobError, JobOptions, JobStatus};
