@@ -35,7 +35,7 @@ fn main() {
         let cut = rest.len().min(CHUNK_BYTES);
         let end = rest[..cut].iter().rposition(|byte| *byte == b'\n').map_or(rest.len(), |at| at + 1);
         let payload = rest.split_to(end);
-        chunks.push(Data::Messages(vec![Message { topic: Default::default(), payload }]));
+        chunks.push(Data::Messages(vec![Message::new("", payload)]));
     }
     let format = JsonFormat::new(Layout::new(&workload::schema()));
     let (mut ours, mut theirs, mut lines) = (0, 0, 0);

@@ -19,7 +19,7 @@ const GROUPS: usize = 100;
 fn main() {
     for messages in [1usize, 100, 1_000, 10_000] {
         let payload = bytes::Bytes::from(vec![b'x'; 100]);
-        let group = vec![Message { topic: Default::default(), payload }; messages];
+        let group = vec![Message::new("", payload); messages];
         let mut bytes = 0;
         let times =
             workload::interleaved(Count::Wall, 3, &mut [&mut || bytes = log(&group), &mut || by_hand(messages * 116)]);
@@ -42,7 +42,8 @@ fn log(group: &[Message]) -> u64 {
     let mut writer = replay.finish().expect("writes");
     let partition = PartitionId(0);
     writer.append(&Record::Open { partition, source: "bench".to_owned(), name: "0".to_owned() });
-    let mut record = Record::Messages { partition, arrival_us: 0, first: Offset(0), messages: group.to_vec() };
+    let mut record =
+        Record::Messages { partition, arrival_us: 0, first: Offset(0), messages: group.to_vec(), notes: Vec::new() };
     for at in 0..GROUPS {
         if let Record::Messages { first, .. } = &mut record {
             *first = Offset((at * group.len()) as u64);

@@ -76,7 +76,7 @@ fn message<T: Serialize>(value: &T) -> Result<Message, SourceError> {
             std::any::type_name::<T>()
         ))
     })?;
-    Ok(Message { topic: Bytes::new(), payload: Bytes::from(payload) })
+    Ok(Message::new("", Bytes::from(payload)))
 }
 
 #[cfg(test)]
@@ -118,7 +118,7 @@ mod tests {
             let (sender, receiver) = tokio::sync::mpsc::channel::<Reading>(1);
             drop(sender);
             let intake = Arc::new(TestIntake::default());
-            let resume = vec![Resume { partition: "channel-0".to_owned(), next: 0, ended }];
+            let resume = vec![Resume { partition: "channel-0".to_owned(), next: 0, ended, ..Resume::default() }];
             Channel::new(receiver).run(Arc::clone(&intake) as Arc<dyn Intake>, resume, Stop::new()).await.unwrap();
             assert_eq!(intake.calls.lock()[0], partition);
         }
@@ -146,7 +146,7 @@ mod tests {
         sender.send(Reading { device: "b", temperature: 2.0 }).await.ok().unwrap();
         drop(sender);
         let intake = Arc::new(TestIntake::default());
-        let resume = vec![Resume { partition: "channel-0".to_owned(), next: 0, ended: false }];
+        let resume = vec![Resume { partition: "channel-0".to_owned(), next: 0, ended: false, ..Resume::default() }];
         source.run(Arc::clone(&intake) as Arc<dyn Intake>, resume, Stop::new()).await.unwrap();
         assert_eq!(intake.messages()[0].payload, r#"{"device":"b","temperature":2.0}"#);
         assert_eq!(intake.calls.lock().last().unwrap(), "end channel-0");

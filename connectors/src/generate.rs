@@ -363,7 +363,7 @@ mod tests {
     async fn a_bounded_run_ends_and_resumes_where_it_was() {
         let source = source(&[("rows", "100000")]);
         let intake = Arc::new(TestIntake::default());
-        let resume = vec![Resume { partition: PARTITION.to_owned(), next: 30_000, ended: false }];
+        let resume = vec![Resume { partition: PARTITION.to_owned(), next: 30_000, ended: false, ..Resume::default() }];
         source.run(Arc::clone(&intake) as Arc<dyn Intake>, resume, Stop::new()).await.unwrap();
         let mut next = 30_000;
         for (_, chunk) in intake.chunks.lock().iter() {
@@ -391,7 +391,7 @@ mod tests {
     fn rows_of(chunk: &Chunk) -> usize {
         match chunk {
             Chunk::Range { start, end, .. } => (end - start) as usize,
-            Chunk::Messages(messages) => messages.len(),
+            Chunk::Messages(messages) | Chunk::Noted(messages, _) => messages.len(),
         }
     }
 

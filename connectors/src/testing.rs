@@ -25,7 +25,7 @@ pub(crate) struct TestIntake {
 impl TestIntake {
     pub(crate) fn take(&self, partition: &str, chunk: Chunk) -> Result<Receipt, IntakeError> {
         let count = match &chunk {
-            Chunk::Messages(messages) => messages.len(),
+            Chunk::Messages(messages) | Chunk::Noted(messages, _) => messages.len(),
             Chunk::Range { data: Data::Messages(messages), .. } => messages.len(),
             Chunk::Range { data: Data::Columns(columns), .. } => columns.num_rows(),
         } as u64;
@@ -43,7 +43,9 @@ impl TestIntake {
     pub(crate) fn messages(&self) -> Vec<Message> {
         let chunks = self.chunks.lock();
         let messages = chunks.iter().flat_map(|(_, chunk)| match chunk {
-            Chunk::Messages(messages) | Chunk::Range { data: Data::Messages(messages), .. } => messages.clone(),
+            Chunk::Messages(messages)
+            | Chunk::Noted(messages, _)
+            | Chunk::Range { data: Data::Messages(messages), .. } => messages.clone(),
             Chunk::Range { .. } => Vec::new(),
         });
         messages.collect()

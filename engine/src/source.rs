@@ -35,6 +35,7 @@
 //!    ranges. A job that only settles calls it without [`Source::prepare`].
 //! 6. `prepare` is followed by `run` or, if the job does not come that far, by `release`.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -60,6 +61,50 @@ pub struct Message {
     pub topic: Bytes,
     /// The payload, undecoded. May hold several rows (NDJSON, a JSON array).
     pub payload: Bytes,
+    /// What else its connector knows of it, in the connector's own encoding; empty where there is nothing.
+    pub attributes: Bytes,
+}
+
+impl Message {
+    /// Makes a message without attributes.
+    pub fn new(topic: impl Into<Bytes>, payload: impl Into<Bytes>) -> Message {
+        Message { topic: topic.into(), payload: payload.into(), attributes: Bytes::new() }
+    }
+
+    /// Returns how many bytes it holds.
+    pub fn byte_count(&self) -> usize {
+        self.topic.len() + self.payload.len() + self.attributes.len()
+    }
+}
+
+/// What a source must know again after a crash, beside its messages: an id in flight, a number heard last. The log keeps
+/// it in the same record as the messages it came with, so that both are there or neither.
+///
+/// Later notes of a partition replace earlier ones of the same key; [`Resume::notes`] gives back what is left. Their size
+/// is the source's to bound: all of them are part of every checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Note {
+    /// What it is about, in the source's own encoding.
+    pub key: Bytes,
+    /// What is to be known; empty: nothing any more.
+    pub value: Bytes,
+}
+
+impl Note {
+    /// Makes a note that replaces an earlier one of the same key.
+    pub fn new(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Note {
+        Note { key: key.into(), value: value.into() }
+    }
+
+    /// Makes a note that removes the earlier one of the same key.
+    pub fn forget(key: impl Into<Bytes>) -> Note {
+        Note { key: key.into(), value: Bytes::new() }
+    }
+
+    /// Returns how many bytes it holds.
+    pub fn byte_count(&self) -> usize {
+        self.key.len() + self.value.len()
+    }
 }
 
 /// What a decoder turns into columns.
@@ -76,6 +121,8 @@ pub enum Data {
 pub enum Chunk {
     /// Input that cannot be read again: the log keeps the messages themselves.
     Messages(Vec<Message>),
+    /// The same, with what the source must know again. There may be notes without messages.
+    Noted(Vec<Message>, Vec<Note>),
     /// Input that [`Source::reread`] can produce again: the log keeps only the range `[start, end)` and a checksum.
     Range {
         /// First position, in the source's own unit (byte, row, sequence number).
@@ -139,7 +186,7 @@ pub trait Intake: Send + Sync + 'static {
 }
 
 /// How far a partition had come in the log when the job started.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resume {
     /// The partition's name.
     pub partition: String,
@@ -147,6 +194,8 @@ pub struct Resume {
     pub next: u64,
     /// Whether it has ended.
     pub ended: bool,
+    /// What was noted and not forgotten, by key.
+    pub notes: BTreeMap<Bytes, Bytes>,
 }
 
 /// What can go wrong in a source; Display is for people.

@@ -353,12 +353,13 @@ fn records(case: &WindowCase) -> Vec<Record> {
                 partitions.push(event.partition);
                 partitions.len() - 1
             });
-            let payload = format!("{},{},{}", event.key, event.time_us, event.value).into();
+            let payload = format!("{},{},{}", event.key, event.time_us, event.value);
             records.push(Record::Messages {
                 partition: PartitionId(place as u32),
                 arrival_us: event.arrival_us,
                 first,
-                messages: vec![Message { topic: Default::default(), payload }],
+                messages: vec![Message::new("", payload)],
+                notes: Vec::new(),
             });
             first.0 += 1;
         }

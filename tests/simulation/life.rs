@@ -216,7 +216,7 @@ fn send(simulation: &Simulation, world: &World, script: &Script, chunk: usize) {
     let Act::Send { source, partition, payload, .. } = &script.acts[act_idx] else {
         unreachable!("only chunks are sent")
     };
-    let message = Message { topic: Bytes::new(), payload: Bytes::from(payload.clone()) };
+    let message = Message::new("", Bytes::from(payload.clone()));
     // Counted first: it may be in the log before anybody hears of it.
     world.with(|past| past.sent[chunk].sends += 1);
     match simulation.append(source, partition, Chunk::Messages(vec![message])) {

@@ -82,7 +82,7 @@ pub(super) fn history(records: &[Record]) -> History {
     for record in records {
         match record {
             Record::Open { source, name, .. } => partitions.push((source.clone(), name.clone())),
-            Record::Messages { partition, arrival_us, first, messages } => {
+            Record::Messages { partition, arrival_us, first, messages, .. } => {
                 let (source, partition_name) = &partitions[partition.0 as usize];
                 let is_r = source == "r";
                 for (offset, message) in (first.0..).zip(messages) {

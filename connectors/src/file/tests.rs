@@ -103,11 +103,11 @@ async fn a_resumed_run_reads_only_the_rest() {
     let first = run(&whole, Vec::new()).await;
     let cut = match &first.chunks.lock()[0].1 {
         Chunk::Range { end, .. } => *end,
-        Chunk::Messages(_) => unreachable!("files append ranges"),
+        Chunk::Messages(_) | Chunk::Noted(..) => unreachable!("files append ranges"),
     };
     let resume = vec![
-        Resume { partition: "a.ndjson".to_owned(), next: cut, ended: false },
-        Resume { partition: "b.ndjson".to_owned(), next: 999, ended: true },
+        Resume { partition: "a.ndjson".to_owned(), next: cut, ended: false, ..Resume::default() },
+        Resume { partition: "b.ndjson".to_owned(), next: 999, ended: true, ..Resume::default() },
     ];
     let rest = run(&source(&folder, "*.ndjson"), resume).await;
     let count = |intake: &TestIntake| intake.messages().iter().map(|message| message.payload.len()).sum::<usize>();
@@ -190,7 +190,7 @@ async fn parquet_columns_are_cast_and_rows_that_do_not_fit_are_dead() {
     let (Data::Columns(odd), _) = again.reread("a.parquet", 40_000, 80_000).unwrap() else { panic!("no columns") };
     assert_eq!((odd.num_rows(), odd.column(0).as_primitive::<Int64Type>().value(0)), (40_000, 40_000));
     assert!(matches!(again.reread("a.parquet", 99_990, 100_001), Err(SourceError::Changed(_))));
-    let resume = vec![Resume { partition: "a.parquet".to_owned(), next: 99_990, ended: false }];
+    let resume = vec![Resume { partition: "a.parquet".to_owned(), next: 99_990, ended: false, ..Resume::default() }];
     let (rest, _) = decoded(&files, &*run(&source(&folder, "a.parquet"), resume).await);
     assert_eq!(rest.num_rows(), 10);
 }
@@ -263,7 +263,7 @@ async fn the_same_source_goes_on_by_its_resume_after_its_log_has_failed() {
     assert!(matches!(ended, Err(SourceError::Intake(IntakeError::LogFailed(_)))), "{ended:?}");
 
     let (partition, Chunk::Range { end, .. }) = intake.chunks.lock()[0].clone() else { panic!("a range") };
-    let again = run(&source, vec![Resume { partition, next: end, ended: false }]).await;
+    let again = run(&source, vec![Resume { partition, next: end, ended: false, ..Resume::default() }]).await;
     let (batch, dead) = decoded(&source, &again);
     assert!(dead.is_empty());
     let temperatures = batch.column_by_name("temperature").unwrap().as_primitive::<Float64Type>().values();

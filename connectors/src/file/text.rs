@@ -129,7 +129,7 @@ impl TextReader {
         } else {
             Bytes::from([self.header.as_slice(), &block].concat())
         };
-        (Data::Messages(vec![Message { topic, payload }]), checksum)
+        (Data::Messages(vec![Message::new(topic, payload)]), checksum)
     }
 
     fn last_line_end(&self, block: &[u8]) -> Option<usize> {

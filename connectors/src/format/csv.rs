@@ -218,10 +218,7 @@ mod tests {
             Field::new("temperature", DataType::Float64, false),
             Field::new("n", DataType::Int64, true),
         ]));
-        let messages = payloads
-            .iter()
-            .map(|payload| Message { topic: Bytes::new(), payload: Bytes::copy_from_slice(payload) })
-            .collect();
+        let messages = payloads.iter().map(|payload| Message::new("", Bytes::copy_from_slice(payload))).collect();
         CsvFormat::new(Layout::new(&columns), b',').decoder().decode(&Data::Messages(messages))
     }
 

@@ -222,12 +222,7 @@ mod tests {
     }
 
     fn messages(payloads: &[&[u8]]) -> Data {
-        Data::Messages(
-            payloads
-                .iter()
-                .map(|payload| Message { topic: Bytes::new(), payload: Bytes::copy_from_slice(payload) })
-                .collect(),
-        )
+        Data::Messages(payloads.iter().map(|payload| Message::new("", Bytes::copy_from_slice(payload))).collect())
     }
 
     fn reasons(payloads: &[&[u8]]) -> Vec<(usize, String)> {
@@ -262,10 +257,7 @@ mod tests {
     fn topic_levels_repeat_for_every_row_of_their_message() {
         let topic = TopicPattern::parse("plant/{site}/{unit}/telemetry").unwrap();
         let format = JsonFormat::new(Layout::new(&columns()).with_topic(topic).unwrap());
-        let message = |topic: &str, payload: &str| Message {
-            topic: Bytes::copy_from_slice(topic.as_bytes()),
-            payload: Bytes::copy_from_slice(payload.as_bytes()),
-        };
+        let message = |topic: &str, payload: &str| Message::new(topic.to_owned(), payload.to_owned());
         let decoded = format.decoder().decode(&Data::Messages(vec![
             message("plant/a/1/telemetry", "{\"temperature\":1}\n{\"temperature\":\"x\"}\n{\"temperature\":2}"),
             message("other", "{\"temperature\":3}"),
@@ -369,8 +361,7 @@ mod tests {
         let topic = TopicPattern::parse("plant/{site}").unwrap();
         let none: SchemaRef = Arc::new(Schema::empty());
         let format = JsonFormat::new(Layout::new(&none).with_topic(topic).unwrap());
-        let message =
-            Message { topic: Bytes::from_static(b"plant/a"), payload: Bytes::from_static(b"{\"x\":1}\n{}\n7") };
+        let message = Message::new("plant/a", "{\"x\":1}\n{}\n7");
         let decoded = format.decoder().decode(&Data::Messages(vec![message]));
         assert_eq!((rows(&decoded), decoded.dead.len()), (2, 1));
     }

@@ -164,7 +164,7 @@ fn check(endpoint: &Endpoint, payload: &Bytes) -> Result<Checked, Problem> {
                 row_count += 1;
                 // Over the limit rows are counted only: a message is much larger than the smallest row.
                 if row_count <= ROWS_MAX {
-                    messages.push(Message { topic: Bytes::new(), payload: payload.slice(row) });
+                    messages.push(Message::new("", payload.slice(row)));
                 }
             });
             if row_count > ROWS_MAX {
@@ -172,7 +172,7 @@ fn check(endpoint: &Endpoint, payload: &Bytes) -> Result<Checked, Problem> {
             }
         }
         Encoding::Csv { .. } | Encoding::Parquet => {
-            messages.push(Message { topic: Bytes::new(), payload: payload.clone() });
+            messages.push(Message::new("", payload.clone()));
         }
     }
     if endpoint.encoding == Encoding::Json {

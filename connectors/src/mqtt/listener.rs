@@ -399,7 +399,7 @@ impl Client {
             self.intake.count_error("topic");
             return;
         }
-        let message = Message { topic: will.topic, payload: will.payload };
+        let message = Message::new(will.topic, will.payload);
         let durable = match self.intake.append(PARTITION, Chunk::Messages(vec![message])).await {
             Ok(receipt) => receipt.await.map(|_| ()),
             Err(error) => Err(error),

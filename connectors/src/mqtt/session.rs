@@ -209,7 +209,7 @@ impl Session {
         }
         if wanted {
             self.message_bytes += topic.len() + publish.payload.len();
-            self.messages.push(Message { topic, payload: publish.payload });
+            self.messages.push(Message::new(topic, publish.payload));
         }
         Ok(())
     }

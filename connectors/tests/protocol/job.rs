@@ -276,7 +276,7 @@ impl Job {
     }
 
     fn declare(&mut self, source: String, name: String) {
-        self.partitions.push(PartitionState { source, name, next: 0, arrival_us: None, ended: false });
+        self.partitions.push(PartitionState { source, name, next: 0, arrival_us: None, ended: false, notes: None });
     }
 
     fn take(&mut self, first: u64, messages: &[Message]) {
@@ -321,6 +321,7 @@ impl Job {
                     arrival_us: 0,
                     first,
                     messages: messages.clone(),
+                    notes: Vec::new(),
                 });
                 self.take(first.0, &messages);
                 self.next_offset += 1;

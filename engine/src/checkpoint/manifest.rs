@@ -20,7 +20,7 @@ use crate::time::Watermark;
 use crate::watermark::WatermarkFold;
 
 /// The format version that is written, and the newest that is read.
-pub(super) const VERSION: u64 = 1;
+pub(super) const VERSION: u64 = 2;
 
 /// What was decided, and where to start from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,6 +105,9 @@ pub struct PartitionState {
     pub arrival_us: Option<i64>,
     /// Whether it has ended.
     pub ended: bool,
+    /// What its source has noted: the rows of a part. Absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notes: Option<Part>,
 }
 
 /// A source: its watermark, and what it has counted.
@@ -217,7 +220,8 @@ impl Checkpoint {
     /// Returns every part that it names.
     pub fn parts(&self) -> impl Iterator<Item = &Part> {
         let panes = self.windows.values().flat_map(|window| &window.panes).map(|pane| &pane.part);
-        panes.chain(self.buffers.values().flatten().map(|buffer| &buffer.part))
+        let notes = self.partitions.iter().filter_map(|partition| partition.notes.as_ref());
+        panes.chain(self.buffers.values().flatten().map(|buffer| &buffer.part)).chain(notes)
     }
 
     /// Returns every pack that it names.
@@ -263,8 +267,12 @@ mod tests {
 
     #[test]
     fn a_newer_version_is_told_from_damage() {
-        let text = "{\"version\":2,\"what\":\"nobody knows\"}\n";
+        let newer = VERSION + 1;
+        let text = format!("{{\"version\":{newer},\"what\":\"nobody knows\"}}\n");
         let error = Manifest::decode("m", text.as_bytes()).expect_err("newer").to_string();
-        assert!(error.contains("format version 2") && error.contains("newer version of the program"), "{error}");
+        assert!(
+            error.contains(&format!("format version {newer}")) && error.contains("newer version of the program"),
+            "{error}"
+        );
     }
 }

@@ -30,7 +30,7 @@
 //!             80 bytes  └─ group ───────┘└─ group ────┘
 //!
 //!   header    0  8 magic "tidemill"            40  8 offset of the first message after the header
-//!             8  4 format version, 1           48  8 epoch that is open there
+//!             8  4 format version, 2           48  8 epoch that is open there
 //!            12  4 partitions declared before  56  8 end: how many bytes of the segment before count
 //!            16 16 log id                      64  8 made: bytes of this file that were made with its header
 //!            32  8 number of this segment      72  4 CRC32C of the header of the segment before (0 in the first)

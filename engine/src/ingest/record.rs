@@ -6,27 +6,33 @@
 //!   Range     3, partition u32, arrival i64, first u64, rows u64, start u64, end u64, checksum u32
 //!   End       4, partition u32
 //!   Seal      5, epoch u64, now i64, checkpoint u8 (0 or 1)
+//!   Noted     6, partition u32, arrival i64, first u64, count u32, notes u32, count x (topic u32, payload u32, attributes u32),
+//!                notes x (key u32, value u32), the bytes of each
 //!
 //!   text      length u32, UTF-8
 //! ```
 //!
-//! The lengths of all messages stand before their bytes, so that they are checked once, and read in one run.
+//! The lengths of all messages stand before their bytes, so that they are checked once, and read in one run. Noted is what
+//! Messages becomes when there is a note, or a message with attributes: the others do not pay for them.
 
 use bytes::Bytes;
 
 use crate::epoch::Epoch;
-use crate::source::{Message, Offset};
+use crate::source::{Message, Note, Offset};
 
 const OPEN: u8 = 1;
 const MESSAGES: u8 = 2;
 const RANGE: u8 = 3;
 const END: u8 = 4;
 const SEAL: u8 = 5;
+const NOTED: u8 = 6;
 
 /// Bytes in front of the lengths of a Messages record: kind, partition, arrival, first, count.
 const MESSAGES_HEAD_BYTES: usize = 1 + 4 + 8 + 8 + 4;
-/// Bytes of the two lengths of a message.
-const LENGTHS_BYTES: usize = 8;
+/// Bytes in front of the lengths of a Noted record: the same, and the count of notes.
+const NOTED_HEAD_BYTES: usize = MESSAGES_HEAD_BYTES + 4;
+/// Bytes of a length.
+const LENGTH_BYTES: usize = 4;
 
 /// The number of a partition within its log: how many were declared before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +60,8 @@ pub enum Record {
         first: Offset,
         /// The messages themselves, undecoded.
         messages: Vec<Message>,
+        /// What the source must know again.
+        notes: Vec<Note>,
     },
     /// Input that its source can read again.
     Range {
@@ -94,9 +102,14 @@ impl Record {
     pub fn encoded_len(&self) -> usize {
         match self {
             Record::Open { source, name, .. } => 1 + 4 + (4 + source.len()) + (4 + name.len()),
-            Record::Messages { messages, .. } => {
-                let bytes: usize = messages.iter().map(|message| message.topic.len() + message.payload.len()).sum();
-                MESSAGES_HEAD_BYTES + messages.len() * LENGTHS_BYTES + bytes
+            Record::Messages { messages, notes, .. } => {
+                let bytes: usize = messages.iter().map(Message::byte_count).sum();
+                if !is_noted(messages, notes) {
+                    return MESSAGES_HEAD_BYTES + messages.len() * 2 * LENGTH_BYTES + bytes;
+                }
+                let note_bytes: usize = notes.iter().map(Note::byte_count).sum();
+                let lengths = messages.len() * 3 + notes.len() * 2;
+                NOTED_HEAD_BYTES + lengths * LENGTH_BYTES + bytes + note_bytes
             }
             Record::Range { .. } => 1 + 4 + 8 + 8 + 8 + 8 + 8 + 4,
             Record::End { .. } => 1 + 4,
@@ -115,17 +128,22 @@ impl Record {
                     out.extend_from_slice(text.as_bytes());
                 }
             }
-            Record::Messages { partition, arrival_us, first, messages } => {
-                out.push(MESSAGES);
+            Record::Messages { partition, arrival_us, first, messages, notes } => {
+                let noted = is_noted(messages, notes);
+                out.push(if noted { NOTED } else { MESSAGES });
                 out.extend_from_slice(&partition.0.to_le_bytes());
                 out.extend_from_slice(&arrival_us.to_le_bytes());
                 out.extend_from_slice(&first.0.to_le_bytes());
                 out.extend_from_slice(&len_u32(messages.len()).to_le_bytes());
-                for Message { topic, payload } in messages {
+                if noted {
+                    encode_noted(messages, notes, out);
+                    return;
+                }
+                for Message { topic, payload, .. } in messages {
                     let lengths = u64::from(len_u32(topic.len())) | u64::from(len_u32(payload.len())) << 32;
                     out.extend_from_slice(&lengths.to_le_bytes());
                 }
-                for Message { topic, payload } in messages {
+                for Message { topic, payload, .. } in messages {
                     out.extend_from_slice(topic);
                     out.extend_from_slice(payload);
                 }
@@ -154,7 +172,7 @@ impl Record {
 
     /// Reads a body whose checksum was right. Messages share its memory.
     ///
-    /// Allocates at most eight times the length of `body`, whatever it holds.
+    /// Allocates at most twelve times the length of `body`, whatever it holds.
     pub(super) fn decode(body: &Bytes) -> Result<Record, &'static str> {
         let mut fields = Fields { body, at: 0 };
         let record = match fields.u8()? {
@@ -164,7 +182,16 @@ impl Record {
                 arrival_us: fields.i64()?,
                 first: Offset(fields.u64()?),
                 messages: fields.messages()?,
+                notes: Vec::new(),
             },
+            NOTED => {
+                let (partition, arrival_us, first) = (fields.partition()?, fields.i64()?, Offset(fields.u64()?));
+                let (messages, notes) = fields.noted()?;
+                if !is_noted(&messages, &notes) {
+                    return Err("a record of notes without any");
+                }
+                Record::Messages { partition, arrival_us, first, messages, notes }
+            }
             RANGE => Record::Range {
                 partition: fields.partition()?,
                 arrival_us: fields.i64()?,
@@ -179,6 +206,27 @@ impl Record {
             _ => return Err("a record of an unknown kind"),
         };
         if fields.at == body.len() { Ok(record) } else { Err("a record that is longer than its fields") }
+    }
+}
+
+fn is_noted(messages: &[Message], notes: &[Note]) -> bool {
+    !notes.is_empty() || messages.iter().any(|message| !message.attributes.is_empty())
+}
+
+fn encode_noted(messages: &[Message], notes: &[Note], out: &mut Vec<u8>) {
+    out.extend_from_slice(&len_u32(notes.len()).to_le_bytes());
+    let lengths = messages.iter().flat_map(|message| [&message.topic, &message.payload, &message.attributes]);
+    for field in lengths.chain(notes.iter().flat_map(|note| [&note.key, &note.value])) {
+        out.extend_from_slice(&len_u32(field.len()).to_le_bytes());
+    }
+    for Message { topic, payload, attributes } in messages {
+        out.extend_from_slice(topic);
+        out.extend_from_slice(payload);
+        out.extend_from_slice(attributes);
+    }
+    for Note { key, value } in notes {
+        out.extend_from_slice(key);
+        out.extend_from_slice(value);
     }
 }
 
@@ -241,22 +289,44 @@ impl Fields<'_> {
 
     fn messages(&mut self) -> Result<Vec<Message>, &'static str> {
         let count = self.u32()? as usize;
-        let lengths_len = count.checked_mul(LENGTHS_BYTES).ok_or("a count of messages without limit")?;
+        let lengths_len = count.checked_mul(2 * LENGTH_BYTES).ok_or("a count of messages without limit")?;
         // A count that does not fit is refused here, before anything is allocated for it.
         let lengths_start = self.skip(lengths_len)?;
         let body = self.body;
         let mut messages = Vec::with_capacity(count);
-        for lengths in body[lengths_start..lengths_start + lengths_len].chunks_exact(LENGTHS_BYTES) {
+        for lengths in body[lengths_start..lengths_start + lengths_len].chunks_exact(2 * LENGTH_BYTES) {
             let lengths = u64::from_le_bytes(std::array::from_fn(|idx| lengths[idx]));
             let (topic_len, payload_len) = (lengths as u32 as usize, (lengths >> 32) as usize);
             let topic = self.skip(topic_len)?;
             let payload = self.skip(payload_len)?;
-            messages.push(Message {
-                topic: body.slice(topic..topic + topic_len),
-                payload: body.slice(payload..payload + payload_len),
-            });
+            messages
+                .push(Message::new(body.slice(topic..topic + topic_len), body.slice(payload..payload + payload_len)));
         }
         Ok(messages)
+    }
+
+    fn noted(&mut self) -> Result<(Vec<Message>, Vec<Note>), &'static str> {
+        let (message_count, note_count) = (self.u32()? as usize, self.u32()? as usize);
+        let lengths = message_count.checked_mul(3).zip(note_count.checked_mul(2));
+        let lengths = lengths.and_then(|(messages, notes)| messages.checked_add(notes)?.checked_mul(LENGTH_BYTES));
+        let lengths_len = lengths.ok_or("a count of messages without limit")?;
+        let start = self.skip(lengths_len)?;
+        let mut lengths = Fields { body: self.body, at: start };
+        let body = self.body;
+        let mut field = |fields: &mut Self| -> Result<Bytes, &'static str> {
+            let len = lengths.u32()? as usize;
+            let start = fields.skip(len)?;
+            Ok(body.slice(start..start + len))
+        };
+        let mut messages = Vec::with_capacity(message_count);
+        for _ in 0..message_count {
+            messages.push(Message { topic: field(self)?, payload: field(self)?, attributes: field(self)? });
+        }
+        let mut notes = Vec::with_capacity(note_count);
+        for _ in 0..note_count {
+            notes.push(Note { key: field(self)?, value: field(self)? });
+        }
+        Ok((messages, notes))
     }
 }
 
@@ -295,10 +365,17 @@ mod tests {
         let partition = PartitionId(7);
         let open = Record::Open { partition, source: "s".to_owned(), name: "p0".to_owned() };
         assert_eq!(hex(open), "0107000000010000007302000000".to_owned() + "7030");
-        let messages = vec![Message { topic: Bytes::from_static(b"t"), payload: Bytes::from_static(b"{}") }];
+        let messages = vec![Message::new("t", "{}")];
         assert_eq!(
-            hex(Record::Messages { partition, arrival_us: -1, first: Offset(258), messages }),
+            hex(Record::Messages { partition, arrival_us: -1, first: Offset(258), messages, notes: Vec::new() }),
             "0207000000ffffffffffffffff0201000000000000010000000100000002000000747b7d"
+        );
+        let messages = vec![Message { attributes: Bytes::from_static(b"a"), ..Message::new("t", "{}") }];
+        let notes = vec![Note::new("k", "v"), Note::forget("x")];
+        assert_eq!(
+            hex(Record::Messages { partition, arrival_us: -1, first: Offset(258), messages, notes }),
+            "0607000000ffffffffffffffff02010000000000000100000002000000010000000200000001000000\
+             01000000010000000100000000000000747b7d616b7678"
         );
         let range =
             Record::Range { partition, arrival_us: 1, first: Offset(2), rows: 3, start: 4, end: 5, checksum: 6 };
@@ -313,8 +390,14 @@ mod tests {
 
     #[test]
     fn messages_share_the_memory_of_the_body() {
-        let messages = vec![Message { topic: Bytes::from_static(b"topic"), payload: Bytes::from_static(b"payload") }];
-        let record = Record::Messages { partition: PartitionId(0), arrival_us: 0, first: Offset(0), messages };
+        let messages = vec![Message::new("topic", "payload")];
+        let record = Record::Messages {
+            partition: PartitionId(0),
+            arrival_us: 0,
+            first: Offset(0),
+            messages,
+            notes: Vec::new(),
+        };
         let body = Bytes::from(encoded(&record));
         let Record::Messages { messages, .. } = Record::decode(&body).unwrap() else { panic!("not messages") };
         assert!(body.as_ptr_range().contains(&messages[0].payload.as_ptr()));
@@ -352,8 +435,18 @@ mod tests {
             arrival_us: 0,
             first: Offset(0),
             messages: vec![Message::default(); 3],
+            notes: Vec::new(),
         });
         bytes[MESSAGES_HEAD_BYTES - 4..MESSAGES_HEAD_BYTES].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(Record::decode(&bytes.into()), Err("a record that is shorter than its fields"));
+        let mut bytes = encoded(&Record::Messages {
+            partition: PartitionId(0),
+            arrival_us: 0,
+            first: Offset(0),
+            messages: Vec::new(),
+            notes: vec![Note::new("key", "value")],
+        });
+        bytes[NOTED_HEAD_BYTES - 4..NOTED_HEAD_BYTES].copy_from_slice(&u32::MAX.to_le_bytes());
         assert_eq!(Record::decode(&bytes.into()), Err("a record that is shorter than its fields"));
     }
 }

@@ -9,7 +9,7 @@ use crate::source::Offset;
 use crate::storage::{AppendFile, Storage};
 
 /// The format version that is written, and the newest that is read.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Bytes of a header.
 pub(super) const HEADER_BYTES: usize = 80;
@@ -23,6 +23,8 @@ const FIRST_NUMBER: u64 = 1;
 /// What a segment says about itself and the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
+    /// The format version of the segment: the next one keeps a checksum of the header as it was.
+    pub(super) version: u32,
     pub(super) log_id: u128,
     pub(super) number: u64,
     /// Where the log stands at the first frame.
@@ -39,6 +41,7 @@ impl Header {
     /// Returns the header of an empty log.
     pub(super) fn first(log_id: u128) -> Header {
         Header {
+            version: VERSION,
             log_id,
             number: FIRST_NUMBER,
             start: Position::START,
@@ -51,6 +54,7 @@ impl Header {
     /// Returns the header of the segment after this one, which ends at `end` with the log standing at `start`.
     pub(super) fn successor(&self, end: u64, start: Position) -> Header {
         Header {
+            version: VERSION,
             log_id: self.log_id,
             number: self.number.checked_add(1).expect("fewer segments than there are numbers"),
             start,
@@ -73,7 +77,7 @@ impl Header {
     pub(super) fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         bytes[0..8].copy_from_slice(&MAGIC);
-        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.version.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.start.partitions.to_le_bytes());
         bytes[16..32].copy_from_slice(&self.log_id.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.number.to_le_bytes());
@@ -101,6 +105,7 @@ impl Header {
             return Err(damaged(path, 0, "the checksum of the segment's header does not match"));
         }
         Ok(Header {
+            version,
             log_id: u128::from_le_bytes(field(bytes, 16)),
             number: u64::from_le_bytes(field(bytes, 32)),
             start: Position {
@@ -216,7 +221,7 @@ pub(super) fn read_full(file: &dyn AppendFile, offset: u64, buf: &mut [u8]) -> R
 /// Checks the first segment that is there. What it says of the one before cannot be checked if that was deleted.
 fn check_first(segment: &Segment) -> Result<(), LogError> {
     let Segment { path, header, .. } = segment;
-    let beginning = Header { made_bytes: header.made_bytes, ..Header::first(header.log_id) };
+    let beginning = Header { version: header.version, made_bytes: header.made_bytes, ..Header::first(header.log_id) };
     if header.number > FIRST_NUMBER || *header == beginning {
         Ok(())
     } else {

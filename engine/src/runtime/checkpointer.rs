@@ -25,7 +25,7 @@ use super::progress::Progress;
 use super::turns;
 use super::{CheckpointStatus, JobError, LOG_FOLDER};
 use crate::checkpoint::{
-    BufferState, Checkpoint, CheckpointError, Holds, Manifest, PackWriter, PaneState, SourceState, Store,
+    BufferState, Checkpoint, CheckpointError, Holds, Manifest, PackWriter, PaneState, Part, SourceState, Store,
     TableState as TableDecision, WindowSaved,
 };
 use crate::clock::Clock;
@@ -137,6 +137,8 @@ pub(super) struct Checkpointer {
     pub(super) tables: Vec<Table>,
     pub(super) windows: BTreeMap<NodeId, Window>,
     pub(super) sources: BTreeMap<NodeId, SourceKept>,
+    /// By a partition's place, where the newest checkpoint has its notes.
+    pub(super) notes: BTreeMap<usize, Part>,
     pub(super) log_removed_bytes: Arc<AtomicU64>,
     pub(super) status: Arc<parking_lot::Mutex<CheckpointStatus>>,
 }
@@ -378,12 +380,22 @@ impl Checkpointer {
         for (id, window) in &self.windows {
             windows.get_mut(id).expect("made above").panes = window.saved.values().flatten().cloned().collect();
         }
+        for (place, rows) in &marked.notes {
+            match rows.num_rows() {
+                0 => drop(self.notes.remove(place)),
+                _ => drop(self.notes.insert(*place, packs.add(rows)?)),
+            }
+        }
+        let mut partitions = marked.partitions.clone();
+        for (place, part) in &self.notes {
+            partitions[*place].notes = Some(part.clone());
+        }
         let keyed = |id: &NodeId| self.windows[id].key.clone();
         Ok(Checkpoint {
             epoch: marked.epoch,
             sealed_us: marked.sealed_us,
             next_offset: marked.next_offset,
-            partitions: marked.partitions.clone(),
+            partitions,
             sources: sources.into_iter().map(|(id, state)| (self.sources[&id].key.clone(), state)).collect(),
             windows: windows.into_iter().map(|(id, saved)| (keyed(&id), saved)).collect(),
             buffers: BTreeMap::new(),

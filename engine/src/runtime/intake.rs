@@ -14,7 +14,7 @@ use super::turns;
 use crate::ingest::RECORD_BYTES_MAX;
 use crate::plan::NodeId;
 use crate::seeded_bugs::{SeededBug, is_planted};
-use crate::source::{Appended, BoxFuture, Chunk, Data, Intake, IntakeError, Receipt};
+use crate::source::{Appended, BoxFuture, Chunk, Data, Intake, IntakeError, Message, Receipt};
 
 /// Bytes that wait for the log, over all sources.
 pub(super) const BYTES_QUEUED_MAX: usize = 32 << 20;
@@ -189,13 +189,15 @@ fn receive(waiting: oneshot::Receiver<Result<Appended, IntakeError>>) -> Receipt
 }
 
 fn checked_bytes(chunk: &Chunk) -> Result<usize, IntakeError> {
-    let messages = |messages: &[crate::source::Message]| -> usize {
-        messages.iter().map(|message| message.topic.len() + message.payload.len() + 16).sum()
+    let messages = |messages: &[Message]| -> usize { messages.iter().map(|message| message.byte_count() + 16).sum() };
+    let kept = |bytes: usize| {
+        let max = RECORD_BYTES_MAX - RECORD_OVERHEAD_BYTES;
+        if bytes > max { Err(IntakeError::TooBig { bytes, max }) } else { Ok(bytes) }
     };
     match chunk {
-        Chunk::Messages(kept) => {
-            let (bytes, max) = (messages(kept), RECORD_BYTES_MAX - RECORD_OVERHEAD_BYTES);
-            if bytes > max { Err(IntakeError::TooBig { bytes, max }) } else { Ok(bytes) }
+        Chunk::Messages(read) => kept(messages(read)),
+        Chunk::Noted(read, notes) => {
+            kept(messages(read) + notes.iter().map(|note| note.byte_count() + 16).sum::<usize>())
         }
         Chunk::Range { data: Data::Messages(read), .. } => Ok(messages(read)),
         Chunk::Range { data: Data::Columns(batch), .. } => Ok(batch.get_array_memory_size()),

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use parking_lot::{Condvar, Mutex};
 
 use super::turns;
@@ -24,6 +25,8 @@ pub(super) struct Marked {
     pub(super) sealed_us: i64,
     pub(super) next_offset: u64,
     pub(super) partitions: Vec<PartitionState>,
+    /// By a partition's place, all that it has noted; not those that have noted nothing since the last mark.
+    pub(super) notes: Vec<(usize, RecordBatch)>,
     /// For each source, messages and bytes so far.
     pub(super) received: BTreeMap<NodeId, (u64, u64)>,
 }

@@ -21,6 +21,7 @@ mod egress;
 mod intake;
 mod job;
 mod marks;
+mod notes;
 mod outlet;
 mod outlook;
 mod progress;

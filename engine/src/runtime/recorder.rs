@@ -21,6 +21,7 @@ use super::JobError;
 use super::bridge::{Bridge, Closed, Origin};
 use super::intake::{Ask, Closer, Request, SourceState};
 use super::marks::{Marked, Marks};
+use super::notes::Notes;
 use super::recorded_time::RecordedTime;
 use super::turns;
 use crate::checkpoint::{Checkpoint, PartitionState};
@@ -32,7 +33,7 @@ use crate::fence::Incarnation;
 use crate::ingest::{LogError, LogWriter, PartitionId, Record, Replay};
 use crate::plan::{EventTimeNode, NodeId};
 use crate::seeded_bugs::{SeededBug, is_planted};
-use crate::source::{Appended, Chunk, Data, IntakeError, Message, Offset, Resume, Source};
+use crate::source::{Appended, Chunk, Data, IntakeError, Message, Note, Offset, Resume, Source};
 use crate::watermark::Mark;
 
 /// Bytes that one sync makes durable, about.
@@ -64,6 +65,7 @@ struct Partition {
     next: u64,
     arrival_us: Option<i64>,
     ended: bool,
+    notes: Notes,
 }
 
 /// Why the recorder ended before its time.
@@ -154,8 +156,9 @@ impl Recorder {
     }
 
     /// Goes on from a checkpoint; before the replay.
-    pub(super) fn restore(&mut self, checkpoint: &Checkpoint) {
-        for PartitionState { source, name, next, arrival_us, ended } in &checkpoint.partitions {
+    pub(super) fn restore(&mut self, checkpoint: &Checkpoint, notes: Vec<Notes>) {
+        for (partition, notes) in checkpoint.partitions.iter().zip(notes) {
+            let PartitionState { source, name, next, arrival_us, ended, .. } = partition;
             let id = self.source_named(source);
             let place = self.partitions.len();
             let name: Arc<str> = name.as_str().into();
@@ -172,7 +175,7 @@ impl Recorder {
             }
             let (next, arrival_us, ended) = (*next, *arrival_us, *ended);
             let source_name = source.as_str().into();
-            self.partitions.push(Partition { source: id, source_name, name, next, arrival_us, ended });
+            self.partitions.push(Partition { source: id, source_name, name, next, arrival_us, ended, notes });
         }
         self.open = checkpoint.epoch.next();
         self.next = Offset(checkpoint.next_offset);
@@ -185,14 +188,17 @@ impl Recorder {
     }
 
     /// What a checkpoint at the end of the open epoch needs to know of the log.
-    fn marked(&self, epoch: Epoch, sealed_us: i64) -> Marked {
+    fn marked(&mut self, epoch: Epoch, sealed_us: i64) -> Marked {
         let partition = |partition: &Partition| PartitionState {
             source: partition.source_name.to_string(),
             name: partition.name.to_string(),
             next: partition.next,
             arrival_us: partition.arrival_us,
             ended: partition.ended,
+            notes: None, // For the checkpointer to name.
         };
+        let changed = |(place, partition): (usize, &mut Partition)| Some((place, partition.notes.changed_rows()?));
+        let notes = self.partitions.iter_mut().enumerate().filter_map(changed).collect();
         let received = |(id, source): (&NodeId, &Recorded)| {
             let SourceState { messages, bytes, .. } = &*source.state;
             (*id, (messages.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed)))
@@ -207,6 +213,7 @@ impl Recorder {
                 next => next,
             },
             partitions: self.partitions.iter().map(partition).collect(),
+            notes,
             received: self.sources.iter().map(received).collect(),
         }
     }
@@ -237,6 +244,7 @@ impl Recorder {
                     partition: partition.name.to_string(),
                     next: partition.next,
                     ended: partition.ended,
+                    notes: partition.notes.resume(),
                 });
             }
         }
@@ -249,7 +257,8 @@ impl Recorder {
                 assert_eq!(partition.0 as usize, self.partitions.len(), "the log declares partitions in order");
                 self.add_partition(self.source_named(&source), source.into(), name.into());
             }
-            Record::Messages { partition, arrival_us, first, messages } => {
+            Record::Messages { partition, arrival_us, first, messages, notes } => {
+                self.partitions[partition.0 as usize].notes.take(notes);
                 self.next = Offset(first.0 + messages.len() as u64);
                 self.feed(partition, arrival_us, first, Data::Messages(messages))?;
             }
@@ -285,7 +294,8 @@ impl Recorder {
                 self.bridge.mark(id, Mark::Declared { partition: place as u32 });
             }
         }
-        let partition = Partition { source, source_name, name, next: 0, arrival_us: None, ended: false };
+        let partition =
+            Partition { source, source_name, name, next: 0, arrival_us: None, ended: false, notes: Notes::default() };
         self.partitions.push(partition);
         place
     }
@@ -298,6 +308,10 @@ impl Recorder {
     }
 
     fn feed(&mut self, partition: PartitionId, arrival_us: i64, first: Offset, data: Data) -> Result<(), Closed> {
+        // Notes alone are no arrival: a device that says only good-bye is idle.
+        if matches!(&data, Data::Messages(messages) if messages.is_empty()) {
+            return Ok(());
+        }
         let known = &mut self.partitions[partition.0 as usize];
         known.arrival_us = Some(known.arrival_us.map_or(arrival_us, |before| before.max(arrival_us)));
         let Some(source) = known.source else { return Ok(()) };
@@ -313,7 +327,8 @@ impl Recorder {
         self.sealed_since_mark = !checkpoint;
         if checkpoint {
             self.marked_us = self.clock.monotonic_us();
-            self.marks.mark(self.marked(epoch, now_us));
+            let marked = self.marked(epoch, now_us);
+            self.marks.mark(marked);
         }
         self.bridge.close(epoch, now_us, checkpoint)?;
         self.open = epoch.next();
@@ -500,13 +515,8 @@ impl Recorder {
                 let partition = PartitionId(self.partition(log, source, &partition) as u32);
                 let first = self.next;
                 let data = match chunk {
-                    Chunk::Messages(messages) => {
-                        self.next.0 += messages.len() as u64;
-                        let record = Record::Messages { partition, arrival_us, first, messages };
-                        log.append(&record);
-                        let Record::Messages { messages, .. } = record else { unreachable!("made above") };
-                        Data::Messages(messages)
-                    }
+                    Chunk::Messages(messages) => self.append_messages(log, partition, arrival_us, messages, Vec::new()),
+                    Chunk::Noted(messages, notes) => self.append_messages(log, partition, arrival_us, messages, notes),
                     Chunk::Range { start, end, data, checksum } => {
                         let rows = measure(&data).0;
                         self.next.0 += rows;
@@ -519,6 +529,24 @@ impl Recorder {
                 (Some(Group { partition, appended, data, receipt }), 1)
             }
         }
+    }
+
+    fn append_messages(
+        &mut self,
+        log: &mut LogWriter,
+        partition: PartitionId,
+        arrival_us: i64,
+        messages: Vec<Message>,
+        notes: Vec<Note>,
+    ) -> Data {
+        let first = self.next;
+        self.next.0 += messages.len() as u64;
+        let record = Record::Messages { partition, arrival_us, first, messages, notes };
+        log.append(&record);
+        let Record::Messages { messages, notes, .. } = record else { unreachable!("made above") };
+        // Before the sync: a mark stands behind it, and without it there is no mark.
+        self.partitions[partition.0 as usize].notes.take(notes);
+        Data::Messages(messages)
     }
 
     /// Returns a partition's place; declares it in the log if it is new.
@@ -609,10 +637,7 @@ struct Group {
 /// Returns messages (rows, for columns) and bytes.
 fn measure(data: &Data) -> (u64, usize) {
     match data {
-        Data::Messages(messages) => {
-            let bytes = |message: &Message| message.topic.len() + message.payload.len();
-            (messages.len() as u64, messages.iter().map(bytes).sum())
-        }
+        Data::Messages(messages) => (messages.len() as u64, messages.iter().map(Message::byte_count).sum()),
         Data::Columns(batch) => (batch.num_rows() as u64, batch.get_array_memory_size()),
     }
 }

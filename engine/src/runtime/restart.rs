@@ -14,11 +14,13 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 
 use super::checkpointer::by_epoch;
+use super::notes::Notes;
 use super::outlook::{Fate, Outlook, Reach};
 use super::{JobError, JobOptions, LOG_FOLDER};
 use crate::checkpoint::{
     Attempt, BufferState, Checkpoint, CheckpointError, Decision, FoundLog, FoundManifest, FoundTable, Holds, Manifest,
-    PaneState, Part, STEPS_MAX, SourceState, Start, Store, TableState, WindowSaved, decide, rolls_forward,
+    PaneState, Part, PartitionState, STEPS_MAX, SourceState, Start, Store, TableState, WindowSaved, decide,
+    rolls_forward,
 };
 use crate::clock::Clock;
 use crate::dataflow::{Restored, RestoredWindow};
@@ -178,6 +180,25 @@ impl Restart {
     pub(super) fn buffers(&self, table: &str) -> Vec<BufferState> {
         let buffers = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.buffers.get(table));
         buffers.cloned().unwrap_or_default()
+    }
+
+    /// Returns what each partition of the checkpoint has noted, and, by their places, where the checkpoint has it.
+    pub(super) fn notes(&self) -> Result<(Vec<Notes>, BTreeMap<usize, Part>), JobError> {
+        let (mut notes, mut saved) = (Vec::new(), BTreeMap::new());
+        let partitions = self.checkpoint.iter().flat_map(|checkpoint| &checkpoint.partitions);
+        for (place, partition) in partitions.enumerate() {
+            notes.push(match &partition.notes {
+                None => Notes::default(),
+                Some(part) => {
+                    saved.insert(place, part.clone());
+                    Notes::restored(&self.parts[part]).map_err(|problem| {
+                        let PartitionState { source, name, .. } = partition;
+                        JobError::Log(format!("cannot restore what source {source} noted of {name:?}: {problem}"))
+                    })?
+                }
+            });
+        }
+        Ok((notes, saved))
     }
 
     /// Whether the state of this key goes on.

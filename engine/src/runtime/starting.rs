@@ -16,6 +16,7 @@ use super::egress::Egress;
 use super::intake::{Queue, REQUESTS_QUEUED_MAX, Request, SourceState};
 use super::job::{Ended, Job, JobTable, sources_of, window_name};
 use super::marks::Marks;
+use super::notes::Notes;
 use super::outlet::Shared;
 use super::progress::Progress;
 use super::recorder::{Recorder, Recording, check_committed};
@@ -45,6 +46,8 @@ pub(super) struct Starting {
     incarnation: Incarnation,
     replay: Replay,
     checkpoint: Option<Checkpoint>,
+    /// What each partition of the checkpoint has noted.
+    notes: Vec<Notes>,
     /// The sources whose watermark goes on from the checkpoint.
     restored: BTreeSet<NodeId>,
     pub(super) committed: Vec<(String, Epoch)>,
@@ -119,6 +122,7 @@ impl Starting {
             .zip(&buffered)
             .map(|((name, _), rows)| if rows.is_empty() { Vec::new() } else { restart.buffers(name) })
             .collect();
+        let (notes, notes_saved) = restart.notes()?;
         let Restart { incarnation, replay, log_id, start, checkpoint, sinks, bases, .. } = restart;
         let names = plan.tables();
         for (at, (((name, schema), sink), base)) in names.into_iter().zip(sinks).zip(bases).enumerate() {
@@ -165,6 +169,7 @@ impl Starting {
             tables: decided,
             windows,
             sources: kept,
+            notes: notes_saved,
             log_removed_bytes: Arc::clone(&log_removed_bytes),
             status: Arc::clone(&status),
         };
@@ -205,6 +210,7 @@ impl Starting {
             incarnation,
             replay,
             checkpoint,
+            notes,
             restored,
             committed,
         })
@@ -317,7 +323,7 @@ impl Starting {
         let (marks, failure) = (Arc::clone(&job.marks), job.failure.clone());
         let mut recorder = Recorder::new(bridge, recorded, clock, intervals, marks, failure, log_bytes);
         if let Some(checkpoint) = &self.checkpoint {
-            recorder.restore(checkpoint);
+            recorder.restore(checkpoint, self.notes);
         }
         let (requests, closer, recording) = (recorder_parts.requests, job.queue.closer(), recorder_parts.recording);
         let (replay, incarnation) = (self.replay, self.incarnation);

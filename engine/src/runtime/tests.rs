@@ -10,6 +10,7 @@ use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
 mod decisions;
+mod notes;
 
 use super::buffer::RowBuffer;
 use super::checkpointer::{Checkpointer, Table};
@@ -122,7 +123,7 @@ impl SinkWriter for FailingWriter {
 }
 
 fn event(value: i64) -> Message {
-    Message { topic: Default::default(), payload: format!("a,{value},{value}").into() }
+    Message::new("", format!("a,{value},{value}"))
 }
 
 fn collecting() -> (Writes, Arc<Mutex<Vec<RecordBatch>>>) {
@@ -154,7 +155,7 @@ async fn start_with(
 }
 
 /// Returns the plan of one source and one table.
-fn one_table(storage: Arc<dyn Storage>, source: Does) -> (Plan, JobOptions) {
+fn one_table(storage: Arc<dyn Storage>, source: impl Source) -> (Plan, JobOptions) {
     let mut plan = Plan::default();
     let input = plan.push(
         event_schema(),
@@ -194,7 +195,7 @@ fn unsealed(ended: bool) -> Arc<dyn Storage> {
     let partition = PartitionId(0);
     log.append(&Record::Open { partition, source: "events".to_owned(), name: String::new() });
     let messages = vec![event(1), event(2), event(3)];
-    log.append(&Record::Messages { partition, arrival_us: 5, first: Offset(0), messages });
+    log.append(&Record::Messages { partition, arrival_us: 5, first: Offset(0), messages, notes: Vec::new() });
     if ended {
         log.append(&Record::End { partition });
     }
@@ -389,7 +390,7 @@ async fn a_start_that_nobody_waits_for_ends_without_replaying_everything() {
         log.append(&Record::Seal { epoch: Epoch(epoch), now_us: 6, checkpoint: false });
         let messages = vec![event(1)];
         let first = Offset(epoch + 2);
-        log.append(&Record::Messages { partition: PartitionId(0), arrival_us: 6, first, messages });
+        log.append(&Record::Messages { partition: PartitionId(0), arrival_us: 6, first, messages, notes: Vec::new() });
     }
     log.sync().expect("durable");
     let (sink, committed) = collecting();
@@ -461,6 +462,7 @@ fn deciding(sink: Writes) -> Deciding {
         tables: vec![table],
         windows: BTreeMap::new(),
         sources: BTreeMap::new(),
+        notes: BTreeMap::new(),
         log_removed_bytes: Arc::default(),
         status: Arc::default(),
     };

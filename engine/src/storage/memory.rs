@@ -15,6 +15,18 @@ pub struct MemoryStorage {
     tree: Arc<Mutex<Tree>>,
 }
 
+#[cfg(test)]
+impl MemoryStorage {
+    /// Returns a copy of its own, as a killed process leaves it behind.
+    pub(crate) fn copy(&self) -> MemoryStorage {
+        let tree = self.tree.lock();
+        let objects = tree.objects.iter();
+        let objects =
+            objects.map(|(path, object)| (path.clone(), Arc::new(Mutex::new(object.lock().clone())))).collect();
+        MemoryStorage { tree: Arc::new(Mutex::new(Tree { objects, folders: tree.folders.clone() })) }
+    }
+}
+
 /// The bytes of one object. An open file keeps them when the object is replaced or deleted, as a file does.
 type Object = Arc<Mutex<Vec<u8>>>;
 

@@ -1,23 +1,26 @@
 //! Logs of earlier format versions: they lie in `golden/` and must open for ever.
 //!
-//! `golden/v1/` was made by two processes: segments of several epochs, every kind of record, and a segment that recovery
-//! made. `golden/v1_torn/` is the same with its last record torn.
+//! Each was made by two processes: segments of several epochs, every kind of record of its version, and a segment that
+//! recovery made. `golden/v1_torn/` is the same with its last record torn. Version 2 has records with notes and attributes.
 //!
-//! When a version 2 comes: leave `v1` as it is, and the tests that open it. Give `write_log` and the claim about bytes
-//! the new version's folder; run the tests with `TIDEMILL_GOLDEN_OUT` set to the full path of an empty folder, move
-//! `whole` and `torn` from there to `golden/v2` and `golden/v2_torn`, and add them to the tests that open.
+//! When a version 3 comes: leave the folders as they are, and the tests that open them. Give `records_of` its records, and
+//! `NEWEST` its number; run the tests with `TIDEMILL_GOLDEN_OUT` set to the full path of an empty folder, and move `whole`
+//! and `torn` from there to `golden/v3` and `golden/v3_torn`.
 
 use super::*;
+
+/// The format version that is written.
+const NEWEST: u32 = 2;
 
 /// Bytes that are missing at the end of the torn log.
 const TORN_BYTES: usize = 5;
 
 fn message(topic: &'static str, payload: &'static str) -> Message {
-    Message { topic: Bytes::from_static(topic.as_bytes()), payload: Bytes::from_static(payload.as_bytes()) }
+    Message::new(topic, payload)
 }
 
-/// The groups of the first and of the second process.
-fn groups() -> [Vec<Vec<Record>>; 2] {
+/// The groups of the first and of the second process, of a format version.
+fn groups(version: u32) -> [Vec<Vec<Record>>; 2] {
     let open = |id: u32, source: &str, name: &str| Record::Open {
         partition: PartitionId(id),
         source: source.to_owned(),
@@ -28,6 +31,7 @@ fn groups() -> [Vec<Vec<Record>>; 2] {
         arrival_us: 1_763_640_000_000_000 + first as i64,
         first: Offset(first),
         messages: messages.to_vec(),
+        notes: Vec::new(),
     };
     let range = |first: u64, start: u64| Record::Range {
         partition: PartitionId(1),
@@ -45,23 +49,41 @@ fn groups() -> [Vec<Vec<Record>>; 2] {
         vec![readings(8, &[]), range(8, 120), Record::End { partition: PartitionId(1) }, seal(3, false)],
         vec![readings(13, &[message("plant/größe", "no JSON \u{0} at all")])],
     ];
+    let noted = Record::Messages {
+        partition: PartitionId(0),
+        arrival_us: 7,
+        first: Offset(15),
+        messages: Vec::new(),
+        notes: vec![Note::new("7", "held"), Note::forget("6")],
+    };
+    let with_attributes = Record::Messages {
+        partition: PartitionId(0),
+        arrival_us: 8,
+        first: Offset(15),
+        messages: vec![Message { attributes: Bytes::from_static(b"\x02"), ..message("plant/1", "{\"t\":22.5}") }],
+        notes: Vec::new(),
+    };
+    let last = match version {
+        1 => vec![readings(15, &[message("plant/1", "{\"t\":22.5}")])],
+        _ => vec![noted, with_attributes],
+    };
     let second = vec![
         vec![open(2, "", ""), seal(4, true)],
         vec![readings(14, &[message("plant/1", "{\"t\":21.5}")]), seal(5, false)],
-        vec![readings(15, &[message("plant/1", "{\"t\":22.5}")]), seal(6, false)],
+        [last, vec![seal(6, false)]].concat(),
     ];
     [first, second]
 }
 
-fn records() -> Vec<Record> {
-    groups().into_iter().flatten().flatten().collect()
+fn records(version: u32) -> Vec<Record> {
+    groups(version).into_iter().flatten().flatten().collect()
 }
 
 /// Writes the log of which the golden files are one copy.
 fn write_log() -> MemoryStorage {
     let storage = MemoryStorage::default();
     let options = LogOptions { segment_bytes_max: 400, checkpoint_segment_bytes_min: 300 };
-    for process in groups() {
+    for process in groups(NEWEST) {
         let (_, mut writer) = recover(&storage, options).unwrap();
         for group in process {
             append_all(&mut writer, &group);
@@ -90,8 +112,14 @@ fn golden(name: &str) -> MemoryStorage {
 }
 
 #[test]
-fn a_log_of_version_1_opens_with_every_record() {
-    let log = golden("v1");
+fn a_log_of_each_version_opens_with_every_record() {
+    (1..=NEWEST).for_each(opens);
+}
+
+fn opens(version: u32) {
+    let golden = || golden(&format!("v{version}"));
+    let records = || records(version);
+    let log = golden();
     assert!((3..=6).contains(&files(&log).len()), "several segments");
     let (found, mut writer) = recover(&log, LogOptions::default()).unwrap();
     assert_eq!(found, records());
@@ -100,7 +128,7 @@ fn a_log_of_version_1_opens_with_every_record() {
     writer.sync().unwrap();
     assert_eq!(recover(&log, LogOptions::default()).unwrap().0, [records(), vec![next]].concat());
 
-    let log = golden("v1");
+    let log = golden();
     for epoch in 0..=6 {
         assert_eq!(read_behind(&log, Epoch(epoch)).unwrap(), records()[count_before(&records(), Epoch(epoch))..]);
     }
@@ -109,14 +137,16 @@ fn a_log_of_version_1_opens_with_every_record() {
 }
 
 #[test]
-fn a_torn_log_of_version_1_opens_without_the_torn_record() {
-    let log = golden("v1_torn");
-    let (found, _) = recover(&log, LogOptions::default()).unwrap();
-    assert_eq!(found, records()[..records().len() - 1]);
+fn a_torn_log_of_each_version_opens_without_the_torn_record() {
+    for version in 1..=NEWEST {
+        let log = golden(&format!("v{version}_torn"));
+        let (found, _) = recover(&log, LogOptions::default()).unwrap();
+        assert_eq!(found, records(version)[..records(version).len() - 1]);
+    }
 }
 
 #[test]
-fn the_bytes_of_version_1_stay_as_they_are() {
+fn the_bytes_of_the_newest_version_stay_as_they_are() {
     let whole = write_log();
     if let Some(folder) = std::env::var_os("TIDEMILL_GOLDEN_OUT") {
         let out = LocalStorage::open(folder).unwrap();
@@ -126,25 +156,27 @@ fn the_bytes_of_version_1_stay_as_they_are() {
             }
         }
     }
-    assert_eq!(files(&golden("v1")), files(&whole), "who changes the format gives it a new version");
-    assert_eq!(files(&golden("v1_torn")), files(&torn(&whole)));
+    let (newest, newest_torn) = (format!("v{NEWEST}"), format!("v{NEWEST}_torn"));
+    assert_eq!(files(&golden(&newest)), files(&whole), "who changes the format gives it a new version");
+    assert_eq!(files(&golden(&newest_torn)), files(&torn(&whole)));
 }
 
 #[test]
-fn a_log_with_a_segment_of_version_2_is_refused_and_stays_byte_for_byte() {
+fn a_log_with_a_segment_of_a_newer_version_is_refused_and_stays_byte_for_byte() {
     let segment_count = files(&golden("v1")).len();
     for newer in 0..segment_count {
         let log = golden("v1");
         let (path, bytes) = files(&log).swap_remove(newer);
         // All else may mean something else in a newer version: also a checksum that is elsewhere.
         let mut bytes = bytes.to_vec();
-        bytes[8..12].copy_from_slice(&2u32.to_le_bytes());
+        bytes[8..12].copy_from_slice(&(NEWEST + 1).to_le_bytes());
         log.put(&path, &bytes).unwrap();
         let before = files(&log);
         let refusals =
             [open(&log, LogOptions::default()).map(drop).unwrap_err(), describe(&log, DIR).map(drop).unwrap_err()];
         for error in refusals {
-            let is_it = matches!(&error, LogError::Newer { path: at, version: 2 } if *at == path);
+            let is_it =
+                matches!(&error, LogError::Newer { path: at, version } if *version == NEWEST + 1 && *at == path);
             assert!(is_it && error.to_string().contains("newer version of the program"), "{error}");
         }
         assert_eq!(files(&log), before);

@@ -17,7 +17,7 @@ use rand::{Rng, SeedableRng};
 use super::*;
 use crate::clock::SeededDice;
 use crate::epoch::Epoch;
-use crate::source::{Message, Offset};
+use crate::source::{Message, Note, Offset};
 use crate::storage::{LocalStorage, MemoryStorage};
 
 const DIR: &str = "log";
@@ -111,9 +111,18 @@ fn random_bytes(random: &mut SmallRng, len_max: usize) -> Bytes {
 
 fn random_messages(random: &mut SmallRng) -> Vec<Message> {
     let count = random.random_range(0..6);
-    let message =
-        |random: &mut SmallRng| Message { topic: random_bytes(random, 12), payload: random_bytes(random, 60) };
+    let with_attributes = random.random_ratio(1, 3);
+    let message = |random: &mut SmallRng| Message {
+        topic: random_bytes(random, 12),
+        payload: random_bytes(random, 60),
+        attributes: if with_attributes { random_bytes(random, 9) } else { Bytes::new() },
+    };
     (0..count).map(|_| message(random)).collect()
+}
+
+fn random_notes(random: &mut SmallRng) -> Vec<Note> {
+    let count = if random.random_ratio(1, 3) { random.random_range(1..5) } else { 0 };
+    (0..count).map(|_| Note { key: random_bytes(random, 8), value: random_bytes(random, 12) }).collect()
 }
 
 fn random_text(random: &mut SmallRng) -> String {
@@ -126,7 +135,13 @@ pub(super) fn random_record(random: &mut SmallRng) -> Record {
     let first = Offset(random.random());
     match random.random_range(0..5) {
         0 => Record::Open { partition, source: random_text(random), name: random_text(random) },
-        1 => Record::Messages { partition, arrival_us: random.random(), first, messages: random_messages(random) },
+        1 => Record::Messages {
+            partition,
+            arrival_us: random.random(),
+            first,
+            messages: random_messages(random),
+            notes: random_notes(random),
+        },
         2 => Record::Range {
             partition,
             arrival_us: random.random(),
@@ -297,8 +312,8 @@ fn records_of_the_greatest_size_are_taken_and_greater_ones_are_not() {
     let (_, mut writer) = recover(&storage, LogOptions::default()).unwrap();
     let partition = PartitionId(0);
     let record = |len: usize| {
-        let messages = vec![Message { topic: Bytes::new(), payload: vec![7; len].into() }];
-        Record::Messages { partition, arrival_us: 0, first: Offset(0), messages }
+        let messages = vec![Message::new("", vec![7; len])];
+        Record::Messages { partition, arrival_us: 0, first: Offset(0), messages, notes: Vec::new() }
     };
     let overhead = record(0).encoded_len();
     writer.append(&Record::Open { partition, source: String::new(), name: String::new() });
@@ -308,7 +323,7 @@ fn records_of_the_greatest_size_are_taken_and_greater_ones_are_not() {
     assert_eq!(records[1], record(RECORD_BYTES_MAX - overhead));
 
     let Record::Messages { messages, .. } = record(RECORD_BYTES_MAX - overhead + 1) else { panic!("not messages") };
-    let too_big = Record::Messages { partition, arrival_us: 0, first: Offset(1), messages };
+    let too_big = Record::Messages { partition, arrival_us: 0, first: Offset(1), messages, notes: Vec::new() };
     let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.append(&too_big)));
     assert!(refused.is_err());
 }

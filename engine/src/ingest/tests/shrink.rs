@@ -101,8 +101,14 @@ fn segment_sizes(options: LogOptions, epochs: u64, message_bytes: usize) -> Vec<
     let partition = PartitionId(0);
     writer.append(&Record::Open { partition, source: "s".to_owned(), name: "p".to_owned() });
     for epoch in 1..=epochs {
-        let messages = vec![Message { topic: Bytes::new(), payload: vec![1; message_bytes].into() }];
-        writer.append(&Record::Messages { partition, arrival_us: 0, first: Offset(epoch - 1), messages });
+        let messages = vec![Message::new("", vec![1; message_bytes])];
+        writer.append(&Record::Messages {
+            partition,
+            arrival_us: 0,
+            first: Offset(epoch - 1),
+            messages,
+            notes: Vec::new(),
+        });
         writer.append(&seal(epoch, epoch % 10 == 0));
         writer.sync().unwrap();
     }

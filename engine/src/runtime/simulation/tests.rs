@@ -58,7 +58,7 @@ fn start(disk: &SimulatedDisk, turns: &Turns) -> Result<(Simulation, Arc<ManualC
 }
 
 fn event(value: i64) -> Chunk {
-    Chunk::Messages(vec![Message { topic: Default::default(), payload: format!("a,{value},{value}").into() }])
+    Chunk::Messages(vec![Message::new("", format!("a,{value},{value}"))])
 }
 
 /// Appends an event and lets the others run until it is answered.
