@@ -6,6 +6,7 @@
 pub mod connect;
 pub mod descriptors;
 pub mod options;
+pub mod tls;
 
 pub mod format;
 mod receipts;

@@ -29,6 +29,7 @@ mod listener;
 mod packet;
 mod properties;
 mod session;
+mod transport;
 mod write;
 
 #[cfg(test)]
