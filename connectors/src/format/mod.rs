@@ -4,9 +4,9 @@
 //! with its reason and takes no other row with it:
 //!
 //! ```text
-//!   messages ─► split ─────► rows ─► read ──────► raw columns ─► convert ─────► typed columns ─► + topic columns
-//!               topic fits?          JSON, CSV                   whole numbers,
-//!               nesting?             salvage: a chunk            times, NOT NULL
+//!   messages ─► split ─────► rows ─► read ──────► raw columns ─► complete ───► all columns ─► convert ─────► typed columns
+//!               topic fits?          JSON, CSV                   metadata,                    whole numbers,
+//!               nesting?             salvage: a chunk            topic levels                 times, NOT NULL
 //!                                    that fails is halved
 //! ```
 //!
@@ -19,6 +19,7 @@ mod dead;
 mod explain;
 mod json;
 mod layout;
+mod metadata;
 mod rows;
 mod salvage;
 mod time;
@@ -29,6 +30,7 @@ pub use layout::Layout;
 pub use time::TimeUnit;
 
 pub use columns::ColumnsFormat;
+pub(crate) use convert::expected;
 pub(crate) use json::can_read as json_can_read;
 pub(crate) use rows::{csv_record_end, offset_in, split_json};
 pub(crate) use time::parse_text as parse_time;
