@@ -29,6 +29,7 @@ mod keep_alive;
 mod listener;
 mod packet;
 mod properties;
+mod sender;
 mod session;
 mod write;
 
