@@ -31,6 +31,7 @@ mod packet;
 mod properties;
 mod sender;
 mod session;
+mod transport;
 mod write;
 
 #[cfg(test)]

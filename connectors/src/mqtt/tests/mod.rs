@@ -5,6 +5,7 @@ mod client;
 mod listener;
 mod mosquitto;
 mod packets;
+mod transport;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
