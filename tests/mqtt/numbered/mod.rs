@@ -24,7 +24,7 @@ use crate::harness::mqtt_script::words::Version;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_mosquitto_kills_lose_nothing_and_at_qos_2_double_nothing() {
     let inputs = [
-        Input { name: "m1", way: Way::Mosquitto, qos: 1, version: Version::V5 },
+        Input { name: "m1", way: Way::Mosquitto, qos: 1, version: Version::V4 },
         Input { name: "m2", way: Way::Mosquitto, qos: 2, version: Version::V5 },
         Input { name: "n2", way: Way::Mosquitto, qos: 2, version: Version::V4 },
     ];

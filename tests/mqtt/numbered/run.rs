@@ -17,6 +17,8 @@ use crate::harness::wait::eventually;
 
 /// The program lives so long before it is killed.
 const LIFE_MS: std::ops::Range<u64> = 20..250;
+/// Messages come so often.
+const TICK: Duration = Duration::from_millis(4);
 /// Of so many kills one strikes before the program is ready.
 const EARLY_OF: u64 = 4;
 /// A debug build that takes the rest.
@@ -34,25 +36,35 @@ pub(super) async fn run(what: &str, inputs: &[Input], size: Size) {
     }
     let serve = Serve::new(&folder, &running.iter().map(Running::sql).collect::<String>());
     let mut dice = StdRng::seed_from_u64(size.seed);
+    // A broker must know its subscribers before it keeps anything for them.
+    serve.start_ready().await.stop().await;
     if size.waiting {
-        // The broker must know its subscribers before it keeps anything for them.
-        serve.start_ready().await.stop().await;
         send_until(&running, size.messages);
         all_are_done(&running, size.messages).await;
     }
     for kill in 1..=size.kills {
         let mut program = serve.start();
-        // The messages come in equal parts, so that each life of the program has its own.
-        let part = size.messages * i64::try_from(kill).expect("few") / i64::try_from(size.kills).expect("few");
-        send_until(&running, part);
+        // The messages come in equal parts, so that each life of the program has its own: one half waits when it comes, the
+        // other keeps coming, so that some are under way whenever it dies.
+        let part = |kill: u64| size.messages * i64::try_from(kill).expect("few") / i64::try_from(size.kills).expect("few");
+        let (before, after) = (part(kill - 1), part(kill));
+        let half = before + (after - before) / 2;
+        send_until(&running, half);
         if dice.random_range(0..EARLY_OF) > 0 {
             program.ready().await;
         }
-        tokio::time::sleep(Duration::from_millis(dice.random_range(LIFE_MS))).await;
+        let life_ms = dice.random_range(LIFE_MS);
+        let mut tick = tokio::time::interval(TICK);
+        for ms in (0..life_ms).step_by(TICK.as_millis() as usize) {
+            tick.tick().await;
+            let share = (after - half) * i64::try_from(ms).expect("short") / i64::try_from(life_ms).expect("short");
+            send_until(&running, half + share);
+        }
         let ended = program.kill9();
         assert!(ended.code().is_none(), "the program ended by itself: {ended}");
     }
     let killed = begin.elapsed();
+    send_until(&running, size.messages);
     let program = serve.start_ready().await;
     all_are_done(&running, size.messages).await;
     all_are_there(&program, &running, size.messages).await;

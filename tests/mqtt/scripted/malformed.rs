@@ -15,7 +15,7 @@ const MALFORMED: [(&str, &str, &str); 12] = [
     ("a topic beyond the end", "hex 30 04 00 09 61 00", "0x81"),
     ("an unknown property", "hex 30 06 00 01 61 02 7f 00", "0x81"),
     ("a property beyond the end", "hex 30 06 00 01 61 02 02 00", "0x81"),
-    ("an alias that is not defined", "hex 30 06 00 00 03 23 00 05", "0x82"),
+    ("an alias that is not defined", "hex 30 06 00 00 03 23 00 05", "0x94"),
     ("an alias beyond what we allow", "hex 30 07 00 01 61 03 23 00 ff", "0x94"),
     ("a reserved packet type", "hex 00 00", "0x81"),
     ("flags that must be zero", "hex d1 00", "0x81"),
