@@ -72,15 +72,8 @@ impl Input {
                 (Role::Device { port }, connector, ids)
             }
         };
-        let plan = Plan {
-            who: name.to_owned(),
-            role,
-            version,
-            qos,
-            topic: format!("n/{name}/one"),
-            window: WINDOW,
-            ids,
-        };
+        let plan =
+            Plan { who: name.to_owned(), role, version, qos, topic: format!("n/{name}/one"), window: WINDOW, ids };
         let sql = format!(
             "CREATE SOURCE {name} (who TEXT NOT NULL, seq BIGINT NOT NULL) WITH ({connector});\n\
              CREATE MATERIALIZED VIEW t_{name} AS SELECT who, seq FROM {name};\n"
