@@ -4,6 +4,7 @@
 //!   client     `mqtt`: we connect to a broker           listener   `mqtt_listener`: devices connect to us
 //!        └──────────────────────────┬────────────────────────────┘
 //!                              connection      the loop: reads, appends, acknowledges        tokio
+//!                                   └ transport        plain TCP or TLS
 //!                     ┌─────────────┼──────────────┐
 //!                   inbox        session       keep_alive     decisions: no I/O, no clock
 //!                     │             │
@@ -23,7 +24,7 @@
 //! least once, QoS 2 exactly once into the log, through kill -9 and power loss on our side. How is in `receiver.rs`; what a
 //! peer's mistakes cost is in `held.rs`.
 //!
-//! Not here: TLS, shared subscriptions, publishing.
+//! Not here: shared subscriptions, publishing.
 
 pub mod topic;
 
@@ -40,7 +41,9 @@ mod packet;
 mod properties;
 mod receiver;
 mod remembered;
+mod sender;
 mod session;
+mod transport;
 mod write;
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod listener;
 mod model;
 mod mosquitto;
 mod packets;
+mod transport;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
