@@ -20,13 +20,18 @@ pub(crate) struct Broker {
 impl Broker {
     /// Starts a broker that keeps its state in the folder.
     pub(crate) async fn start(folder: &Folder) -> Broker {
+        Broker::start_with(folder, "").await
+    }
+
+    /// The same with more lines of configuration; what they say again counts.
+    pub(crate) async fn start_with(folder: &Folder, more: &str) -> Broker {
         let port = free_port();
         let state = folder.join("broker");
         std::fs::create_dir_all(&state).expect("a writable folder");
         // Started as root, mosquitto becomes another user; it stays root here so that it may write its state.
         let config = format!(
             "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\n\
-             persistence_location {}/\nautosave_on_changes true\nautosave_interval 1\nmax_queued_messages 100000\n",
+             persistence_location {}/\nautosave_on_changes true\nautosave_interval 1\nmax_queued_messages 100000\n{more}",
             state.display()
         );
         let config = folder.write("mosquitto.conf", &config);

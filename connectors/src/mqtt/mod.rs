@@ -23,18 +23,30 @@ mod backoff;
 mod client;
 mod codec;
 mod connection;
+mod courier;
 mod inbox;
 mod keep_alive;
+mod link;
 mod listener;
+mod local;
 mod packet;
 mod properties;
+mod publisher;
 mod sender;
 mod session;
+mod sink;
+mod template;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
+pub(crate) use backoff::Backoff;
 pub use client::{MqttSource, client};
+pub use link::{Broker, Message};
 pub use listener::{MqttListener, listener};
+pub use local::{Listed, LocalBroker, LocalBrokers, LocalMessage};
+pub use packet::QoS;
+pub use publisher::Publisher;
+pub use sink::destination;
 pub use topic::{TopicPattern, TopicPatternError};
