@@ -99,8 +99,8 @@ impl<'de> Deserialize<'de> for Row {
             fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Row, A::Error> {
                 let mut row = Row::default();
                 while let Some((name, value)) = members.next_entry::<String, Value>()? {
-                    match row.0.iter_mut().find(|(known, _)| *known == name) {
-                        Some((_, before)) => *before = value,
+                    match row.0.iter().position(|(known, _)| *known == name) {
+                        Some(at) => row.0[at].1 = value,
                         None if row.0.len() < FIELDS_MAX => row.0.push((name, value)),
                         None => {}
                     }

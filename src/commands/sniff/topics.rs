@@ -32,8 +32,9 @@ pub(super) fn infer(group: &Group<'_>, asked: &str) -> Topics {
         if given.is_none()
             && let Some(text) = literal(level)
         {
-            // What cannot stand in a pattern as it is.
-            written.push(if TopicPattern::parse(text).is_ok() || text.is_empty() { text } else { "+" }.to_owned());
+            let is_plain = text.is_empty() || TopicPattern::parse(text).is_ok_and(|level| level.columns().is_empty());
+            // A comma, or braces, would mean something else in a pattern.
+            written.push(if is_plain { text } else { "+" }.to_owned());
             continue;
         }
         let same = given.is_none().then(|| field_of_level(group, level)).flatten();
