@@ -71,13 +71,14 @@ pub(super) fn infer(
         let all: std::collections::BTreeSet<String> = looked_at.iter().map(|heard| heard.topic()).collect();
         all.len()
     };
-    let mut notes = vec![format!(
-        "Heard in {} on {asked}: {} ({} a second) on {}.",
-        seconds(listening.duration_us),
-        count(live_count as usize, "message"),
-        rounded(rate),
-        count(topic_count, "topic"),
-    )];
+    let listened = format!("Heard in {} on {asked}:", seconds(listening.duration_us));
+    let mut notes = vec![match is_retained_only {
+        true => format!("{listened} nothing that was published meanwhile."),
+        false => {
+            let (messages, on) = (count(live_count as usize, "message"), count(topic_count, "topic"));
+            format!("{listened} {messages} ({} a second) on {on}.", rounded(rate))
+        }
+    }];
     notes.extend(describe_retained(retained_count, is_retained_only));
     if listening.not_kept > 0 {
         notes.push(format!("The last {} were counted only.", count(listening.not_kept as usize, "message")));
@@ -106,8 +107,8 @@ fn describe_retained(retained: usize, only: bool) -> Option<String> {
     match (retained, only) {
         (0, _) => None,
         (_, true) => Some(format!(
-            "Only {copies} came, and nothing that was published meanwhile. They show the fields, but say nothing about rate \
-             and lateness; the source skips them (retained = 'skip'). Listen longer with --seconds."
+            "There were {copies}: old readings that the broker sends again. They show the fields, but say nothing about \
+             rate and lateness, and the source skips them (retained = 'skip'). Listen longer with --seconds."
         )),
         (_, false) => Some(format!(
             "Beside them {copies}: old readings that the broker sends again, which the source skips (retained = 'skip')."
@@ -117,13 +118,13 @@ fn describe_retained(retained: usize, only: bool) -> Option<String> {
 
 fn describe_lateness(time: Option<&str>, lateness: Option<Lateness>) -> Vec<String> {
     let Some(time) = time else {
-        return vec!["No field is a time: a reading counts for when it arrives.".to_owned()];
+        return vec!["No field is a time in every reading: a reading counts for when it arrives.".to_owned()];
     };
     let Some(lateness) = lateness else {
         return vec![format!("How late {time} is could not be measured; ten seconds is a guess.")];
     };
     let Lateness { p50_us, p99_us, max_us, ahead_us, is_history, delay } = lateness;
-    let (p50, p99, max) = (seconds(p50_us), seconds(p99_us), seconds(max_us));
+    let [p50, p99, max] = [p50_us, p99_us, max_us].map(|late_us| seconds(late_us.max(0)));
     let measured = format!("{time} is behind the arrival by {p50} mostly, {p99} for 99 % of the readings, {max} at most.");
     let mut notes = vec![match is_history {
         true => format!("{measured} They are history: the watermark's {delay} are their disorder."),
@@ -148,7 +149,7 @@ fn describe_others(others: &[Group<'_>], unreadable: &Unreadable<'_>, accepts: i
         let come = group.messages.iter().filter(|(heard, _)| accepts(&heard.topic())).count();
         let too = match come {
             0 => String::new(),
-            _ => " They come to this source too: what has not its columns becomes a dead letter.".to_owned(),
+            _ => " The source gets them too: what lacks a NOT NULL column becomes a dead letter.".to_owned(),
         };
         notes.push(format!(
             "Not in this source: {messages} with other fields ({}{more}) on {pattern}.{too}",

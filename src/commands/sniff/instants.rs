@@ -31,7 +31,7 @@ pub(super) enum Written {
 pub(super) fn name_rank(name: &str) -> Option<usize> {
     let name = name.to_lowercase();
     let found = NAMES.iter().position(|known| *known == name);
-    let is_like = || name.contains("time") || name.contains("date") || name.ends_with("_at") || name.ends_with("_ts");
+    let is_like = || ["time", "date", "created"].iter().any(|part| name.contains(part)) || name.ends_with("_at") || name.ends_with("_ts");
     found.or_else(|| is_like().then_some(NAMES.len()))
 }
 

@@ -78,7 +78,7 @@ impl Draft {
         }
         let time = self.time();
         if self.columns.time.is_none() {
-            let remark = "no field of the readings is a time".to_owned();
+            let remark = "no field is a time in every reading".to_owned();
             lines.push((time.clone(), "TIMESTAMP METADATA FROM 'arrival_time'".to_owned(), Some(remark)));
         }
         let width = width_of(lines.iter().map(|(name, ..)| name));
@@ -106,8 +106,8 @@ impl Draft {
         let is_window = |name: &str| ["window_start", "window_end"].contains(&name.to_lowercase().as_str());
         let keys = self.keys();
         let measures = self.columns.columns.iter().filter(|column| {
-            let is_number = ["DOUBLE", "BIGINT"].contains(&column.data_type) && !column.name.ends_with("id");
-            is_number && !is_window(&column.name)
+            // What a DOUBLE could not hold is a number of something, and no measurement.
+            column.data_type == "DOUBLE" && !is_id(&column.name) && !is_window(&column.name)
         });
         let mut names: Vec<String> = keys.to_vec();
         let mut named = |wanted: String| {
@@ -161,6 +161,11 @@ impl Draft {
         let chosen: Vec<&Column> = if named.is_empty() { few.take(1).collect() } else { named };
         chosen.into_iter().take(KEYS_MAX).map(|column| column.name.clone()).collect()
     }
+}
+
+/// Whether a number names something rather than measures it.
+fn is_id(name: &str) -> bool {
+    name.eq_ignore_ascii_case("id") || ["_id", "-id", "Id", "ID"].iter().any(|end| name.ends_with(end))
 }
 
 fn width_of(names: impl Iterator<Item = impl AsRef<str>>) -> usize {

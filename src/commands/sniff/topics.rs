@@ -38,7 +38,12 @@ pub(super) fn infer(group: &Group<'_>, asked: &str) -> Topics {
             continue;
         }
         let same = given.is_none().then(|| field_of_level(group, level)).flatten();
-        let by_neighbour = || level.checked_sub(1).and_then(literal).and_then(|before| name_after(before, level));
+        let by_neighbour = || {
+            let before = level.checked_sub(1).and_then(literal)?;
+            // A word between two that differ is the name of the second: {site}/line/{line}.
+            let is_between = level.checked_sub(2).is_some_and(|first| literal(first).is_none());
+            name_after(before, is_between)
+        };
         let name = given.map(str::to_owned).or_else(|| same.clone()).or_else(by_neighbour);
         let mut name = name.unwrap_or_else(|| format!("level{}", level + 1));
         let is_taken = |name: &str| {
@@ -70,8 +75,8 @@ fn field_of_level(group: &Group<'_>, level: usize) -> Option<String> {
     candidates.first().map(|name| (*name).to_owned())
 }
 
-/// Names a level by the one before it: `sites/x` is a site, and `a/line/3` is a line.
-fn name_after(before: &str, level: usize) -> Option<String> {
+/// Names a level by the word before it: `sites/x` is a site, and what stands behind a word between two levels is that.
+fn name_after(before: &str, is_between: bool) -> Option<String> {
     let before = before.to_lowercase();
     let singular = match before.as_str() {
         plural if plural.ends_with("ies") && plural.len() > 4 => Some(format!("{}y", &plural[..plural.len() - 3])),
@@ -80,8 +85,7 @@ fn name_after(before: &str, level: usize) -> Option<String> {
         }
         _ => None,
     };
-    // The first level is mostly a name for everything below it.
-    let name = singular.or_else(|| (level > 1).then_some(before))?;
+    let name = singular.or_else(|| is_between.then_some(before))?;
     is_level_name(&name).then_some(name)
 }
 
