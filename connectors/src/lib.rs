@@ -7,6 +7,7 @@ pub mod connect;
 pub mod descriptors;
 pub mod metadata;
 pub mod options;
+pub mod tls;
 
 pub mod format;
 mod receipts;

@@ -3,6 +3,8 @@
 //! A case is written into a real ingest log in memory and replayed by a real job, on as many workers as wanted. What
 //! comes out is what would have been committed.
 
+pub mod fuzz;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

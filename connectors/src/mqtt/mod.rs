@@ -29,7 +29,9 @@ mod keep_alive;
 mod listener;
 mod packet;
 mod properties;
+mod sender;
 mod session;
+mod transport;
 mod write;
 
 #[cfg(test)]
