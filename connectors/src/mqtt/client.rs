@@ -345,7 +345,8 @@ impl MqttSource {
         let again = |problem: String| Attempt::Again(problem);
         let connect = Connect {
             client_id: self.client_id().expect("a source is prepared before it runs"),
-            clean: false,
+            // A session that is not to outlive its connection leaves nothing behind; 3.1.1 knows no other way to say so.
+            clean: self.settings.session_expiry_s == 0,
             keep_alive_s: self.settings.keep_alive_s,
             username: self.settings.username.clone(),
             password: self.settings.password.clone().map(Bytes::from),
