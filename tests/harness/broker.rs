@@ -26,7 +26,8 @@ impl Broker {
 
     /// Starts a broker that saves its state when it ends, and queues whatever comes; `window` messages may be in flight.
     pub(crate) async fn patient(folder: &Folder, window: usize) -> Broker {
-        Broker::with(folder, &format!("persistence true\nmax_queued_messages 0\nmax_inflight_messages {window}\n")).await
+        Broker::with(folder, &format!("persistence true\nmax_queued_messages 0\nmax_inflight_messages {window}\n"))
+            .await
     }
 
     /// Starts a broker with these lines in its configuration.

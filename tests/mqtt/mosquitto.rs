@@ -129,7 +129,9 @@ async fn acknowledged(device: &Peer, messages: i64) {
 
 /// A pipeline that keeps the numbers of a [`device`].
 fn numbers(url: &str, qos: u8, options: &str) -> String {
-    pipeline_at(url, qos, options).replace("(v BIGINT NOT NULL)", "(seq BIGINT NOT NULL)").replace("device, v", "device, seq")
+    pipeline_at(url, qos, options)
+        .replace("(v BIGINT NOT NULL)", "(seq BIGINT NOT NULL)")
+        .replace("device, v", "device, seq")
 }
 
 /// Rows and different numbers in the table, as DuckDB counts them.

@@ -9,11 +9,13 @@
 //!
 //! - [`size`]: how many messages and kills
 //! - [`input`]: who sends, and how
+//! - [`toll`]: a wire that counts what is in flight
 //! - [`run`]: all of it together, and the verdict
 
 mod input;
 mod run;
 mod size;
+mod toll;
 
 use self::input::{Input, Way};
 use self::run::run;

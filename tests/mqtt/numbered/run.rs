@@ -46,7 +46,8 @@ pub(super) async fn run(what: &str, inputs: &[Input], size: Size) {
         let mut program = serve.start();
         // The messages come in equal parts, so that each life of the program has its own: one half waits when it comes, the
         // other keeps coming, so that some are under way whenever it dies.
-        let part = |kill: u64| size.messages * i64::try_from(kill).expect("few") / i64::try_from(size.kills).expect("few");
+        let part =
+            |kill: u64| size.messages * i64::try_from(kill).expect("few") / i64::try_from(size.kills).expect("few");
         let (before, after) = (part(kill - 1), part(kill));
         let half = before + (after - before) / 2;
         send_until(&running, half);
@@ -82,7 +83,7 @@ pub(super) async fn run(what: &str, inputs: &[Input], size: Size) {
     });
     let mut offences = Vec::new();
     for input in &running {
-        let (found, doubled) = input.verdict(&mut judge, &serve.data.join("tables"), size.messages, size.kills);
+        let (found, doubled) = input.verdict(&mut judge, &serve.data.join("tables"), size.messages);
         offences.extend(found);
         report["duplicates"][input.name()] = json!(doubled);
     }

@@ -71,7 +71,8 @@ async fn cut_everywhere(version: Version, qos: u8) {
         let mut link = broker.session(true).await;
         link.play(cut.again).await;
         // The id is free again: the next message with it is a new one.
-        link.play(if qos == 1 { "> PUBLISH q1 id=1 v=2 \n < PUBACK 1" } else { "> PUBLISH q2 id=1 v=2 \n < PUBREC 1" }).await;
+        link.play(if qos == 1 { "> PUBLISH q1 id=1 v=2 \n < PUBACK 1" } else { "> PUBLISH q2 id=1 v=2 \n < PUBREC 1" })
+            .await;
     }))
     .await;
     program.stop().await;
@@ -83,8 +84,11 @@ async fn cut_everywhere(version: Version, qos: u8) {
     let output = command(["sql", "--data", data, "--format", "csv", &sql], folder.path()).output().expect("it starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8_lossy(&output.stdout);
-    let rows: Vec<Vec<usize>> =
-        text.lines().skip(1).map(|line| line.split(',').map(|n| n.trim().parse().expect("a number")).collect()).collect();
+    let rows: Vec<Vec<usize>> = text
+        .lines()
+        .skip(1)
+        .map(|line| line.split(',').map(|n| n.trim().parse().expect("a number")).collect())
+        .collect();
     assert_eq!(rows.len(), 2 * cuts.len(), "{text}");
     for row in rows {
         let [at, v, n] = row[..] else { panic!("{row:?}") };
@@ -114,21 +118,13 @@ const KILLS: [(&str, &str, &str); 5] = [
         "> PUBLISH q2 id=1 v=1 \n < cut 2 PUBREC 1",
         "> PUBLISH q2 id=1 dup=1 v=1 \n < PUBREC 1 \n > PUBREL 1 \n < PUBCOMP 1",
     ),
-    (
-        "after PUBCOMP",
-        "> PUBLISH q2 id=1 v=1 \n < PUBREC 1 \n > PUBREL 1 \n < PUBCOMP 1",
-        "> PUBREL 1 \n < PUBCOMP 1",
-    ),
+    ("after PUBCOMP", "> PUBLISH q2 id=1 v=1 \n < PUBREC 1 \n > PUBREL 1 \n < PUBCOMP 1", "> PUBREL 1 \n < PUBCOMP 1"),
     (
         "after a PUBCOMP that did not arrive",
         "> PUBLISH q2 id=1 v=1 \n < PUBREC 1 \n > PUBREL 1 \n < cut 3 PUBCOMP 1",
         "> PUBREL 1 \n < PUBCOMP 1",
     ),
-    (
-        "after PUBREL, before its sync",
-        "> PUBLISH q2 id=1 v=1 \n < PUBREC 1 \n > PUBREL 1",
-        "> PUBREL 1 \n < PUBCOMP 1",
-    ),
+    ("after PUBREL, before its sync", "> PUBLISH q2 id=1 v=1 \n < PUBREC 1 \n > PUBREL 1", "> PUBREL 1 \n < PUBCOMP 1"),
 ];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,7 +34,8 @@ async fn a_window_of_20_is_limited_by_the_disk_alone() {
     let strace = Strace::attach(program.pid(), &Strace::inject(&[&delay])).await;
     let begin = Instant::now();
     for round in 0..ROUNDS {
-        let lines: Vec<String> = (1..=WINDOW).map(|id| format!("PUBLISH q1 id={id} v={}", round * WINDOW + id)).collect();
+        let lines: Vec<String> =
+            (1..=WINDOW).map(|id| format!("PUBLISH q1 id={id} v={}", round * WINDOW + id)).collect();
         link.send_together(&lines).await;
         link.expect_all((1..=WINDOW).map(|id| format!("PUBACK {id}"))).await;
     }
