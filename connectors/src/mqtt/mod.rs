@@ -19,6 +19,7 @@
 
 pub mod topic;
 
+mod attributes;
 mod backoff;
 mod client;
 mod codec;
@@ -28,12 +29,15 @@ mod keep_alive;
 mod listener;
 mod packet;
 mod properties;
+mod sender;
 mod session;
+mod transport;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
+pub use attributes::Attributes;
 pub use client::{MqttSource, client};
 pub use listener::{MqttListener, listener};
 pub use topic::{TopicPattern, TopicPatternError};

@@ -4,7 +4,8 @@
 //! once, so every token knows its place in the file, and so does everything that is made from tokens.
 //!
 //! ```text
-//!   CREATE SOURCE name ( column TYPE [NOT NULL], …, WATERMARK FOR column AS column [- INTERVAL '…'] ) WITH ( key = value, … ) ;
+//!   CREATE SOURCE name ( column TYPE [METADATA [FROM 'what']] [NOT NULL], …,
+//!                        WATERMARK FOR column AS column [- INTERVAL '…'] ) WITH ( key = value, … ) ;
 //!   CREATE MATERIALIZED VIEW name [WITH ( key = value, … )] AS SELECT … [EMIT ON WINDOW CLOSE] ;
 //! ```
 
@@ -51,8 +52,11 @@ pub(crate) struct CreateSource {
 #[derive(Debug)]
 pub(crate) struct ColumnDefinition {
     pub(crate) name: Name,
+    pub(crate) type_span: Span,
     pub(crate) data_type: arrow::datatypes::DataType,
     pub(crate) nullable: bool,
+    /// `METADATA FROM 'what'`: it is not in the payload.
+    pub(crate) metadata: Option<Name>,
 }
 
 /// `WATERMARK FOR column AS column - delay`.

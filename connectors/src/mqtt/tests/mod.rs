@@ -4,6 +4,8 @@ mod bytes;
 mod client;
 mod listener;
 mod mosquitto;
+mod packets;
+mod transport;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;

@@ -30,7 +30,7 @@ use crate::dataflow::container::Rows;
 use crate::dataflow::counters::SourceCounters;
 use crate::dataflow::operator::watermark::{MarkStream, Marks, to_all};
 use crate::dataflow::snapshot::{Snapshot, SourceCounts};
-use crate::decode::{DeadLetter, Decoder};
+use crate::decode::{DeadLetter, Decoder, Place};
 use crate::epoch::Epoch;
 use crate::plan::{EventTimeNode, NodeId, SourceNode, dead_letter_schema};
 use crate::seeded_bugs::{SeededBug, is_planted};
@@ -73,15 +73,8 @@ pub struct FedChunk {
 }
 
 impl FedChunk {
-    fn offset_of(&self, message: usize) -> Offset {
-        let mut before = 0;
-        for (first, count) in &self.places {
-            if message < before + count {
-                return Offset(first.0 + (message - before) as u64);
-            }
-            before += count;
-        }
-        self.places.last().map_or(Offset(0), |(first, _)| *first)
+    fn place(&self) -> Place<'_> {
+        Place { partition: &self.partition_name, arrival_us: self.arrival_us, runs: &self.places }
     }
 }
 
@@ -222,7 +215,7 @@ fn sort_out(
     event_time: Option<EventTimeNode>,
     seen: &mut BTreeMap<u32, Mark>,
 ) -> Result<Sorted, String> {
-    let decoded = decoder.decode(&chunk.data);
+    let decoded = decoder.decode(&chunk.data, &chunk.place());
     let mut sorted = Sorted { dead: dead_letters(chunk, &decoded.dead)?, ..Sorted::default() };
     let Some(event_time) = event_time else {
         sorted.rows = decoded.batches;
@@ -281,10 +274,11 @@ fn dead_letters(chunk: &FedChunk, dead: &[DeadLetter]) -> Result<Option<RecordBa
     let (mut partition, mut offset) = (StringViewBuilder::new(), Int64Builder::new());
     let (mut topic, mut reason, mut payload) =
         (StringViewBuilder::new(), StringViewBuilder::new(), BinaryBuilder::new());
+    let place = chunk.place();
     for letter in dead {
         arrival.append_value(chunk.arrival_us);
         partition.append_value(&*chunk.partition_name);
-        offset.append_value(chunk.offset_of(letter.message).0 as i64);
+        offset.append_value(place.offset_of(letter.message).0 as i64);
         let name = String::from_utf8_lossy(&letter.topic);
         topic.append_option((!name.is_empty()).then_some(name));
         reason.append_value(&letter.reason);
