@@ -136,9 +136,8 @@ impl<'a> Reader<'a> {
                 let upper = word.value.to_uppercase();
                 if COLUMN_CLAUSES.contains(&upper.as_str()) {
                     let message = format!("{upper} is not in this version");
-                    return Err(
-                        Problem::new(Code::NotSupported, span, message).hint("a column has a type, NOT NULL and METADATA")
-                    );
+                    return Err(Problem::new(Code::NotSupported, span, message)
+                        .hint("a column has a type, NOT NULL and METADATA"));
                 }
                 let message = format!("expected , or ) or NOT NULL after the type, found {}", word.value);
                 return Err(Problem::new(Code::Syntax, span, message));
