@@ -39,6 +39,8 @@ pub(super) struct Input {
     pub(super) qos: u8,
     /// That the program speaks, or the device at a listener.
     pub(super) version: Version,
+    /// Whether the source lets each number through once, by `DEDUP KEY`.
+    pub(super) dedup: bool,
 }
 
 /// An input whose sender runs.
@@ -54,7 +56,7 @@ pub(super) struct Running {
 impl Input {
     /// Lets the sender begin, without messages.
     pub(super) async fn begin(self, mosquitto: &Broker, ledgers: &Path) -> Running {
-        let Input { name, way, qos, version } = self;
+        let Input { name, way, qos, version, dedup } = self;
         let mut toll = None;
         let (role, connector, ids) = match way {
             Way::Mosquitto => {
@@ -78,8 +80,9 @@ impl Input {
         };
         let plan =
             Plan { who: name.to_owned(), role, version, qos, topic: format!("n/{name}/one"), window: WINDOW, ids };
+        let dedup = if dedup { ", DEDUP KEY (seq) WITHIN INTERVAL '1 hour'" } else { "" };
         let sql = format!(
-            "CREATE SOURCE {name} (who TEXT NOT NULL, seq BIGINT NOT NULL) WITH ({connector});\n\
+            "CREATE SOURCE {name} (who TEXT NOT NULL, seq BIGINT NOT NULL{dedup}) WITH ({connector});\n\
              CREATE MATERIALIZED VIEW t_{name} AS SELECT who, seq FROM {name};\n"
         );
         Running { input: self, peer: Peer::begin(plan, ledgers), toll, sql }
@@ -97,6 +100,11 @@ impl Running {
         &self.sql
     }
 
+    /// Returns whether each number must be there: at QoS 0 nobody knows what has arrived.
+    pub(super) fn is_kept(&self) -> bool {
+        self.input.qos > 0
+    }
+
     /// Returns the name of the source.
     pub(super) fn name(&self) -> &'static str {
         self.input.name
@@ -104,7 +112,7 @@ impl Running {
 
     /// Says what is wrong with the table, and how many duplicates there are.
     pub(super) fn verdict(&self, judge: &mut Judge, tables: &Path, messages: i64) -> (Vec<String>, i64) {
-        let Input { name, way, qos, .. } = self.input;
+        let Input { name, way, qos, dedup, .. } = self.input;
         let table = format!("t_{name}");
         judge.table(&table, &tables.join(&table));
         let mut offences = Vec::new();
@@ -117,12 +125,13 @@ impl Running {
         );
         offences.extend(judge.offences(&format!("{name}: never sent, and there"), &strange));
         let acknowledged = judge.number(&format!("SELECT count(*) FROM ledger WHERE what = 'A' AND who = '{name}'"));
-        if acknowledged != messages {
+        if self.is_kept() && acknowledged != messages {
             offences.push((1, format!("{name}: {acknowledged} of {messages} are acknowledged")));
         }
         let doubled = judge.number(&format!("SELECT count(*) - count(DISTINCT seq) FROM {table}"));
         let most = match (qos, way) {
-            (2, _) => 0,
+            (0 | 2, _) => 0,
+            (1, _) if dedup => 0,
             (_, Way::Mosquitto) => self.toll.as_ref().map_or(0, Toll::in_flight_at_breaks),
             (_, Way::Broker(_) | Way::Listener(_)) => self.peer.in_flight_at_breaks(),
         };
