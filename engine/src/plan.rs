@@ -247,6 +247,14 @@ pub fn timestamp_type() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
+/// The type of pairs of text inside the engine: keys are never null, and stand once.
+pub fn text_map_type() -> DataType {
+    let key = Field::new("key", DataType::Utf8View, false);
+    let value = Field::new("value", DataType::Utf8View, true);
+    let entries = Field::new("key_value", DataType::Struct(vec![key, value].into()), false);
+    DataType::Map(Arc::new(entries), false)
+}
+
 /// The columns of a dead-letter table: when and where it came in, why it could not be used, and the bytes.
 pub fn dead_letter_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![

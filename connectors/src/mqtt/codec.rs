@@ -14,11 +14,14 @@
 //!
 //! No bytes make this panic, and none are read past the packet's own end.
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use rumqttc_v4::mqttbytes::{self as bytes4, v4};
 use rumqttc_v5::mqttbytes::{self as bytes5, v5};
 
-use super::packet::{ConnAck, Connect, Packet, Publish, QoS, Version, Violation, Will, reason};
+use super::packet::{
+    Ack, ConnAck, Connect, FilterAck, Packet, Publish, QoS, RetainHandling, Subscribe, Subscription, Unsubscribe,
+    Version, Violation, Will, reason,
+};
 use super::properties::{self, Reader};
 
 /// The largest packet we take, header included. A payload is one allocation of this size at most.
@@ -110,30 +113,23 @@ pub(super) fn read(version: Version, header: Header, frame: Bytes) -> Result<Pac
         (2, _) => read_connack(version, header, &frame),
         (3, Version::V311) => read_publish_311(header, frame),
         (3, Version::V5) => read_publish_5(header, frame),
-        (6, _) => {
-            let mut reader = body("PUBREL", header, &frame);
-            let id = reader.id()?;
-            Ok(Packet::PubRel { id })
-        }
-        (8, Version::V311) => {
-            let read = v4::Subscribe::read(fixed4(header), frame).map_err(|error| malformed("SUBSCRIBE", error))?;
-            Ok(Packet::Subscribe { id: read.pkid, filter_count: read.filters.len() })
-        }
-        (8, Version::V5) => {
-            check_properties("SUBSCRIBE", header, &frame, properties::IN_SUBSCRIBE)?;
-            let read = v5::Subscribe::read(fixed5(header), frame).map_err(|error| malformed("SUBSCRIBE", error))?;
-            Ok(Packet::Subscribe { id: read.pkid, filter_count: read.filters.len() })
-        }
-        (9, _) => read_suback(version, header, &frame),
+        (4, _) => read_ack(name, version, header, &frame).map(Packet::PubAck),
+        (5, _) => read_ack(name, version, header, &frame).map(Packet::PubRec),
+        (6, _) => read_ack(name, version, header, &frame).map(Packet::PubRel),
+        (7, _) => read_ack(name, version, header, &frame).map(Packet::PubComp),
+        (8, Version::V311) => read_subscribe_311(header, frame),
+        (8, Version::V5) => read_subscribe_5(header, frame),
+        (9, _) => read_filter_ack(name, version, header, &frame).map(Packet::SubAck),
         (10, Version::V311) => {
             let read = v4::Unsubscribe::read(fixed4(header), frame).map_err(|error| malformed("UNSUBSCRIBE", error))?;
-            unsubscribe(read.pkid, read.topics.len())
+            unsubscribe(read.pkid, read.topics)
         }
         (10, Version::V5) => {
-            check_properties("UNSUBSCRIBE", header, &frame, properties::IN_UNSUBSCRIBE)?;
+            read_properties("UNSUBSCRIBE", header, &frame, properties::IN_UNSUBSCRIBE, |_, _| ())?;
             let read = v5::Unsubscribe::read(fixed5(header), frame).map_err(|error| malformed("UNSUBSCRIBE", error))?;
-            unsubscribe(read.pkid, read.filters.len())
+            unsubscribe(read.pkid, read.filters)
         }
+        (11, _) => read_filter_ack(name, version, header, &frame).map(Packet::UnsubAck),
         (12, _) if header.remaining == 0 => Ok(Packet::PingReq),
         (13, _) if header.remaining == 0 => Ok(Packet::PingResp),
         (12 | 13, _) => Err(Violation::Malformed { packet: name, problem: "it has a body".to_owned() }),
@@ -167,11 +163,14 @@ fn kind_name(kind: u8) -> &'static str {
     NAMES[usize::from(kind & 0x0F)]
 }
 
-fn unsubscribe(id: u16, filter_count: usize) -> Result<Packet, Violation> {
-    if filter_count == 0 {
+fn unsubscribe(id: u16, filters: Vec<String>) -> Result<Packet, Violation> {
+    if filters.is_empty() {
         return Err(Violation::Protocol("an UNSUBSCRIBE without a topic".to_owned()));
     }
-    Ok(Packet::Unsubscribe { id, filter_count })
+    if id == 0 {
+        return Err(Violation::Protocol("an UNSUBSCRIBE has packet id 0".to_owned()));
+    }
+    Ok(Packet::Unsubscribe(Unsubscribe { id, filters }))
 }
 
 fn body<'p>(packet: &'static str, header: Header, frame: &'p [u8]) -> Reader<'p> {
@@ -190,11 +189,17 @@ pub(super) fn malformed(packet: &'static str, error: impl std::fmt::Display) -> 
     Violation::Malformed { packet, problem: error.to_string() }
 }
 
-/// Checks the property block that follows a packet id.
-fn check_properties(packet: &'static str, header: Header, frame: &[u8], allowed: &[u8]) -> Result<(), Violation> {
+/// Reads the property block that follows a packet id.
+fn read_properties<'p>(
+    packet: &'static str,
+    header: Header,
+    frame: &'p [u8],
+    allowed: &[u8],
+    each: impl FnMut(u8, properties::Value<'p>),
+) -> Result<(), Violation> {
     let mut reader = body(packet, header, frame);
     reader.id()?;
-    properties::read(packet, reader.bytes, allowed, |_, _| ()).map(|_| ())
+    properties::read(packet, reader.bytes, allowed, each).map(|_| ())
 }
 
 /// Why a CONNECT was not read.
@@ -235,7 +240,13 @@ fn read_connect_311(header: Header, frame: Bytes) -> Result<Connect, Violation> 
         v4::ConnectAuth::Username { username } => (Some(username), None),
         v4::ConnectAuth::UsernamePassword { username, password } => (Some(username), Some(password)),
     };
-    let will = read.last_will.map(|will| Will { topic: Bytes::from(will.topic), payload: will.message });
+    let will = read.last_will.map(|will| Will {
+        topic: Bytes::from(will.topic),
+        payload: will.message,
+        qos: qos4(will.qos),
+        retain: will.retain,
+        ..Will::default()
+    });
     Ok(Connect {
         client_id: read.client_id,
         clean: read.clean_session,
@@ -260,8 +271,13 @@ fn read_connect_5(header: Header, frame: Bytes) -> Result<Connect, Violation> {
     let taken = properties::read("CONNECT", reader.bytes, properties::IN_CONNECT, |_, _| ())?;
     reader.take(taken, "properties")?;
     reader.text()?;
+    let mut delay_s = 0;
+    let mut will_properties = BytesMut::new();
     if has_will {
-        properties::read("will", reader.bytes, properties::IN_WILL, |_, _| ())?;
+        properties::read_raw("will", reader.bytes, properties::IN_WILL, |id, value, raw| match id {
+            properties::WILL_DELAY => delay_s = value.number(),
+            _ => will_properties.extend_from_slice(raw),
+        })?;
     }
     let (read, will, auth) = v5::Connect::read(fixed5(header), frame).map_err(|error| malformed("CONNECT", error))?;
     let (username, password) = match auth {
@@ -278,7 +294,14 @@ fn read_connect_5(header: Header, frame: Bytes) -> Result<Connect, Violation> {
         keep_alive_s: read.keep_alive,
         username,
         password,
-        will: will.map(|will| Will { topic: will.topic, payload: will.message }),
+        will: will.map(|will| Will {
+            topic: will.topic,
+            payload: will.message,
+            qos: qos5(will.qos),
+            retain: will.retain,
+            delay_s,
+            properties: will_properties.freeze(),
+        }),
         session_expiry_s: of(|p| p.session_expiry_interval),
         packet_bytes_max: of(|p| p.max_packet_size),
         receive_maximum: properties.as_ref().and_then(|p| p.receive_maximum),
@@ -297,10 +320,21 @@ fn read_connack(version: Version, header: Header, frame: &[u8]) -> Result<Packet
     // A broker of 3.1.1 answers a CONNECT of version 5 in its own format, of two bytes.
     if version == Version::V5 && !reader.bytes.is_empty() {
         let taken = properties::read("CONNACK", reader.bytes, properties::IN_CONNACK, |id, value| match id {
-            properties::SERVER_KEEP_ALIVE => connack.server_keep_alive_s = u16::try_from(value.number()).ok(),
             properties::SESSION_EXPIRY => connack.session_expiry_s = Some(value.number()),
+            properties::RECEIVE_MAXIMUM => connack.receive_maximum = value.number16(),
+            properties::MAXIMUM_QOS => {
+                connack.qos_max = if value.flag() { Some(QoS::AtLeastOnce) } else { Some(QoS::AtMostOnce) }
+            }
+            properties::RETAIN_AVAILABLE => connack.retain_available = Some(value.flag()),
+            properties::MAXIMUM_PACKET_SIZE => connack.packet_bytes_max = Some(value.number()),
             properties::ASSIGNED_CLIENT_ID => connack.assigned_client_id = Some(value.text().to_owned()),
+            properties::TOPIC_ALIAS_MAXIMUM => connack.topic_alias_max = value.number16(),
             properties::REASON_STRING => connack.reason = Some(value.text().to_owned()),
+            properties::WILDCARD_AVAILABLE => connack.wildcards_available = Some(value.flag()),
+            properties::SUBSCRIPTION_IDS_AVAILABLE => connack.subscription_ids_available = Some(value.flag()),
+            properties::SHARED_AVAILABLE => connack.shared_available = Some(value.flag()),
+            properties::SERVER_KEEP_ALIVE => connack.server_keep_alive_s = value.number16(),
+            properties::SERVER_REFERENCE => connack.server_reference = Some(value.text().to_owned()),
             _ => {}
         })?;
         reader.take(taken, "properties")?;
@@ -319,26 +353,38 @@ fn read_publish_311(header: Header, frame: Bytes) -> Result<Packet, Violation> {
     Ok(Packet::Publish(Publish {
         topic: read.topic,
         payload: read.payload,
-        qos: match read.qos {
-            bytes4::QoS::AtMostOnce => QoS::AtMostOnce,
-            bytes4::QoS::AtLeastOnce => QoS::AtLeastOnce,
-            bytes4::QoS::ExactlyOnce => QoS::ExactlyOnce,
-        },
+        qos: qos4(read.qos),
         retain: read.retain,
+        duplicate: read.dup,
         id: read.pkid,
         alias: None,
+        properties: Bytes::new(),
     }))
+}
+
+fn qos4(qos: bytes4::QoS) -> QoS {
+    match qos {
+        bytes4::QoS::AtMostOnce => QoS::AtMostOnce,
+        bytes4::QoS::AtLeastOnce => QoS::AtLeastOnce,
+        bytes4::QoS::ExactlyOnce => QoS::ExactlyOnce,
+    }
+}
+
+fn qos5(qos: bytes5::QoS) -> QoS {
+    match qos {
+        bytes5::QoS::AtMostOnce => QoS::AtMostOnce,
+        bytes5::QoS::AtLeastOnce => QoS::AtLeastOnce,
+        bytes5::QoS::ExactlyOnce => QoS::ExactlyOnce,
+    }
 }
 
 fn read_publish_5(header: Header, mut frame: Bytes) -> Result<Packet, Violation> {
     let mut reader = body("PUBLISH", header, &frame);
-    let qos = match (header.first >> 1) & 0b11 {
-        0 if header.first & 0b1000 != 0 => return Err(reader.malformed("DUP at QoS 0")),
-        0 => QoS::AtMostOnce,
-        1 => QoS::AtLeastOnce,
-        2 => QoS::ExactlyOnce,
-        _ => return Err(reader.malformed("QoS 3")),
-    };
+    let Some(qos) = QoS::from_bits((header.first >> 1) & 0b11) else { return Err(reader.malformed("QoS 3")) };
+    let duplicate = header.first & 0b1000 != 0;
+    if duplicate && qos == QoS::AtMostOnce {
+        return Err(reader.malformed("DUP at QoS 0"));
+    }
     let topic = reader.text()?;
     if topic.contains(['+', '#']) {
         return Err(reader.malformed("the topic holds a wildcard"));
@@ -346,37 +392,125 @@ fn read_publish_5(header: Header, mut frame: Bytes) -> Result<Packet, Violation>
     let topic_bytes = topic.len();
     let id = if qos == QoS::AtMostOnce { 0 } else { reader.id()? };
     let mut alias = None;
-    let taken = properties::read("PUBLISH", reader.bytes, properties::IN_PUBLISH, |id, value| {
-        if id == properties::TOPIC_ALIAS {
-            alias = u16::try_from(value.number()).ok();
+    // How many bytes of the block are the receiver's business only.
+    let mut hop_bytes = 0;
+    let mut property_bytes = 0;
+    let taken = properties::read_raw("PUBLISH", reader.bytes, properties::IN_PUBLISH, |id, value, raw| {
+        property_bytes += raw.len();
+        match id {
+            properties::TOPIC_ALIAS => {
+                alias = value.number16();
+                hop_bytes += raw.len();
+            }
+            properties::SUBSCRIPTION_ID => hop_bytes += raw.len(),
+            _ => {}
         }
     })?;
     if alias == Some(0) {
         return Err(Violation::Alias { alias: 0, max: super::session::TOPIC_ALIAS_MAX });
     }
-    let payload_bytes = reader.bytes.len() - taken;
+    let block_end = frame.len() - reader.bytes.len() + taken;
+    let properties = match property_bytes - hop_bytes {
+        0 => Bytes::new(),
+        _ if hop_bytes == 0 => frame.slice(block_end - property_bytes..block_end),
+        kept => without_hop_properties(reader.bytes, kept)?,
+    };
     let topic_start = header.header_bytes + 2;
     let topic = frame.slice(topic_start..topic_start + topic_bytes);
-    frame.advance(frame.len() - payload_bytes);
-    Ok(Packet::Publish(Publish { topic, payload: frame, qos, retain: header.first & 1 != 0, id, alias }))
+    frame.advance(block_end);
+    let retain = header.first & 1 != 0;
+    Ok(Packet::Publish(Publish { topic, payload: frame, qos, retain, duplicate, id, alias, properties }))
 }
 
-fn read_suback(version: Version, header: Header, frame: &[u8]) -> Result<Packet, Violation> {
-    let mut reader = body("SUBACK", header, frame);
-    let id = reader.id()?;
-    let mut reason = None;
+/// Copies what a message keeps of its property block: neither alias nor subscription ids mean anything beyond the connection.
+fn without_hop_properties(block: &[u8], kept_bytes: usize) -> Result<Bytes, Violation> {
+    let mut kept = BytesMut::with_capacity(kept_bytes);
+    properties::read_raw("PUBLISH", block, properties::IN_PUBLISH, |id, _, raw| {
+        if !matches!(id, properties::TOPIC_ALIAS | properties::SUBSCRIPTION_ID) {
+            kept.extend_from_slice(raw);
+        }
+    })?;
+    Ok(kept.freeze())
+}
+
+fn read_ack(packet: &'static str, version: Version, header: Header, frame: &[u8]) -> Result<Ack, Violation> {
+    let mut reader = body(packet, header, frame);
+    let mut ack = Ack { id: reader.id()?, ..Ack::default() };
+    if version == Version::V5 && !reader.bytes.is_empty() {
+        ack.code = reader.u8()?;
+        // With fewer than four bytes there is no property length either.
+        if !reader.bytes.is_empty() {
+            let taken = properties::read(packet, reader.bytes, properties::IN_ACK, |id, value| {
+                if id == properties::REASON_STRING {
+                    ack.reason = Some(value.text().to_owned());
+                }
+            })?;
+            reader.take(taken, "properties")?;
+        }
+    }
+    if reader.bytes.is_empty() { Ok(ack) } else { Err(reader.malformed("bytes after its end")) }
+}
+
+fn read_subscribe_311(header: Header, frame: Bytes) -> Result<Packet, Violation> {
+    let read = v4::Subscribe::read(fixed4(header), frame).map_err(|error| malformed("SUBSCRIBE", error))?;
+    let subscriptions = read.filters.into_iter().map(|filter| Subscription {
+        filter: filter.path,
+        qos: qos4(filter.qos),
+        ..Subscription::default()
+    });
+    Ok(Packet::Subscribe(Subscribe { id: read.pkid, subscriptions: subscriptions.collect(), subscription_id: None }))
+}
+
+fn read_subscribe_5(header: Header, frame: Bytes) -> Result<Packet, Violation> {
+    let mut subscription_id = None;
+    let mut stands_twice = false;
+    read_properties("SUBSCRIBE", header, &frame, properties::IN_SUBSCRIBE, |id, value| {
+        if id == properties::SUBSCRIPTION_ID {
+            stands_twice |= subscription_id.is_some();
+            subscription_id = Some(value.number());
+        }
+    })?;
+    if stands_twice {
+        return Err(Violation::Protocol("a SUBSCRIBE has two subscription ids".to_owned()));
+    }
+    let read = v5::Subscribe::read(fixed5(header), frame).map_err(|error| malformed("SUBSCRIBE", error))?;
+    let subscriptions = read.filters.into_iter().map(|filter| Subscription {
+        filter: filter.path,
+        qos: qos5(filter.qos),
+        no_local: filter.nolocal,
+        retain_as_published: filter.preserve_retain,
+        retain_handling: match filter.retain_forward_rule {
+            v5::RetainForwardRule::OnEverySubscribe => RetainHandling::Always,
+            v5::RetainForwardRule::OnNewSubscribe => RetainHandling::IfNew,
+            v5::RetainForwardRule::Never => RetainHandling::Never,
+        },
+    });
+    Ok(Packet::Subscribe(Subscribe { id: read.pkid, subscriptions: subscriptions.collect(), subscription_id }))
+}
+
+fn read_filter_ack(
+    packet: &'static str,
+    version: Version,
+    header: Header,
+    frame: &[u8],
+) -> Result<FilterAck, Violation> {
+    let mut reader = body(packet, header, frame);
+    let mut ack = FilterAck { id: reader.id()?, ..FilterAck::default() };
     if version == Version::V5 {
-        let taken = properties::read("SUBACK", reader.bytes, properties::IN_ACK, |id, value| {
+        let taken = properties::read(packet, reader.bytes, properties::IN_ACK, |id, value| {
             if id == properties::REASON_STRING {
-                reason = Some(value.text().to_owned());
+                ack.reason = Some(value.text().to_owned());
             }
         })?;
         reader.take(taken, "properties")?;
     }
-    if reader.bytes.is_empty() {
-        return Err(reader.malformed("it answers no subscription"));
+    // An UNSUBACK of 3.1.1 is its id.
+    let has_codes = packet == "SUBACK" || version == Version::V5;
+    if reader.bytes.is_empty() == has_codes {
+        return Err(reader.malformed(if has_codes { "it answers nothing" } else { "bytes after its end" }));
     }
-    Ok(Packet::SubAck { id, codes: reader.bytes.to_vec(), reason })
+    ack.codes = reader.bytes.to_vec();
+    Ok(ack)
 }
 
 fn read_disconnect(version: Version, header: Header, frame: &[u8]) -> Result<Packet, Violation> {

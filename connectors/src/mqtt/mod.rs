@@ -19,6 +19,7 @@
 
 pub mod topic;
 
+mod attributes;
 mod backoff;
 mod client;
 mod codec;
@@ -34,6 +35,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use attributes::Attributes;
 pub use client::{MqttSource, client};
 pub use listener::{MqttListener, listener};
 pub use topic::{TopicPattern, TopicPatternError};

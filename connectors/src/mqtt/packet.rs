@@ -11,16 +11,29 @@ pub(super) enum Version {
     V5,
 }
 
-/// What a publisher or a subscriber may ask of a delivery. QoS 2 is read, so that it can be refused by name.
+/// What a publisher or a subscriber may ask of a delivery.
 #[expect(clippy::enum_variant_names, reason = "MQTT's own names")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum QoS {
     /// At most once: not acknowledged.
+    #[default]
     AtMostOnce = 0,
     /// At least once: acknowledged by PUBACK.
     AtLeastOnce = 1,
     /// Exactly once: PUBREC, PUBREL, PUBCOMP.
     ExactlyOnce = 2,
+}
+
+impl QoS {
+    /// Reads the two bits of a packet; `None` for 3, which MQTT forbids.
+    pub(super) fn from_bits(bits: u8) -> Option<QoS> {
+        match bits {
+            0 => Some(QoS::AtMostOnce),
+            1 => Some(QoS::AtLeastOnce),
+            2 => Some(QoS::ExactlyOnce),
+            _ => None,
+        }
+    }
 }
 
 /// Reason codes of MQTT 5 that are sent or understood by name; 3.1.1 knows few of them.
@@ -44,11 +57,12 @@ pub(super) mod reason {
     pub(crate) const RECEIVE_MAXIMUM: u8 = 0x93;
     pub(crate) const ALIAS_INVALID: u8 = 0x94;
     pub(crate) const TOO_LARGE: u8 = 0x95;
+    pub(crate) const PACKET_ID_NOT_FOUND: u8 = 0x92;
     pub(crate) const QOS_NOT_SUPPORTED: u8 = 0x9B;
 }
 
 /// The first packet of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Connect {
     pub(super) client_id: String,
     pub(super) clean: bool,
@@ -69,57 +83,135 @@ pub(super) struct Connect {
 }
 
 /// What a client wants published when it vanishes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Will {
     pub(super) topic: Bytes,
     pub(super) payload: Bytes,
+    pub(super) qos: QoS,
+    pub(super) retain: bool,
+    /// Version 5 only: how long after the end of the connection it is due, unless the client is back by then.
+    pub(super) delay_s: u32,
+    /// Version 5 only: the properties to publish it with, as on the wire.
+    pub(super) properties: Bytes,
 }
 
-/// The answer to a [`Connect`]. In 3.1.1 `code` is the return code, 0 to 5.
+/// The answer to a [`Connect`]. In 3.1.1 `code` is the return code, 0 to 5, and there is nothing else but `session_present`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ConnAck {
     pub(super) session_present: bool,
     pub(super) code: u8,
-    pub(super) server_keep_alive_s: Option<u16>,
     pub(super) session_expiry_s: Option<u32>,
+    /// How many unacknowledged messages of QoS 1 and 2 the server takes; absent: 65,535.
+    pub(super) receive_maximum: Option<u16>,
+    /// The highest QoS the server takes; absent: 2.
+    pub(super) qos_max: Option<QoS>,
+    /// Absent: it keeps retained messages.
+    pub(super) retain_available: Option<bool>,
+    /// The largest packet the server takes.
+    pub(super) packet_bytes_max: Option<u32>,
     pub(super) assigned_client_id: Option<String>,
+    /// How many topic aliases the server takes; absent: none.
+    pub(super) topic_alias_max: Option<u16>,
     pub(super) reason: Option<String>,
+    /// Absent: yes.
+    pub(super) wildcards_available: Option<bool>,
+    /// Absent: yes.
+    pub(super) subscription_ids_available: Option<bool>,
+    /// Absent: yes.
+    pub(super) shared_available: Option<bool>,
+    pub(super) server_keep_alive_s: Option<u16>,
+    /// Another server to use.
+    pub(super) server_reference: Option<String>,
 }
 
-/// A message on its way to us.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A message on its way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Publish {
     pub(super) topic: Bytes,
     pub(super) payload: Bytes,
     pub(super) qos: QoS,
     pub(super) retain: bool,
+    /// The sender believes that it has sent this before. It may be wrong either way.
+    pub(super) duplicate: bool,
     /// 0 at QoS 0.
     pub(super) id: u16,
     /// Version 5 only; never 0.
     pub(super) alias: Option<u16>,
+    /// Version 5 only: the properties as on the wire, without the topic alias and subscription ids.
+    pub(super) properties: Bytes,
 }
 
-/// Everything that may arrive.
+/// PUBACK, PUBREC, PUBREL or PUBCOMP. In 3.1.1 there is only the id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ack {
+    pub(super) id: u16,
+    pub(super) code: u8,
+    pub(super) reason: Option<String>,
+}
+
+/// When a subscription sends what the server has retained (version 5; 3.1.1 always does).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum RetainHandling {
+    /// With each SUBSCRIBE.
+    #[default]
+    Always = 0,
+    /// Only if the subscription is new.
+    IfNew = 1,
+    /// Never.
+    Never = 2,
+}
+
+/// One wish of a [`Subscribe`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Subscription {
+    /// As it came: not yet known to be a valid filter.
+    pub(super) filter: String,
+    pub(super) qos: QoS,
+    /// Version 5 only: do not send me what I publish.
+    pub(super) no_local: bool,
+    /// Version 5 only: send the RETAIN flag as the publisher set it.
+    pub(super) retain_as_published: bool,
+    /// Version 5 only.
+    pub(super) retain_handling: RetainHandling,
+}
+
+/// A SUBSCRIBE: at least one subscription.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Subscribe {
+    pub(super) id: u16,
+    pub(super) subscriptions: Vec<Subscription>,
+    /// Version 5 only; never 0.
+    pub(super) subscription_id: Option<u32>,
+}
+
+/// An UNSUBSCRIBE: at least one filter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Unsubscribe {
+    pub(super) id: u16,
+    pub(super) filters: Vec<String>,
+}
+
+/// SUBACK or UNSUBACK: one code for each filter; an UNSUBACK of 3.1.1 has none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct FilterAck {
+    pub(super) id: u16,
+    pub(super) codes: Vec<u8>,
+    pub(super) reason: Option<String>,
+}
+
+/// Everything that may arrive after the first packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Packet {
     ConnAck(Box<ConnAck>),
     Publish(Publish),
-    PubRel {
-        id: u16,
-    },
-    Subscribe {
-        id: u16,
-        filter_count: usize,
-    },
-    SubAck {
-        id: u16,
-        codes: Vec<u8>,
-        reason: Option<String>,
-    },
-    Unsubscribe {
-        id: u16,
-        filter_count: usize,
-    },
+    PubAck(Ack),
+    PubRec(Ack),
+    PubRel(Ack),
+    PubComp(Ack),
+    Subscribe(Subscribe),
+    SubAck(FilterAck),
+    Unsubscribe(Unsubscribe),
+    UnsubAck(FilterAck),
     PingReq,
     PingResp,
     Disconnect {
@@ -128,6 +220,28 @@ pub(super) enum Packet {
     },
     /// A packet that has no business on a connection of ours; its name.
     Other(&'static str),
+}
+
+impl Packet {
+    /// Returns its name in the standard.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Packet::ConnAck(_) => "CONNACK",
+            Packet::Publish(_) => "PUBLISH",
+            Packet::PubAck(_) => "PUBACK",
+            Packet::PubRec(_) => "PUBREC",
+            Packet::PubRel(_) => "PUBREL",
+            Packet::PubComp(_) => "PUBCOMP",
+            Packet::Subscribe(_) => "SUBSCRIBE",
+            Packet::SubAck(_) => "SUBACK",
+            Packet::Unsubscribe(_) => "UNSUBSCRIBE",
+            Packet::UnsubAck(_) => "UNSUBACK",
+            Packet::PingReq => "PINGREQ",
+            Packet::PingResp => "PINGRESP",
+            Packet::Disconnect { .. } => "DISCONNECT",
+            Packet::Other(name) => name,
+        }
+    }
 }
 
 /// The bytes or the order of packets break the protocol; the connection ends with the reason code.

@@ -13,20 +13,30 @@ use std::fmt;
 use super::packet::Violation;
 
 pub(super) const PAYLOAD_FORMAT: u8 = 1;
+pub(super) const MESSAGE_EXPIRY: u8 = 2;
+pub(super) const CONTENT_TYPE: u8 = 3;
+pub(super) const RESPONSE_TOPIC: u8 = 8;
+pub(super) const CORRELATION_DATA: u8 = 9;
+pub(super) const SUBSCRIPTION_ID: u8 = 11;
 pub(super) const SESSION_EXPIRY: u8 = 17;
 pub(super) const ASSIGNED_CLIENT_ID: u8 = 18;
 pub(super) const SERVER_KEEP_ALIVE: u8 = 19;
+pub(super) const AUTH_METHOD: u8 = 21;
+pub(super) const REQUEST_PROBLEM_INFO: u8 = 23;
+pub(super) const WILL_DELAY: u8 = 24;
+pub(super) const REQUEST_RESPONSE_INFO: u8 = 25;
+pub(super) const SERVER_REFERENCE: u8 = 28;
 pub(super) const REASON_STRING: u8 = 31;
 pub(super) const RECEIVE_MAXIMUM: u8 = 33;
 pub(super) const TOPIC_ALIAS_MAXIMUM: u8 = 34;
 pub(super) const TOPIC_ALIAS: u8 = 35;
 pub(super) const MAXIMUM_QOS: u8 = 36;
+pub(super) const RETAIN_AVAILABLE: u8 = 37;
+pub(super) const USER_PROPERTY: u8 = 38;
 pub(super) const MAXIMUM_PACKET_SIZE: u8 = 39;
 pub(super) const WILDCARD_AVAILABLE: u8 = 40;
 pub(super) const SUBSCRIPTION_IDS_AVAILABLE: u8 = 41;
 pub(super) const SHARED_AVAILABLE: u8 = 42;
-const SUBSCRIPTION_ID: u8 = 11;
-const USER_PROPERTY: u8 = 38;
 
 /// What may stand in which packet (MQTT 5, table 2-4).
 pub(super) const IN_CONNECT: &[u8] = &[17, 33, 39, 34, 25, 23, 38, 21, 22];
@@ -43,8 +53,8 @@ pub(super) const IN_DISCONNECT: &[u8] = &[17, 31, 38, 28];
 pub(super) enum Value<'p> {
     Number(u32),
     Text(&'p str),
-    Binary,
-    Pair,
+    Binary(&'p [u8]),
+    Pair(&'p str, &'p str),
 }
 
 impl<'p> Value<'p> {
@@ -53,6 +63,15 @@ impl<'p> Value<'p> {
             Value::Number(number) => number,
             _ => 0,
         }
+    }
+
+    /// Reads a number that has two bytes on the wire.
+    pub(super) fn number16(self) -> Option<u16> {
+        u16::try_from(self.number()).ok()
+    }
+
+    pub(super) fn flag(self) -> bool {
+        self.number() != 0
     }
 
     pub(super) fn text(self) -> &'p str {
@@ -70,6 +89,16 @@ pub(super) fn read<'p>(
     allowed: &[u8],
     mut each: impl FnMut(u8, Value<'p>),
 ) -> Result<usize, Violation> {
+    read_raw(packet, bytes, allowed, |id, value, _| each(id, value))
+}
+
+/// As [`read`], and gives the bytes of each property too, its id included.
+pub(super) fn read_raw<'p>(
+    packet: &'static str,
+    bytes: &'p [u8],
+    allowed: &[u8],
+    mut each: impl FnMut(u8, Value<'p>, &'p [u8]),
+) -> Result<usize, Violation> {
     let mut rest = Reader { packet, bytes };
     let length = rest.variable_integer()?;
     let header_bytes = bytes.len() - rest.bytes.len();
@@ -77,6 +106,7 @@ pub(super) fn read<'p>(
     // Ids are below 64, so one word remembers which have been seen.
     let mut seen = 0u64;
     while !block.bytes.is_empty() {
+        let before = block.bytes;
         let id = block.u8()?;
         if !allowed.contains(&id) {
             return Err(block.malformed(format_args!("property {id} does not belong here")));
@@ -87,7 +117,7 @@ pub(super) fn read<'p>(
         seen |= 1 << id;
         let value = block.value(id)?;
         check_range(packet, id, value)?;
-        each(id, value);
+        each(id, value, &before[..before.len() - block.bytes.len()]);
     }
     Ok(header_bytes + length)
 }
@@ -97,10 +127,10 @@ fn check_range(packet: &str, id: u8, value: Value<'_>) -> Result<(), Violation> 
     let fits = match id {
         // Flags.
         PAYLOAD_FORMAT
-        | 23
-        | 25
+        | REQUEST_PROBLEM_INFO
+        | REQUEST_RESPONSE_INFO
         | MAXIMUM_QOS
-        | 37
+        | RETAIN_AVAILABLE
         | WILDCARD_AVAILABLE
         | SUBSCRIPTION_IDS_AVAILABLE
         | SHARED_AVAILABLE => number <= 1,
@@ -180,15 +210,8 @@ impl<'p> Reader<'p> {
             }
             11 => Value::Number(u32::try_from(self.variable_integer()?).unwrap_or(u32::MAX)),
             3 | 8 | 18 | 21 | 26 | 28 | 31 => Value::Text(self.text()?),
-            9 | 22 => {
-                self.binary()?;
-                Value::Binary
-            }
-            38 => {
-                self.text()?;
-                self.text()?;
-                Value::Pair
-            }
+            9 | 22 => Value::Binary(self.binary()?),
+            38 => Value::Pair(self.text()?, self.text()?),
             other => return Err(self.malformed(format_args!("property {other} is not known"))),
         })
     }

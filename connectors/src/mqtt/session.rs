@@ -20,9 +20,11 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use tidemill_engine::source::Message;
 
-use super::packet::{Packet, Publish, QoS, Version, Violation, reason};
+use super::packet::{
+    FilterAck, Packet, Publish, QoS, RetainHandling, Subscribe, Subscription, Version, Violation, reason,
+};
 use super::topic::TopicPattern;
-use super::write::{self, RetainHandling};
+use super::write;
 
 /// How many unacknowledged messages we let a peer of version 5 have: enough for 100 bytes × one sync of 5 ms at wire speed.
 pub(super) const RECEIVE_MAXIMUM: u16 = 16_384;
@@ -129,11 +131,13 @@ impl Session {
     pub(super) fn subscribe(&mut self, filter: &str, qos: QoS) -> Result<(), Violation> {
         let Role::Client { retained, subscribing } = &mut self.role else { return Ok(()) };
         *subscribing = Some(qos);
-        let handling = match retained {
+        let retain_handling = match retained {
             Retained::Keep => RetainHandling::IfNew,
             Retained::Skip => RetainHandling::Never,
         };
-        write::subscribe(self.version, SUBSCRIBE_ID, filter, qos, handling, &mut self.out)
+        let subscription = Subscription { filter: filter.to_owned(), qos, retain_handling, ..Subscription::default() };
+        let subscribe = Subscribe { id: SUBSCRIBE_ID, subscriptions: vec![subscription], subscription_id: None };
+        write::subscribe(self.version, &subscribe, &mut self.out)
     }
 
     /// Takes a packet. After an error the connection must end; what was taken before is still good.
@@ -141,7 +145,7 @@ impl Session {
         match packet {
             Packet::Publish(publish) => return self.publish(publish).map(|()| Heard::Nothing),
             // A release that we know nothing of must be confirmed all the same, or the peer repeats it for ever.
-            Packet::PubRel { id } => write::pubcomp(id, &mut self.out),
+            Packet::PubRel(release) => write::pubcomp(self.version, release.id, reason::SUCCESS, &mut self.out),
             Packet::Disconnect { code, reason } => return Ok(Heard::Disconnected { code, reason }),
             packet if self.is_client() => return self.receive_from_broker(packet),
             packet => self.receive_from_client(packet)?,
@@ -152,7 +156,7 @@ impl Session {
     fn receive_from_broker(&mut self, packet: Packet) -> Result<Heard, Violation> {
         match packet {
             Packet::PingResp => Ok(Heard::Nothing),
-            Packet::SubAck { id, codes, reason } => self.suback(id, &codes, reason),
+            Packet::SubAck(FilterAck { id, codes, reason }) => self.suback(id, &codes, reason),
             other => Err(unexpected(&other)),
         }
     }
@@ -160,21 +164,18 @@ impl Session {
     fn receive_from_client(&mut self, packet: Packet) -> Result<(), Violation> {
         match packet {
             Packet::PingReq => write::pingresp(&mut self.out),
-            Packet::Subscribe { id, filter_count } => {
+            Packet::Subscribe(subscribe) => {
                 self.errors.push("subscribe");
                 let code = match self.version {
                     Version::V311 => reason::SUBACK_FAILURE,
                     Version::V5 => reason::IMPLEMENTATION_SPECIFIC,
                 };
-                let codes = vec![code; filter_count];
-                write::subscription_ack(self.version, 0x90, id, &codes, &mut self.out);
+                let codes = vec![code; subscribe.subscriptions.len()];
+                write::suback(self.version, subscribe.id, &codes, &mut self.out);
             }
-            Packet::Unsubscribe { id, filter_count } => {
-                let codes = match self.version {
-                    Version::V311 => Vec::new(),
-                    Version::V5 => vec![reason::NO_SUBSCRIPTION_EXISTED; filter_count],
-                };
-                write::subscription_ack(self.version, 0xB0, id, &codes, &mut self.out);
+            Packet::Unsubscribe(unsubscribe) => {
+                let codes = vec![reason::NO_SUBSCRIPTION_EXISTED; unsubscribe.filters.len()];
+                write::unsuback(self.version, unsubscribe.id, &codes, &mut self.out);
             }
             other => return Err(unexpected(&other)),
         }
@@ -323,19 +324,7 @@ impl Session {
 }
 
 fn unexpected(packet: &Packet) -> Violation {
-    let name = match packet {
-        Packet::ConnAck(_) => "CONNACK",
-        Packet::Publish(_) => "PUBLISH",
-        Packet::PubRel { .. } => "PUBREL",
-        Packet::Subscribe { .. } => "SUBSCRIBE",
-        Packet::SubAck { .. } => "SUBACK",
-        Packet::Unsubscribe { .. } => "UNSUBSCRIBE",
-        Packet::PingReq => "PINGREQ",
-        Packet::PingResp => "PINGRESP",
-        Packet::Disconnect { .. } => "DISCONNECT",
-        Packet::Other(name) => name,
-    };
-    Violation::Protocol(format!("an unexpected {name}"))
+    Violation::Protocol(format!("an unexpected {}", packet.name()))
 }
 
 #[cfg(test)]
@@ -345,7 +334,7 @@ mod tests {
     fn message(topic: &str, id: u16, alias: Option<u16>) -> Packet {
         let qos = if id == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
         let topic = Bytes::copy_from_slice(topic.as_bytes());
-        Packet::Publish(Publish { topic, payload: Bytes::from_static(b"x"), qos, retain: false, id, alias })
+        Packet::Publish(Publish { topic, payload: Bytes::from_static(b"x"), qos, id, alias, ..Publish::default() })
     }
 
     fn client() -> Session {
@@ -421,10 +410,10 @@ mod tests {
         {
             let mut session = client();
             session.subscribe("a", QoS::AtLeastOnce).expect("short");
-            let heard = session.receive(Packet::SubAck { id: 1, codes, reason: None }).expect("in order");
+            let heard = session.receive(Packet::SubAck(FilterAck { id: 1, codes, reason: None })).expect("in order");
             assert!(format!("{heard:?}").contains(expected), "{heard:?}");
         }
-        let stray = Packet::SubAck { id: 1, codes: vec![0], reason: None };
+        let stray = Packet::SubAck(FilterAck { id: 1, codes: vec![0], reason: None });
         assert!(client().receive(stray).is_err());
     }
 }

@@ -22,6 +22,7 @@ use super::{Job, JobError, JobOptions, LOG_FOLDER};
 use crate::checkpoint::{CHECKPOINTS_KEPT, CheckpointError, Holds, Manifest, Store, TableState as TableDecision};
 use crate::clock::{Clock, SeededDice, SystemClock};
 use crate::dataflow::Failure;
+use crate::decode::Place;
 use crate::epoch::Epoch;
 use crate::fence::Incarnation;
 use crate::ingest::{Log, LogOptions, PartitionId, Record};
@@ -474,7 +475,7 @@ fn deciding(sink: Writes) -> Deciding {
 
 fn batch() -> RecordBatch {
     use crate::decode::Format;
-    EventFormat.decoder().decode(&Data::Messages(vec![event(1)])).batches.remove(0)
+    EventFormat.decoder().decode(&Data::Messages(vec![event(1)]), &Place::default()).batches.remove(0)
 }
 
 #[test]

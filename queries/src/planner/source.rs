@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::sql::sqlparser::ast::Spanned;
 use datafusion::sql::sqlparser::tokenizer::Span;
 use tidemill_connectors::options::nearest;
-use tidemill_connectors::{Connected, Context, OptionError, Options, connect};
+use tidemill_connectors::{Connected, Context, Metadata, OptionError, Options, connect};
 use tidemill_engine::dedup::WITHIN_US_MIN;
 use tidemill_engine::plan::{DedupNode, EventTimeNode, NodeId, Operator, Plan, SourceNode};
 
@@ -16,7 +16,7 @@ use super::names::{Functions, Names};
 use super::types::{cast_hint, shape, type_name};
 use super::window::any_interval_us;
 use crate::diagnostic::{Code, Problem};
-use crate::statement::{CreateSource, DedupClause, OptionList, WatermarkClause};
+use crate::statement::{ColumnDefinition, CreateSource, DedupClause, Name, OptionList, WatermarkClause};
 
 /// Options that say how to reach the data, and nothing about how it is read: changing them keeps the tables. What is in
 /// a table is decided by the ingest log and by how the log is decoded.
@@ -59,9 +59,13 @@ pub(super) fn plan_source(
         .map(|column| {
             // A row without an event time is in no window: it is undecodable, and kept with its reason.
             let is_time = watermark.is_some_and(|watermark| watermark.column.value == column.name.value);
-            Field::new(&column.name.value, column.data_type.clone(), column.nullable && !is_time)
+            let field = Field::new(&column.name.value, column.data_type.clone(), column.nullable && !is_time);
+            match metadata_of(column, source)? {
+                Some(metadata) => Ok(metadata.mark(field)),
+                None => Ok(field),
+            }
         })
-        .collect();
+        .collect::<Result<_, Problem>>()?;
     let declared = Arc::new(Schema::new(declared));
     if let Some(watermark) = watermark {
         check_watermark_column(watermark, &declared, name)?;
@@ -132,6 +136,31 @@ fn dedup_node(
             .hint("write WITHIN INTERVAL '10 minutes'"));
     }
     Ok(DedupNode { identity: String::new(), input, keys, within_us, late_table })
+}
+
+/// Returns what a column is if it is not in the payload.
+fn metadata_of(column: &ColumnDefinition, source: &CreateSource) -> Result<Option<Metadata>, Problem> {
+    let Some(what) = &column.metadata else { return Ok(None) };
+    let connector = source.options.entries.iter().find(|entry| entry.key.value == "connector");
+    let connector = connector.map_or("", |entry| entry.value.value.as_str());
+    let known = || Metadata::ALL.into_iter().filter(|metadata| metadata.is_known_to(connector)).map(Metadata::name);
+    let list = || format!("there are {}", known().collect::<Vec<_>>().join(", "));
+    let Some(metadata) = Metadata::named(&what.value) else {
+        let message = format!("there is no metadata \"{}\"", what.value);
+        let problem = Problem::new(Code::UnknownColumn, what.span, message).did_you_mean(&what.value, known());
+        return Err(if problem.hint.is_some() { problem } else { problem.hint(list()) });
+    };
+    if !metadata.is_known_to(connector) {
+        let message = format!("messages of connector {connector} have no {}", metadata.name());
+        return Err(Problem::new(Code::UnknownColumn, what.span, message).hint(list()));
+    }
+    let types = metadata.types();
+    if !types.contains(&column.data_type) {
+        let right = crate::type_name(&types[0]);
+        let message = format!("{} is {right}, not {}", metadata.name(), crate::type_name(&column.data_type));
+        return Err(Problem::new(Code::WrongType, column.type_span, message).hint(format!("write {right}")));
+    }
+    Ok(Some(metadata))
 }
 
 fn check_watermark_column(watermark: &WatermarkClause, declared: &Schema, name: &str) -> Result<(), Problem> {
@@ -208,7 +237,13 @@ fn option_problem(error: &OptionError, options: &OptionList) -> Problem {
 
 /// Everything about a source that decides what is in its rows.
 fn canonical(source: &CreateSource, schema: &Schema, event_time: Option<&EventTimeNode>) -> String {
-    let columns: Vec<String> = schema.fields().iter().map(|field| shape(field)).collect();
+    // Declared columns come first, in their order.
+    let metadata = source.columns.iter().map(|column| column.metadata.as_ref()).chain(std::iter::repeat(None));
+    let described = |(field, metadata): (&FieldRef, Option<&Name>)| match metadata {
+        Some(metadata) => format!("{} metadata {}", shape(field), metadata.value),
+        None => shape(field),
+    };
+    let columns: Vec<String> = schema.fields().iter().zip(metadata).map(described).collect();
     let mut options: Vec<String> = source
         .options
         .entries

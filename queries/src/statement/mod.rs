@@ -4,7 +4,7 @@
 //! once, so every token knows its place in the file, and so does everything that is made from tokens.
 //!
 //! ```text
-//!   CREATE SOURCE name ( column TYPE [NOT NULL], …,
+//!   CREATE SOURCE name ( column TYPE [METADATA [FROM 'what']] [NOT NULL], …,
 //!                        [WATERMARK FOR column AS column [- INTERVAL '…'],]
 //!                        [DEDUP KEY ( column, … ) WITHIN INTERVAL '…'] ) WITH ( key = value, … ) ;
 //!   CREATE MATERIALIZED VIEW name [WITH ( key = value, … )] AS SELECT … [EMIT ON WINDOW CLOSE] ;
@@ -25,6 +25,7 @@ pub(crate) use data_type::TYPE_NAMES;
 pub(crate) use flink::refuse_flink_window;
 pub(crate) use limits::{check_depth, check_length, parser};
 
+use crate::catalog::DedupInfo;
 use crate::diagnostic::{Code, Problem};
 use reader::Reader;
 
@@ -54,8 +55,11 @@ pub(crate) struct CreateSource {
 #[derive(Debug)]
 pub(crate) struct ColumnDefinition {
     pub(crate) name: Name,
+    pub(crate) type_span: Span,
     pub(crate) data_type: arrow::datatypes::DataType,
     pub(crate) nullable: bool,
+    /// `METADATA FROM 'what'`: it is not in the payload.
+    pub(crate) metadata: Option<Name>,
 }
 
 /// `WATERMARK FOR column AS column - delay`.
@@ -74,6 +78,16 @@ pub(crate) struct DedupClause {
     pub(crate) within: Expr,
     /// The words `DEDUP KEY`.
     pub(crate) span: Span,
+}
+
+impl DedupClause {
+    /// Returns what it says, without places.
+    pub(crate) fn info(&self) -> DedupInfo {
+        DedupInfo {
+            key: self.columns.iter().map(|column| column.value.clone()).collect(),
+            within: self.within.to_string(),
+        }
+    }
 }
 
 /// `WITH ( key = value, … )`; empty if it was not written.

@@ -1,6 +1,6 @@
 //! Reads one `CREATE` statement from its tokens.
 
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Spanned};
+use datafusion::sql::sqlparser::ast::{BinaryOperator, DataType as SqlType, Expr, Spanned};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
@@ -124,29 +124,70 @@ impl<'a> Reader<'a> {
 
     fn column(&mut self) -> Result<ColumnDefinition, Problem> {
         let name = checked_name(self.identifier()?, "column")?;
-        let span = self.here();
-        let outcome = self.parser.parse_data_type();
-        let written = self.syntax(outcome)?;
-        let data_type = data_type::from_sql(&written, span)?;
-        let mut nullable = true;
+        let type_span = self.here();
+        let written = self.column_type()?;
+        let data_type = data_type::from_sql(&written, type_span)?;
+        let (mut nullable, mut metadata) = (true, None);
         loop {
             let span = self.here();
             if self.parser.parse_keywords(&[Keyword::NOT, Keyword::NULL]) {
                 nullable = false;
             } else if self.parser.parse_keyword(Keyword::NULL) {
                 nullable = true;
+            } else if self.take_word("METADATA") {
+                if metadata.is_some() {
+                    return Err(Problem::new(Code::Syntax, span, "METADATA stands twice"));
+                }
+                metadata = Some(self.metadata_name(&name)?);
             } else if let Token::Word(word) = &self.parser.peek_token_ref().token {
                 let upper = word.value.to_uppercase();
                 if COLUMN_CLAUSES.contains(&upper.as_str()) {
                     let message = format!("{upper} is not in this version");
-                    return Err(
-                        Problem::new(Code::NotSupported, span, message).hint("a column has a type and NOT NULL")
-                    );
+                    return Err(Problem::new(Code::NotSupported, span, message)
+                        .hint("a column has a type, NOT NULL and METADATA"));
                 }
                 let message = format!("expected , or ) or NOT NULL after the type, found {}", word.value);
                 return Err(Problem::new(Code::Syntax, span, message));
             } else {
-                return Ok(ColumnDefinition { name, data_type, nullable });
+                return Ok(ColumnDefinition { name, type_span, data_type, nullable, metadata });
+            }
+        }
+    }
+
+    /// The type of a column; sqlparser knows maps with angle brackets in another dialect only.
+    fn column_type(&mut self) -> Result<SqlType, Problem> {
+        let is_map = self.at_word(0, "MAP") && self.parser.peek_nth_token_ref(1).token == Token::Lt;
+        if !is_map {
+            let outcome = self.parser.parse_data_type();
+            return self.syntax(outcome);
+        }
+        self.parser.advance_token();
+        self.expect(&Token::Lt)?;
+        let key = self.parser.parse_data_type();
+        let key = self.syntax(key)?;
+        self.expect(&Token::Comma)?;
+        let value = self.parser.parse_data_type();
+        let value = self.syntax(value)?;
+        self.expect(&Token::Gt)?;
+        Ok(SqlType::Map(Box::new(key), Box::new(value)))
+    }
+
+    /// What stands behind `METADATA`: `FROM 'what'`, or nothing where the column's name says it.
+    fn metadata_name(&mut self, column: &Name) -> Result<Name, Problem> {
+        if !self.take_word("FROM") {
+            return Ok(column.clone());
+        }
+        let token = self.parser.next_token();
+        match &token.token {
+            Token::SingleQuotedString(text) => Ok(Name { value: text.clone(), span: token.span }),
+            other => {
+                let word = match other {
+                    Token::Word(word) => word.value.to_lowercase(),
+                    _ => "arrival_time".to_owned(),
+                };
+                let message = format!("expected a quoted name behind METADATA FROM, found {}", shown(&token));
+                Err(Problem::new(Code::Syntax, self.place_of(&token), message)
+                    .hint(format!("write METADATA FROM '{word}'")))
             }
         }
     }
@@ -308,7 +349,7 @@ impl<'a> Reader<'a> {
 
 /// What other systems allow after the type of a column.
 const COLUMN_CLAUSES: [&str; 9] =
-    ["PRIMARY", "UNIQUE", "DEFAULT", "CHECK", "REFERENCES", "METADATA", "GENERATED", "COLLATE", "COMMENT"];
+    ["PRIMARY", "UNIQUE", "DEFAULT", "CHECK", "REFERENCES", "VIRTUAL", "GENERATED", "COLLATE", "COMMENT"];
 
 fn shown(token: &TokenWithSpan) -> String {
     if token.token == Token::EOF { "the end of the statement".to_owned() } else { token.token.to_string() }

@@ -113,11 +113,12 @@ async fn the_connack_of_version_5_says_what_we_can() {
     let asked = packet(0x10, &[&field(b"MQTT"), &[5, 0, 0, 60, 5, 17, 0, 0, 14, 16], &field(b"")]);
     peer.send(&asked).await;
     let connack = peer.packet().await.expect("CONNACK");
-    // Receive Maximum 16,384; 64 aliases; QoS 1; neither subscription ids nor shared ones; 16 MiB; expiry 0; an id.
-    let properties = [33, 0x40, 0, 34, 0, 64, 36, 1, 41, 0, 42, 0, 39, 1, 0, 0, 0, 17, 0, 0, 0, 0, 18, 0, 23];
+    // Expiry 0; Receive Maximum 16,384; QoS 1; 16 MiB; an id; 64 aliases; neither subscription ids nor shared ones.
+    let before_id = [17, 0, 0, 0, 0, 33, 0x40, 0, 36, 1, 39, 1, 0, 0, 0, 18, 0, 23];
     assert_eq!(connack[..5], [0x20, 51, 0, 0, 48]);
-    assert_eq!(connack[5..30], properties);
-    assert_eq!(&connack[30..38], b"tidemill");
+    assert_eq!(connack[5..23], before_id);
+    assert_eq!(&connack[23..31], b"tidemill");
+    assert_eq!(connack[46..], [34, 0, 64, 41, 0, 42, 0]);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ mod bytes;
 mod client;
 mod listener;
 mod mosquitto;
+mod packets;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
