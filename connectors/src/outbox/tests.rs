@@ -238,7 +238,7 @@ async fn rows_outlive_kills_and_power_losses_at_any_point() {
                 disk.stop_at_call(disk.calls() + 1 + dice.roll() % 150, when);
             }
             let lived = live(&opening, seed * 100 + life, &mut decided, &mut next_epoch, &mut expected, &dice);
-            assert!(lived.is_ok() || disk.is_stopped(), "seed {seed}: {lived:?}");
+            assert!(lived.is_ok() || disk.is_stopped(), "seed {seed}: {:?}", lived.as_ref().err());
             if let Ok(sink) = lived {
                 if is_last {
                     opening.until("all are delivered", |status| status.rows == 0).await;
@@ -376,7 +376,7 @@ async fn damage_is_told_and_no_row_is_skipped() {
             opening.until("the damage is told", |status| status.error.is_some()).await;
             let error = opening.status().error.expect("told");
             assert!(error.contains(path) && error.contains("is damaged"), "{error}");
-            assert_eq!(opening.receiver.values(), []);
+            assert_eq!(opening.receiver.values(), Vec::<i64>::new());
             drop(sink);
         } else {
             let error = opening.open(2).err().expect("refused").to_string();

@@ -387,7 +387,7 @@ mod tests {
             ..JobStatus::default()
         };
         let read_only = Some(ReadOnly { reason: "disk full".into(), since_us: 500_000 });
-        let service = ServiceStatus { job: Some(job), read_only, disk_failures: 4 };
+        let service = ServiceStatus { job: Some(job), read_only, disk_failures: 4, sinks: Vec::new() };
         let text = render(&service, 3_500_000, "1.2.3");
         for line in [
             "tidemill_build_info{version=\"1.2.3\"} 1",

@@ -63,7 +63,8 @@ pub(super) fn infer(group: &Group<'_>, asked: &str) -> Topics {
 
 /// Finds a field that has the text of a level in every row.
 fn field_of_level(group: &Group<'_>, level: usize) -> Option<String> {
-    let mut candidates: Vec<&str> = group.fields.iter().map(String::as_str).filter(|name| is_level_name(name)).collect();
+    let mut candidates: Vec<&str> =
+        group.fields.iter().map(String::as_str).filter(|name| is_level_name(name)).collect();
     for (heard, rows) in &group.messages {
         let topic = String::from_utf8_lossy(&heard.message.topic);
         let value = topic.split('/').nth(level)?;
