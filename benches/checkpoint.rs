@@ -24,7 +24,6 @@ use tidemill_engine::time::Watermark;
 use tidemill_engine::window::{KeyColumn, PaneCodec, PaneSnapshot, SavedPane, WindowAssigner, WindowState};
 use workload::Count;
 
-const INTERVAL_ROWS: usize = 100_000_000;
 const KEYS: usize = 1_000_000;
 const WINDOW_US: i64 = 3_600_000_000;
 
@@ -37,8 +36,9 @@ const START_MAX: Duration = Duration::from_secs(120);
 
 fn main() {
     if workload::wanted("interval") {
-        interval(10_000);
-        interval(1_000_000);
+        // Ten seconds and more of each, so that there are checkpoints enough to tell.
+        interval(10_000, 500_000_000);
+        interval(1_000_000, 120_000_000);
     }
     if workload::wanted("state") {
         state();
@@ -49,11 +49,11 @@ fn main() {
     }
 }
 
-fn interval(keys: usize) {
+fn interval(keys: usize, rows: usize) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
     let sql = format!(
         "CREATE SOURCE r (device TEXT NOT NULL, ts TIMESTAMP NOT NULL, temperature DOUBLE NOT NULL, WATERMARK FOR ts AS ts - \
-         INTERVAL '1 second') WITH (connector = 'generate', rows = {INTERVAL_ROWS}, keys = {keys}, interval = '10 us'); \
+         INTERVAL '1 second') WITH (connector = 'generate', rows = {rows}, keys = {keys}, interval = '10 us'); \
          CREATE MATERIALIZED VIEW w AS SELECT device, window_start, window_end, count(*) AS n, avg(temperature) AS mean, \
          min(temperature) AS low, max(temperature) AS high FROM TUMBLE(r, ts, INTERVAL '1 minute') \
          GROUP BY device, window_start, window_end;"
@@ -67,7 +67,7 @@ fn interval(keys: usize) {
     let times = workload::interleaved(Count::Wall, 3, &mut [&mut every_second, &mut never]);
     let what = format!("generate -> window of {keys} keys -> table, 2 workers; checkpoints in a run: {counts:?}");
     let names = ["a checkpoint every second", "one at the end"];
-    workload::report(&what, "M rows/s", INTERVAL_ROWS as f64 / 1e6, &names, &times);
+    workload::report(&what, "M rows/s", rows as f64 / 1e6, &names, &times);
 }
 
 /// Runs a pipeline to its end; returns how many checkpoints it made.

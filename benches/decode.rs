@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema};
 use tidemill_connectors::format::{JsonFormat, Layout};
-use tidemill_engine::decode::Format;
+use tidemill_engine::decode::{Format, Place};
 use tidemill_engine::source::{Data, Message};
 use workload::Count;
 
@@ -55,7 +55,7 @@ fn decode(format: &JsonFormat, chunks: &[Data]) -> usize {
     let mut decoder = format.decoder();
     let mut rows = 0;
     for chunk in chunks {
-        let decoded = decoder.decode(chunk);
+        let decoded = decoder.decode(chunk, &Place::default());
         assert!(decoded.dead.is_empty(), "{:?}", decoded.dead.first());
         rows += decoded.batches.iter().map(RecordBatch::num_rows).sum::<usize>();
     }

@@ -14,7 +14,7 @@ use datafusion::datasource::MemTable;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use tidemill_engine::aggregate::{AggregateCall, AggregateKind, Layout, Selection};
 use tidemill_engine::clock::{SystemClock, SystemDice};
-use tidemill_engine::decode::{Decoded, Decoder, Format};
+use tidemill_engine::decode::{Decoded, Decoder, Format, Place};
 use tidemill_engine::epoch::Epoch;
 use tidemill_engine::expr::{Column, ExprRef};
 use tidemill_engine::ingest::LogOptions;
@@ -204,7 +204,7 @@ impl Format for Columns {
 }
 
 impl Decoder for Columns {
-    fn decode(&mut self, data: &Data) -> Decoded {
+    fn decode(&mut self, data: &Data, _: &Place<'_>) -> Decoded {
         let Data::Columns(batch) = data else { unreachable!("the source gives columns") };
         Decoded { batches: vec![batch.clone()], dead: Vec::new() }
     }

@@ -10,7 +10,7 @@ use tidemill_engine::source::Source;
 use tidemill_engine::time::{micros, minutes, secs};
 
 use crate::file::FileSource;
-use crate::format::{ColumnsFormat, Encoding, Layout, TimeUnit, json_can_read};
+use crate::format::{ColumnsFormat, Encoding, Layout, TimeUnit, expected, json_can_read};
 use crate::generate::{GenerateOptions, GenerateSource};
 use crate::http::HttpSource;
 use crate::mqtt::{self, TopicPattern};
@@ -119,7 +119,7 @@ fn make(
         }
         Kind::Generate => {
             let layout = Layout::new(columns);
-            let source = GenerateSource::new(layout.schema(), GenerateOptions::take(options)?)?;
+            let source = GenerateSource::new(layout.payload(), GenerateOptions::take(options)?)?;
             Ok((Arc::new(source), Arc::new(ColumnsFormat::new(layout))))
         }
     }
@@ -144,14 +144,17 @@ fn take_message_format(
 
 fn take_layout(columns: &SchemaRef, encoding: Encoding, options: &mut Options) -> Result<Layout, OptionError> {
     let layout = Layout::new(columns).with_time_unit(options.choice("time_unit", &TimeUnit::WORDS)?);
-    for field in layout.declared().fields() {
+    for field in layout.payload().fields() {
         let can_read = match encoding {
+            // arrow-json would take the text for hexadecimal digits, and a cast for the bytes themselves.
+            Encoding::Json | Encoding::Csv { .. } if *field.data_type() == DataType::Binary => false,
             Encoding::Json => json_can_read(field),
             Encoding::Csv { .. } => can_cast_types(&DataType::Utf8View, field.data_type()),
             Encoding::Parquet => true,
         };
         if !can_read {
-            let problem = format!("column {} of type {} cannot be read from it", field.name(), field.data_type());
+            let (name, is) = (field.name(), expected(field.data_type()));
+            let problem = format!("column {name} cannot be read from it: it is {is}");
             return Err(OptionError::new("format", problem));
         }
     }

@@ -6,7 +6,9 @@
 
 pub mod connect;
 pub mod descriptors;
+pub mod metadata;
 pub mod options;
+pub mod tls;
 
 pub mod format;
 mod receipts;
@@ -35,6 +37,7 @@ use tidemill_engine::storage::Storage;
 
 pub use connect::connect;
 pub use http::HttpIngest;
+pub use metadata::Metadata;
 pub use options::{OptionError, Options};
 pub use sink::{ConnectedSink, connect_sink};
 
@@ -59,7 +62,7 @@ pub struct Context {
 pub struct Connected {
     /// Where the data comes from.
     pub source: Arc<dyn Source>,
-    /// How it is decoded; its schema has the declared columns, then those the connector adds (topic levels).
+    /// How it is decoded; its schema has the declared columns (also those of metadata), then those the connector adds (topic levels).
     pub format: Arc<dyn Format>,
     /// From option `idle_after`, microseconds.
     pub idle_after_us: Option<i64>,

@@ -34,6 +34,8 @@
 //! 5. `reread` is called while the log is replayed: before `run`, from one thread, for each partition in the order of its
 //!    ranges. A job that only settles calls it without [`Source::prepare`].
 //! 6. `prepare` is followed by `run` or, if the job does not come that far, by `release`.
+//! 7. The notes of a chunk are durable when its receipt resolves; [`Resume::notes`] has those of every chunk that is in
+//!    the log, acknowledged or not, and of no other.
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -3,6 +3,8 @@
 //! A case is written into a real ingest log in memory and replayed by a real job, on as many workers as wanted. What
 //! comes out is what would have been committed.
 
+pub mod fuzz;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +15,7 @@ use parking_lot::Mutex;
 
 use crate::aggregate::{AggregateCall, AggregateKind};
 use crate::clock::{ManualClock, SeededDice};
-use crate::decode::{Decoded, Decoder, Format};
+use crate::decode::{Decoded, Decoder, Format, Place};
 use crate::epoch::Epoch;
 use crate::expr::{Column, ExprRef};
 use crate::ingest::{Log, LogOptions, PartitionId, Record};
@@ -266,7 +268,7 @@ impl Format for EventFormat {
 }
 
 impl Decoder for EventFormat {
-    fn decode(&mut self, data: &Data) -> Decoded {
+    fn decode(&mut self, data: &Data, _: &Place<'_>) -> Decoded {
         let Data::Messages(messages) = data else { unreachable!("events are messages") };
         let (mut keys, mut times, mut values) = (Vec::new(), Vec::new(), Vec::new());
         for message in messages {

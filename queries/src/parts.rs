@@ -38,6 +38,8 @@ pub struct ColumnParts {
     pub data_type: DataType,
     /// Whether it may be null.
     pub nullable: bool,
+    /// What it is, if it is not in the payload: `METADATA FROM 'what'`.
+    pub metadata: Option<String>,
 }
 
 /// `WATERMARK FOR column AS column - delay`.
@@ -81,6 +83,7 @@ impl Parts {
                             name: column.name.value.clone(),
                             data_type: column.data_type.clone(),
                             nullable: column.nullable,
+                            metadata: column.metadata.as_ref().map(|metadata| metadata.value.clone()),
                         })
                         .collect(),
                     watermark: source.watermark.map(|watermark| WatermarkParts {
@@ -125,7 +128,9 @@ impl SourceParts {
             .iter()
             .map(|column| {
                 let null = if column.nullable { "" } else { " NOT NULL" };
-                format!("    {} {}{null}", quoted(&column.name), type_name(&column.data_type))
+                let from = |what: &String| format!(" METADATA FROM '{}'", what.replace('\'', "''"));
+                let metadata = column.metadata.as_ref().map_or_else(String::new, from);
+                format!("    {} {}{metadata}{null}", quoted(&column.name), type_name(&column.data_type))
             })
             .collect();
         if let Some(watermark) = &self.watermark {
@@ -166,7 +171,7 @@ mod tests {
     #[test]
     fn a_file_that_is_taken_apart_and_written_again_says_the_same() {
         let text = "-- a comment\n\
-            CREATE SOURCE r (site TEXT NOT NULL, \"Odd\" INTEGER UNSIGNED, n TINYINT, d DATE, ts TIMESTAMP NOT NULL,\n\
+            CREATE SOURCE r (site TEXT NOT NULL, \"Odd\" INTEGER UNSIGNED, n TINYINT, d DATE, heard TIMESTAMP METADATA FROM 'arrival_time', tags MAP<TEXT, TEXT>, ts TIMESTAMP NOT NULL,\n\
             WATERMARK FOR ts AS ts - INTERVAL '1 minute 5 seconds') WITH (connector = 'http', format = 'csv', delimiter = ';');\n\
             CREATE MATERIALIZED VIEW v WITH (location = '/tmp/it''s', partition_by = 'day(window_start)') AS\n\
             SELECT site, window_start, count(*) AS n /* all */ FROM TUMBLE(r, ts, INTERVAL '10 seconds')\n\

@@ -35,6 +35,12 @@ pub fn type_name(data_type: &DataType) -> String {
             format!("DECIMAL({p}, {s})")
         }
         DataType::Dictionary(_, values) => type_name(values),
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(pair) if pair.len() == 2 => {
+                format!("MAP<{}, {}>", type_name(pair[0].data_type()), type_name(pair[1].data_type()))
+            }
+            _ => data_type.to_string(),
+        },
         DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
             format!("{}[]", type_name(field.data_type()))
         }

@@ -12,7 +12,7 @@ use tidemill::engine::runtime::simulation::{Moment, Watch};
 use tidemill::engine::storage::SimulatedDisk;
 
 use super::judge::{garbage, verdict};
-use super::life::{End, Settings, live};
+use super::life::{Settings, live};
 use super::report::{Failures, chosen};
 use super::scenario::Script;
 use super::world::{Past, World};
@@ -73,7 +73,7 @@ fn every_sync_may_be_the_last() {
             }
         });
         let life = live(&disk, &world, &script, &watched(seed), Some(watch));
-        assert!(matches!(life.end, End::Stopped), "{life:?}");
+        life.end.stopped().expect("nothing happens to it");
         verdict(&disk, &world.past(), &script).expect("without a crash it is right");
         assert!(!world.past().archive.is_empty(), "the log has shrunk");
     });
@@ -110,16 +110,12 @@ fn go_on(disk: &SimulatedDisk, image: &Image, script: &Script) -> Result<usize, 
     // Another number of workers each time.
     let settings = Settings::small(image.number as u64, 1 + image.number % 3);
     let life = live(disk, &world, script, &settings, None);
-    if !matches!(life.end, End::Stopped) {
-        return Err(format!("{:?}", life.end));
-    }
+    life.end.stopped()?;
     let seen = verdict(disk, &world.past(), script)?;
     if image.number.is_multiple_of(GARBAGE_ONE_IN) {
         let (before, script) = (disk.kill(), &script.and_one_more());
         let again = live(disk, &world, script, &settings, None);
-        if !matches!(again.end, End::Stopped) {
-            return Err(format!("started once more: {:?}", again.end));
-        }
+        again.end.stopped().map_err(|end| format!("started once more: {end}"))?;
         garbage(disk, &before)?;
         verdict(disk, &world.past(), script)?;
     }
@@ -141,10 +137,7 @@ fn crash_recovery(
     let album = Arc::clone(&images);
     let watch = camera(disk, &world, move |image| album.lock().expect("nobody panics with it").push(image));
     let life = live(disk, &world, script, &Settings::small(seed, 2), Some(watch));
-    failures.check(seed, fault, &[], || match life.end {
-        End::Stopped => Ok(0),
-        end => Err(format!("{end:?}")),
-    });
+    failures.check(seed, fault, &[], || life.end.stopped().map(|()| 0));
     let images = std::mem::take(&mut *images.lock().expect("nobody panics with it"));
     let count = images.len();
     for again in images {

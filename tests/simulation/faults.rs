@@ -32,7 +32,7 @@ fn an_error_at_any_call_costs_no_acknowledged_row() {
     let script = Script::new(seed, 14);
     let disk = SimulatedDisk::new(seed);
     let life = live(&disk, &World::new(), &script, &Settings::small(seed, 2), None);
-    assert!(matches!(life.end, End::Stopped), "{life:?}");
+    life.end.stopped().expect("nothing happens to it");
     let call_count = disk.calls();
     let failures = Failures::new("simulation::faults");
     let next = AtomicU64::new(0);
@@ -75,9 +75,7 @@ fn strike_at(strike: Strike, call: u64, seed: u64, script: &Script) -> Result<us
     // The harshest end: what was written and not synced is lost, and so is what a failed sync was to keep.
     let disk = disk.crash(call);
     let again = live(&disk, &world, script, &Settings::small(call, 1 + (call % 3) as usize), None);
-    if !matches!(again.end, End::Stopped) {
-        return Err(format!("after {:?} and a power loss: {:?}", struck.end, again.end));
-    }
+    again.end.stopped().map_err(|end| format!("after {:?} and a power loss: {end}", struck.end))?;
     Ok(verdict(&disk, &world.past(), script)?.rows)
 }
 
@@ -86,6 +84,6 @@ pub(super) fn honest(end: &End) -> Result<(), String> {
     match end {
         End::Stopped => Ok(()),
         End::NotStarted(error) | End::Failed(error) if error.is_disk_failure() => Ok(()),
-        end => Err(format!("the disk failed, and the job says {end:?}")),
+        end => end.stopped().map_err(|end| format!("the disk failed, and the job says {end}")),
     }
 }

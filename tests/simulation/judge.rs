@@ -1,6 +1,6 @@
 //! The judge: reads what is on the disk, and says what is wrong with it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -12,10 +12,11 @@ use tidemill::engine::checkpoint::CHECKPOINTS_KEPT;
 use tidemill::engine::clock::SeededDice;
 use tidemill::engine::fence::CLAIMS_KEPT;
 use tidemill::engine::ingest::{Log, LogOptions, Record};
+use tidemill::engine::source::Resume;
 use tidemill::engine::storage::{LocalStorage, MemoryStorage, SimulatedDisk, Storage};
 
 use super::reference::{History, history};
-use super::scenario::{Act, Script, pipeline};
+use super::scenario::{Act, Piece, Script, pipeline};
 use super::world::{Past, Sent};
 
 /// Says what is wrong with a disk whose job was stopped. `disk` is not changed.
@@ -71,19 +72,37 @@ fn records(storage: &LocalStorage, past: &Past) -> Result<Vec<Record>, String> {
     Ok(records)
 }
 
-/// What was acknowledged is in the log, once for each time; what was sent is there at most as often; a chunk is whole.
+/// Says whether a job that has just started tells its sources what the log says, and whether the log has what was
+/// acknowledged. `disk` is not changed.
+pub(super) fn resumed(
+    disk: &SimulatedDisk,
+    past: &Past,
+    script: &Script,
+    resume: &BTreeMap<String, Vec<Resume>>,
+) -> Result<(), String> {
+    let storage = LocalStorage::on(Arc::new(disk.kill()), "data").map_err(|error| error.to_string())?;
+    let history = history(&records(&storage, past)?);
+    ledger(&history, past, script)?;
+    let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+    let mut told = BTreeMap::new();
+    for (source, partitions) in resume {
+        for Resume { partition, notes, .. } in partitions {
+            let notes: BTreeMap<_, _> = notes.iter().map(|(key, value)| (text(key), text(value))).collect();
+            told.insert((source.clone(), partition.clone()), notes);
+        }
+    }
+    let noted = history.notes;
+    if told == noted { Ok(()) } else { Err(format!("sources are told {told:?}, and have noted {noted:?}")) }
+}
+
+/// What was acknowledged is in the log, once for each time; what was sent is there at most as often. A chunk is there
+/// whole, its messages with its notes, or not at all.
 fn ledger(history: &History, past: &Past, script: &Script) -> Result<(), String> {
-    let mut known: BTreeSet<i64> = BTreeSet::new();
+    let mut known: BTreeSet<&Piece> = BTreeSet::new();
     for sent in &past.sent {
-        let Act::Send { ids, payload, .. } = &script.acts[sent.act_idx] else { unreachable!("only chunks are sent") };
-        let counts: BTreeSet<u32> = match ids.is_empty() {
-            true => [history.garbage.get(payload).copied().unwrap_or(0)].into(),
-            false => ids.iter().map(|id| history.ids.get(id).copied().unwrap_or(0)).collect(),
-        };
-        known.extend(ids);
-        let [count] = counts.iter().copied().collect::<Vec<_>>()[..] else {
-            return Err(format!("chunk {} is in the log in part: {counts:?}", sent.act_idx));
-        };
+        let Act::Send(piece) = &script.acts[sent.act_idx] else { unreachable!("only chunks are sent") };
+        known.insert(piece);
+        let count = history.pieces.get(piece).copied().unwrap_or(0);
         if count < sent.acked || count > sent.sends {
             let Sent { act_idx, sends, acked } = sent;
             return Err(format!(
@@ -91,8 +110,8 @@ fn ledger(history: &History, past: &Past, script: &Script) -> Result<(), String>
             ));
         }
     }
-    match history.ids.keys().find(|id| !known.contains(*id)) {
-        Some(id) => Err(format!("row {id} was never sent")),
+    match history.pieces.keys().find(|piece| !known.contains(*piece)) {
+        Some(piece) => Err(format!("this was never sent: {piece:?}")),
         None => Ok(()),
     }
 }

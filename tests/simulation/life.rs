@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use tidemill::engine::clock::{Clock, Dice, ManualClock, SeededDice};
 use tidemill::engine::ingest::{Log, LogOptions};
 use tidemill::engine::runtime::simulation::{Moment, Simulation, TurnDisk, Turns, Watch};
 use tidemill::engine::runtime::{JobError, JobOptions, LOG_FOLDER, Subscription};
-use tidemill::engine::source::{Chunk, Message};
 use tidemill::engine::storage::{LocalStorage, SimulatedDisk, Storage};
 
+use super::judge;
 use super::scenario::{Act, Chance, Script, open_tables, pipeline};
 use super::world::{Sent, World};
 
@@ -51,8 +50,21 @@ pub(super) enum End {
     Stopped,
     /// It could not start.
     NotStarted(JobError),
+    /// It started, and what its sources go on from is not what the log says, or the log not what was acknowledged.
+    Misled(String),
     /// It failed by itself.
     Failed(JobError),
+}
+
+impl End {
+    /// Says what ended the life, unless it was stopped.
+    pub(super) fn stopped(&self) -> Result<(), String> {
+        match self {
+            End::Stopped => Ok(()),
+            End::Misled(what) => Err(format!("started, but {what}")),
+            end => Err(format!("{end:?}")),
+        }
+    }
 }
 
 /// What a life leaves beside the disk.
@@ -87,7 +99,13 @@ pub(super) fn live(
     });
     let end = match start(disk, world, settings, Some(watch), &turns) {
         Err(error) => End::NotStarted(error),
-        Ok((simulation, clock)) => drive(simulation, &clock, world, script, settings, &turns),
+        Ok((simulation, clock)) => {
+            turns.note(format!("{:?}", simulation.resume()).as_bytes());
+            match judge::resumed(disk, &world.past(), script, simulation.resume()) {
+                Err(what) => End::Misled(what),
+                Ok(()) => drive(simulation, &clock, world, script, settings, &turns),
+            }
+        }
     };
     drop(sitting);
     world.end_life();
@@ -166,7 +184,7 @@ fn drive(
                     }
                 }
             }
-            Act::Send { .. } => {
+            Act::Send(_) => {
                 let chunk = world.with(|past| {
                     past.sent.push(Sent { act_idx: past.next_act, sends: 0, acked: 0 });
                     past.sent.len() - 1
@@ -200,7 +218,7 @@ fn note(subscription: &mut Subscription, turns: &Turns) {
 fn act_kind(act: &Act) -> u8 {
     match act {
         Act::Wait { .. } => 0,
-        Act::Send { .. } => 1,
+        Act::Send(_) => 1,
     }
 }
 
@@ -213,13 +231,10 @@ fn advance(clock: &ManualClock, world: &World, us: i64) {
 
 fn send(simulation: &Simulation, world: &World, script: &Script, chunk: usize) {
     let act_idx = world.with(|past| past.sent[chunk].act_idx);
-    let Act::Send { source, partition, payload, .. } = &script.acts[act_idx] else {
-        unreachable!("only chunks are sent")
-    };
-    let message = Message::new("", Bytes::from(payload.clone()));
+    let Act::Send(piece) = &script.acts[act_idx] else { unreachable!("only chunks are sent") };
     // Counted first: it may be in the log before anybody hears of it.
     world.with(|past| past.sent[chunk].sends += 1);
-    match simulation.append(source, partition, Chunk::Messages(vec![message])) {
+    match simulation.append(&piece.source, &piece.partition, piece.chunk()) {
         Some(Ok(receipt)) => world.wait_for(chunk, receipt),
         // The job is stopping, or is full: a device hears of it.
         Some(Err(_)) | None => world.with(|past| past.sent[chunk].sends -= 1),

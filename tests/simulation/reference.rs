@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use tidemill::engine::ingest::Record;
 
-use super::scenario::{DELAY_US, FUTURE_US, HOP_US, IDLE_US, SLIDE_US, TOTAL_US, TUMBLE_US};
+use super::scenario::{DELAY_US, FUTURE_US, HOP_US, IDLE_US, Piece, SLIDE_US, TOTAL_US, TUMBLE_US};
 
 /// For each table, its rows as text, each with the epoch that it belongs to.
 pub(super) type Expected = BTreeMap<&'static str, Vec<(u64, String)>>;
@@ -45,10 +45,10 @@ struct Sums {
 /// What a log says.
 pub(super) struct History {
     pub(super) expected: Expected,
-    /// How often each id stands in the log.
-    pub(super) ids: BTreeMap<i64, u32>,
-    /// How often each payload stands in the log that holds no row.
-    pub(super) garbage: BTreeMap<String, u32>,
+    /// How often each chunk stands in the log.
+    pub(super) pieces: BTreeMap<Piece, u32>,
+    /// For each source and partition what it has noted and not forgotten.
+    pub(super) notes: BTreeMap<(String, String), BTreeMap<String, String>>,
     /// The last epoch that is sealed.
     pub(super) sealed: u64,
 }
@@ -71,8 +71,8 @@ pub(super) fn history(records: &[Record]) -> History {
     ];
     let mut history = History {
         expected: tables.into_iter().map(|name| (name, Vec::new())).collect(),
-        ids: BTreeMap::new(),
-        garbage: BTreeMap::new(),
+        pieces: BTreeMap::new(),
+        notes: BTreeMap::new(),
         sealed: 0,
     };
     let mut partitions: Vec<(String, String)> = Vec::new();
@@ -81,20 +81,33 @@ pub(super) fn history(records: &[Record]) -> History {
     let mut open_epoch = 1;
     for record in records {
         match record {
-            Record::Open { source, name, .. } => partitions.push((source.clone(), name.clone())),
-            Record::Messages { partition, arrival_us, first, messages, .. } => {
-                let (source, partition_name) = &partitions[partition.0 as usize];
+            Record::Open { source, name, .. } => {
+                partitions.push((source.clone(), name.clone()));
+                history.notes.entry((source.clone(), name.clone())).or_default();
+            }
+            Record::Messages { partition, arrival_us, first, messages, notes } => {
+                let of @ (source, partition_name) = &partitions[partition.0 as usize];
                 let is_r = source == "r";
+                let notes: Vec<(String, String)> =
+                    notes.iter().map(|note| (text(&note.key), text(&note.value))).collect();
+                let noted = history.notes.get_mut(of).expect("it was declared");
+                noted.extend(notes.iter().cloned());
+                noted.retain(|_, value| !value.is_empty());
+                let piece = Piece {
+                    source: source.clone(),
+                    partition: partition_name.clone(),
+                    messages: messages.iter().map(|message| text(&message.payload)).collect(),
+                    notes,
+                };
+                *history.pieces.entry(piece).or_default() += 1;
                 for (offset, message) in (first.0..).zip(messages) {
-                    let text = String::from_utf8(message.payload.to_vec()).expect("as it was sent");
+                    let text = text(&message.payload);
                     let Some(readings) = readings(&text, partition.0, *arrival_us) else {
-                        *history.garbage.entry(text.clone()).or_default() += 1;
                         let row = format!("{partition_name}|{offset}|{text}");
                         history.push(if is_r { "r$dead" } else { "s$dead" }, open_epoch, row);
                         continue;
                     };
                     for reading in readings {
-                        *history.ids.entry(reading.id).or_default() += 1;
                         if reading.time_us > arrival_us + FUTURE_US {
                             let table = if is_r { "r$quarantine" } else { "s$quarantine" };
                             history.push(table, open_epoch, reading.text());
@@ -226,6 +239,10 @@ impl Reading {
     fn text(&self) -> String {
         format!("{}|{}|{}", self.device, self.id, self.time_us)
     }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("as it was sent")
 }
 
 /// Reads the rows of a message; `None` if it holds none.

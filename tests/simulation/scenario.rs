@@ -6,6 +6,7 @@ use tidemill::connectors::http::HttpIngest;
 use tidemill::connectors::table::{TableSink, TableSpec};
 use tidemill::engine::clock::{Clock, Dice, ManualClock, SeededDice};
 use tidemill::engine::sink::{Sink, SinkError};
+use tidemill::engine::source::{Chunk, Message, Note};
 use tidemill::engine::storage::{MemoryStorage, Storage};
 use tidemill::queries::Pipeline;
 
@@ -97,8 +98,30 @@ pub(super) fn open_tables(
 pub(super) enum Act {
     /// Time passes.
     Wait { us: i64 },
-    /// A source gets a chunk, which is one message.
-    Send { source: &'static str, partition: &'static str, payload: String, ids: Vec<i64> },
+    /// A source gets a chunk.
+    Send(Piece),
+}
+
+/// A chunk, as text: no message or one, and what the source notes with it. No two of a script are the same, so that one
+/// that is in the log in part is none of them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Piece {
+    pub(super) source: String,
+    pub(super) partition: String,
+    pub(super) messages: Vec<String>,
+    /// Key and value; an empty value forgets.
+    pub(super) notes: Vec<(String, String)>,
+}
+
+impl Piece {
+    /// Returns it as a source appends it.
+    pub(super) fn chunk(&self) -> Chunk {
+        let messages = self.messages.iter().map(|payload| Message::new("", payload.clone())).collect();
+        if self.notes.is_empty() {
+            return Chunk::Messages(messages);
+        }
+        Chunk::Noted(messages, self.notes.iter().map(|(key, value)| Note::new(key.clone(), value.clone())).collect())
+    }
 }
 
 /// What arrives when.
@@ -140,7 +163,7 @@ impl Chance {
 }
 
 impl Script {
-    /// Makes up a script of about so many chunks: late rows, rows from the future, garbage, bursts and quiet phases.
+    /// Makes up a script of about so many chunks: late rows, rows from the future, garbage, notes, bursts and quiet phases.
     pub(super) fn new(seed: u64, chunk_count: usize) -> Script {
         let chance = Chance::new(seed ^ 0x5C21_9714);
         let (mut acts, mut now_us, mut next_id) = (Vec::new(), BEGIN_US, 1);
@@ -156,12 +179,22 @@ impl Script {
             }
             let source = chance.pick(&["r", "r", "s"]);
             let partition = chance.pick(&["left", "left", "right"]);
-            if chance.one_in(15) {
-                let payload = format!("this is not JSON, says {}", acts.len());
-                acts.push(Act::Send { source, partition, payload, ids: Vec::new() });
+            let mut piece = Piece {
+                source: source.to_owned(),
+                partition: partition.to_owned(),
+                messages: Vec::new(),
+                notes: if chance.one_in(2) { notes(&chance, acts.len()) } else { Vec::new() },
+            };
+            if !piece.notes.is_empty() && chance.one_in(4) {
+                acts.push(Act::Send(piece)); // Notes alone, as of a device that says good-bye.
                 continue;
             }
-            let (mut payload, mut ids) = (String::new(), Vec::new());
+            if chance.one_in(15) {
+                piece.messages.push(format!("this is not JSON, says {}", acts.len()));
+                acts.push(Act::Send(piece));
+                continue;
+            }
+            let mut payload = String::new();
             for _ in 0..=chance.below(4) {
                 let behind_us = match chance.below(20) {
                     0 => -chance.within(3_700_000_000..9_000_000_000), // From the future.
@@ -170,10 +203,10 @@ impl Script {
                 };
                 let device = chance.pick(&["a", "b", "c", "d"]);
                 payload.push_str(&row(device, next_id, now_us - behind_us));
-                ids.push(next_id);
                 next_id += 1;
             }
-            acts.push(Act::Send { source, partition, payload, ids });
+            piece.messages.push(payload);
+            acts.push(Act::Send(piece));
         }
         Script { acts }
     }
@@ -182,10 +215,24 @@ impl Script {
     pub(super) fn and_one_more(&self) -> Script {
         let mut script = self.clone();
         let waited_us: i64 = self.acts.iter().map(|act| if let Act::Wait { us } = act { *us } else { 0 }).sum();
-        let (payload, ids) = (row("e", i64::MAX, BEGIN_US + waited_us), vec![i64::MAX]);
-        script.acts.push(Act::Send { source: "r", partition: "left", payload, ids });
+        script.acts.push(Act::Send(Piece {
+            source: "r".to_owned(),
+            partition: "left".to_owned(),
+            messages: vec![row("e", i64::MAX, BEGIN_US + waited_us)],
+            notes: Vec::new(),
+        }));
         script
     }
+}
+
+/// What a source notes with the chunk of an act: one key that each chunk writes, and a few that come and go.
+fn notes(chance: &Chance, act_idx: usize) -> Vec<(String, String)> {
+    let mut notes = vec![("last".to_owned(), format!("act {act_idx}"))];
+    for _ in 0..chance.below(3) {
+        let value = if chance.one_in(3) { String::new() } else { format!("held since act {act_idx}") };
+        notes.push((format!("slot {}", chance.below(4)), value));
+    }
+    notes
 }
 
 fn row(device: &str, id: i64, time_us: i64) -> String {

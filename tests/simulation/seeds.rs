@@ -124,9 +124,7 @@ fn lives(seed: u64) -> Result<Outcome, String> {
     // Once more, and one more row: what is left of all that now is what is kept.
     let (before, script) = (disk.kill(), script.and_one_more());
     let last = live(&disk, &world, &script, &settings(&chance), None);
-    if !matches!(last.end, End::Stopped) {
-        return Err(told(format!("the last start: {:?}", last.end)));
-    }
+    last.end.stopped().map_err(|end| told(format!("the last start: {end}")))?;
     outcome.rows = verdict(&disk, &world.past(), &script).map_err(told)?.rows;
     garbage(&disk, &before).map_err(told)?;
     outcome.trace_hash = outcome.trace_hash.rotate_left(7) ^ last.trace_hash ^ disk.trace_hash();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use tidemill_engine::decode::{DeadLetter, Decoded, Decoder, Format};
+use tidemill_engine::decode::{DeadLetter, Decoded, Decoder, Format, Place};
 use tidemill_engine::source::{Data, Message};
 
 use crate::format::offset_in;
@@ -39,8 +39,8 @@ struct NumberedDecoder {
 }
 
 impl Decoder for NumberedDecoder {
-    fn decode(&mut self, data: &Data) -> Decoded {
-        let mut decoded = self.inner.decode(data);
+    fn decode(&mut self, data: &Data, place: &Place<'_>) -> Decoded {
+        let mut decoded = self.inner.decode(data, place);
         if let Data::Messages(messages) = data {
             for letter in &mut decoded.dead {
                 number(letter, &messages[letter.message]);
@@ -51,7 +51,7 @@ impl Decoder for NumberedDecoder {
 }
 
 /// Makes the topic of a chunk that begins with a line, counted from 1.
-pub(super) fn place(partition: &str, line: u64) -> Bytes {
+pub(super) fn line_topic(partition: &str, line: u64) -> Bytes {
     Bytes::from(format!("{partition}:{line}"))
 }
 

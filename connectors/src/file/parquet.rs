@@ -43,7 +43,7 @@ impl ParquetReader {
             .map_err(|error| SourceError::Environment(format!("cannot read {}: {error}", path.display())))?;
         check_columns(path, metadata.schema(), layout)?;
         let wanted = metadata.schema().fields().iter().enumerate();
-        let wanted = wanted.filter(|(_, field)| layout.declared().column_with_name(field.name()).is_some());
+        let wanted = wanted.filter(|(_, field)| layout.payload().column_with_name(field.name()).is_some());
         let projection = ProjectionMask::roots(metadata.parquet_schema(), wanted.map(|(place, _)| place));
         Ok(ParquetReader {
             path: path.to_owned(),
@@ -154,7 +154,7 @@ fn footer_checksum(file: &mut File) -> std::io::Result<u32> {
 fn check_columns(path: &Path, found: &SchemaRef, layout: &Layout) -> Result<(), SourceError> {
     let refuse = |problem: String| Err(SourceError::Environment(format!("{}: {problem}", path.display())));
     let mut is_any_there = false;
-    for field in layout.declared().fields() {
+    for field in layout.payload().fields() {
         let Some((_, column)) = found.column_with_name(field.name()) else {
             if field.is_nullable() {
                 continue;

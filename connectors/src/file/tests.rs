@@ -7,7 +7,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{
     DataType, Field, Float64Type, Int64Type, Schema, TimeUnit as ArrowTimeUnit, TimestampMicrosecondType,
 };
-use tidemill_engine::decode::DeadLetter;
+use tidemill_engine::decode::{DeadLetter, Place};
 
 use super::*;
 use crate::format::TimeUnit;
@@ -52,7 +52,7 @@ fn decoded(source: &FileSource, intake: &TestIntake) -> (RecordBatch, Vec<DeadLe
     let (mut batches, mut dead) = (Vec::new(), Vec::new());
     for (_, chunk) in intake.chunks.lock().iter() {
         let Chunk::Range { data, .. } = chunk else { panic!("{chunk:?}") };
-        let part = decoder.decode(data);
+        let part = decoder.decode(data, &Place::default());
         batches.extend(part.batches);
         dead.extend(part.dead);
     }

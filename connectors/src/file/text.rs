@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tidemill_engine::source::{Chunk, Data, Message, SourceError};
 
-use super::numbered::place;
+use super::numbered::line_topic;
 use super::unreadable;
 use crate::format::{BYTE_ORDER_MARK, csv_record_end};
 
@@ -120,7 +120,7 @@ impl TextReader {
         let checksum = crc32c::crc32c_append(crc32c::crc32c(&self.header), &block);
         let line_count = memchr::memchr_iter(b'\n', &block).count() as u64;
         let header_lines = memchr::memchr_iter(b'\n', &self.header).count() as u64;
-        let topic = place(&self.partition, self.line.saturating_sub(header_lines));
+        let topic = line_topic(&self.partition, self.line.saturating_sub(header_lines));
         self.next = start + block.len() as u64;
         self.line += line_count;
         let payload = if self.header.is_empty() {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use tidemill_engine::decode::{DeadLetter, Decoded, Decoder, Format};
+use tidemill_engine::decode::{DeadLetter, Decoded, Decoder, Format, Place};
 use tidemill_engine::source::Data;
 
 use super::convert::convert;
@@ -39,9 +39,9 @@ struct ColumnsDecoder {
 }
 
 impl Decoder for ColumnsDecoder {
-    fn decode(&mut self, data: &Data) -> Decoded {
+    fn decode(&mut self, data: &Data, place: &Place<'_>) -> Decoded {
         match data {
-            Data::Columns(columns) => decode_columns(&self.layout, columns),
+            Data::Columns(columns) => decode_columns(&self.layout, columns, place),
             Data::Messages(messages) => {
                 let dead = messages.iter().enumerate().map(|(message, found)| DeadLetter {
                     message,
@@ -56,22 +56,14 @@ impl Decoder for ColumnsDecoder {
 }
 
 /// Brings columns to the layout. Rows that do not fit become dead letters, written as JSON.
-pub(super) fn decode_columns(layout: &Layout, batch: &RecordBatch) -> Decoded {
+pub(super) fn decode_columns(layout: &Layout, batch: &RecordBatch, place: &Place<'_>) -> Decoded {
     if batch.num_rows() == 0 {
         return Decoded::default();
     }
-    if batch.schema_ref() == layout.schema() {
+    if batch.schema_ref() == layout.schema() && !layout.has_metadata() {
         return Decoded { batches: vec![batch.clone()], dead: Vec::new() };
     }
-    let columns: Vec<ArrayRef> = layout
-        .schema()
-        .fields()
-        .iter()
-        .map(|field| match batch.column_by_name(field.name()) {
-            Some(column) => Arc::clone(column),
-            None => new_null_array(field.data_type(), batch.num_rows()),
-        })
-        .collect();
+    let columns = layout.complete_columns(batch, place);
     let converted = convert(columns, batch.num_rows(), layout.schema(), layout.time_unit(), Default::default());
     let row_count = batch.num_rows() - converted.bad.len();
     let dead = converted
@@ -86,10 +78,7 @@ pub(super) fn decode_columns(layout: &Layout, batch: &RecordBatch) -> Decoded {
         .collect();
     let batches = match row_count {
         0 => Vec::new(),
-        _ => vec![
-            RecordBatch::try_new(Arc::clone(layout.schema()), converted.columns)
-                .expect("columns were converted to the layout"),
-        ],
+        _ => vec![converted.into_batch(layout.schema(), row_count)],
     };
     Decoded { batches, dead }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, BooleanBuilder, PrimitiveArray, PrimitiveBuilder, StringViewArray,
+    Array, ArrayRef, AsArray, BooleanArray, BooleanBuilder, PrimitiveArray, PrimitiveBuilder, RecordBatch,
+    RecordBatchOptions, StringViewArray,
 };
 use arrow::compute::{cast_with_options, filter};
 use arrow::datatypes::{
@@ -19,17 +20,17 @@ use super::time::{self, TimeUnit};
 #[derive(Debug)]
 pub(super) struct Converted {
     /// One for each field, of equal lengths.
-    pub(super) columns: Vec<ArrayRef>,
-    /// Which rows of the input are in `columns`; `None` means all.
-    pub(super) kept: Option<BooleanArray>,
+    columns: Vec<ArrayRef>,
     /// The other rows, each with its reason.
     pub(super) bad: BTreeMap<usize, String>,
 }
 
 impl Converted {
-    /// Returns the input rows that are in `columns`, in order.
-    pub(super) fn rows(&self, row_count: usize) -> impl Iterator<Item = usize> + '_ {
-        (0..row_count).filter(|row| self.kept.as_ref().is_none_or(|kept| kept.value(*row)))
+    /// Returns the rows that fit.
+    pub(super) fn into_batch(self, fields: &SchemaRef, row_count: usize) -> RecordBatch {
+        let options = RecordBatchOptions::new().with_row_count(Some(row_count));
+        RecordBatch::try_new_with_options(Arc::clone(fields), self.columns, &options)
+            .expect("columns were converted to these fields")
     }
 }
 
@@ -51,13 +52,13 @@ pub(super) fn convert(
         })
         .collect();
     if bad.is_empty() {
-        return Converted { columns, kept: None, bad };
+        return Converted { columns, bad };
     }
     let kept: BooleanArray = (0..row_count).map(|row| Some(!bad.contains_key(&row))).collect();
     for column in &mut columns {
         *column = filter(column, &kept).expect("the mask has one entry for each row");
     }
-    Converted { columns, kept: Some(kept), bad }
+    Converted { columns, bad }
 }
 
 fn convert_column(
@@ -234,7 +235,7 @@ fn refuse(row: usize, field: &Field, value: &str, problem: &str, bad: &mut BTree
 }
 
 /// Names a type for people.
-pub(super) fn expected(data_type: &DataType) -> String {
+pub(crate) fn expected(data_type: &DataType) -> String {
     match data_type {
         DataType::Int64 => "a whole number (BIGINT)".to_owned(),
         DataType::Int32 => "a whole number (INTEGER)".to_owned(),
@@ -246,6 +247,8 @@ pub(super) fn expected(data_type: &DataType) -> String {
         DataType::Utf8View | DataType::Utf8 | DataType::LargeUtf8 => "text (TEXT)".to_owned(),
         DataType::Timestamp(_, _) => "a time (TIMESTAMP)".to_owned(),
         DataType::Date32 => "a date (DATE)".to_owned(),
+        DataType::Binary => "bytes (BYTES)".to_owned(),
+        DataType::Map(..) => "pairs of text (MAP<TEXT, TEXT>)".to_owned(),
         other => format!("{other}"),
     }
 }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use tidemill_engine::decode::{Decoded, Decoder, Format};
-use tidemill_engine::source::{Data, Message};
+use tidemill_engine::decode::{Decoded, Decoder, Format, Place};
+use tidemill_engine::source::Data;
 
 use super::BYTE_ORDER_MARK;
 use super::columns::decode_columns;
 use super::convert::{convert, missing};
 use super::dead::{DeadLetters, joined};
 use super::layout::Layout;
+use super::metadata::Origin;
 use super::rows::{Span, csv_fields, split_csv};
 use super::salvage::{Failure, salvage};
 
@@ -47,16 +48,17 @@ struct CsvDecoder {
 }
 
 impl Decoder for CsvDecoder {
-    fn decode(&mut self, data: &Data) -> Decoded {
+    fn decode(&mut self, data: &Data, place: &Place<'_>) -> Decoded {
         let messages = match data {
             Data::Messages(messages) => messages,
-            Data::Columns(columns) => return decode_columns(&self.layout, columns),
+            Data::Columns(columns) => return decode_columns(&self.layout, columns, place),
         };
+        let origin = Origin::new(place, messages);
         let mut dead = DeadLetters::new(messages);
         let mut batches = Vec::new();
         for index in 0..messages.len() {
             let Some(whole) = dead.accept(index, &self.layout) else { continue };
-            self.decode_message(messages, whole, &mut dead, &mut batches);
+            self.decode_message(&origin, whole, &mut dead, &mut batches);
         }
         Decoded { batches: joined(self.layout.schema(), batches), dead: dead.finish() }
     }
@@ -65,12 +67,12 @@ impl Decoder for CsvDecoder {
 impl CsvDecoder {
     fn decode_message(
         &self,
-        messages: &[Message],
+        origin: &Origin<'_>,
         whole: Span,
         dead: &mut DeadLetters<'_>,
         batches: &mut Vec<RecordBatch>,
     ) {
-        let payload = &messages[whole.message as usize].payload;
+        let payload = &origin.messages[whole.message as usize].payload;
         let mut spans = Vec::new();
         split_csv(payload, self.delimiter, |row| {
             spans.push(Span { start: row.start as u32, end: row.end as u32, ..whole })
@@ -98,16 +100,17 @@ impl CsvDecoder {
         }
         for (rows, raw) in salvaged.good {
             let spans = &spans[rows];
-            let columns = header.declared_columns(&raw, self.layout.declared());
-            let (fields, time_unit) = (self.layout.declared(), self.layout.time_unit());
+            let columns = header.payload_columns(&raw, self.layout.payload());
+            let messages_of_rows = spans.iter().map(|span| span.message as usize);
+            let columns = self.layout.complete(columns, origin, messages_of_rows);
+            let (fields, time_unit) = (self.layout.schema(), self.layout.time_unit());
             let converted = convert(columns, spans.len(), fields, time_unit, Default::default());
             for (row, reason) in &converted.bad {
                 dead.push(spans[*row], reason.clone());
             }
             let row_count = spans.len() - converted.bad.len();
             if row_count > 0 {
-                let messages_of_rows = (0..row_count).map(|_| whole.message as usize);
-                batches.push(self.layout.complete(converted.columns, row_count, messages, messages_of_rows));
+                batches.push(converted.into_batch(fields, row_count));
             }
         }
     }
@@ -126,7 +129,7 @@ impl Header {
         let text = std::str::from_utf8(record).map_err(|_| "the header row is not UTF-8".to_owned())?;
         let names: Vec<String> =
             csv_fields(text, decoder.delimiter).iter().map(|name| name.trim().to_owned()).collect();
-        let declared = decoder.layout.declared();
+        let declared = decoder.layout.payload();
         let places: Vec<Option<usize>> =
             declared.fields().iter().map(|field| names.iter().position(|name| name == field.name())).collect();
         if places.iter().all(Option::is_none) {
@@ -191,7 +194,7 @@ impl Header {
         Ok(batch)
     }
 
-    fn declared_columns(&self, raw: &RecordBatch, declared: &SchemaRef) -> Vec<ArrayRef> {
+    fn payload_columns(&self, raw: &RecordBatch, declared: &SchemaRef) -> Vec<ArrayRef> {
         let mut found = raw.columns().iter();
         self.places
             .iter()
@@ -209,6 +212,7 @@ mod tests {
     use arrow::array::AsArray;
     use arrow::datatypes::{Float64Type, Int64Type};
     use bytes::Bytes;
+    use tidemill_engine::source::Message;
 
     use super::*;
 
@@ -219,7 +223,7 @@ mod tests {
             Field::new("n", DataType::Int64, true),
         ]));
         let messages = payloads.iter().map(|payload| Message::new("", Bytes::copy_from_slice(payload))).collect();
-        CsvFormat::new(Layout::new(&columns), b',').decoder().decode(&Data::Messages(messages))
+        CsvFormat::new(Layout::new(&columns), b',').decoder().decode(&Data::Messages(messages), &Place::default())
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Schema, SchemaRef};
-use tidemill_engine::decode::{Decoded, Decoder, Format};
+use tidemill_engine::decode::{Decoded, Decoder, Format, Place};
 use tidemill_engine::source::{Data, Message};
 
 use super::columns::decode_columns;
@@ -22,6 +22,7 @@ use super::convert::{convert, expected};
 use super::dead::{DeadLetters, joined};
 use super::explain::explain_json;
 use super::layout::Layout;
+use super::metadata::Origin;
 use super::rows::{Span, is_nested_too_deep, split_json};
 use super::salvage::{Failure, salvage};
 
@@ -44,7 +45,7 @@ impl Format for JsonFormat {
     }
 
     fn decoder(&self) -> Box<dyn Decoder> {
-        let raw = self.layout.declared().fields().iter().map(|field| raw_field(field)).collect::<Vec<_>>();
+        let raw = self.layout.payload().fields().iter().map(|field| raw_field(field)).collect::<Vec<_>>();
         Box::new(JsonDecoder { layout: Arc::clone(&self.layout), raw: Arc::new(Schema::new(raw)), reader: None })
     }
 }
@@ -68,39 +69,38 @@ struct JsonDecoder {
 }
 
 impl Decoder for JsonDecoder {
-    fn decode(&mut self, data: &Data) -> Decoded {
+    fn decode(&mut self, data: &Data, place: &Place<'_>) -> Decoded {
         match data {
-            Data::Messages(messages) => self.decode_messages(messages),
-            Data::Columns(columns) => decode_columns(&self.layout, columns),
+            Data::Messages(messages) => self.decode_messages(messages, place),
+            Data::Columns(columns) => decode_columns(&self.layout, columns, place),
         }
     }
 }
 
 impl JsonDecoder {
-    fn decode_messages(&mut self, messages: &[Message]) -> Decoded {
+    fn decode_messages(&mut self, messages: &[Message], place: &Place<'_>) -> Decoded {
+        let origin = Origin::new(place, messages);
         let mut dead = DeadLetters::new(messages);
         let spans = self.split(messages, &mut dead);
         let salvaged = salvage(spans.len(), |rows| self.read(messages, &spans[rows.clone()], rows));
         for row in salvaged.bad {
-            let reason = explain_json(span_bytes(messages, spans[row]), self.layout.declared());
+            let reason = explain_json(span_bytes(messages, spans[row]), self.layout.payload());
             dead.push(spans[row], reason);
         }
         let mut batches = Vec::with_capacity(salvaged.good.len());
         for (rows, raw) in salvaged.good {
             let overflowed = overflowed_floats(&raw);
-            let (columns, fields) = (raw.columns().to_vec(), self.layout.declared());
-            let converted = convert(columns, rows.len(), fields, self.layout.time_unit(), overflowed);
-            let spans = &spans[rows];
+            let (spans, fields) = (&spans[rows], self.layout.schema());
+            let messages_of_rows = spans.iter().map(|span| span.message as usize);
+            let columns = self.layout.complete(raw.columns().to_vec(), &origin, messages_of_rows);
+            let converted = convert(columns, spans.len(), fields, self.layout.time_unit(), overflowed);
             for (row, reason) in &converted.bad {
                 dead.push(spans[*row], reason.clone());
             }
             let row_count = spans.len() - converted.bad.len();
-            if row_count == 0 {
-                continue;
+            if row_count > 0 {
+                batches.push(converted.into_batch(fields, row_count));
             }
-            let messages_of_rows = converted.rows(spans.len()).map(|row| spans[row].message as usize);
-            let columns = converted.columns.clone();
-            batches.push(self.layout.complete(columns, row_count, messages, messages_of_rows));
         }
         Decoded { batches: joined(self.layout.schema(), batches), dead: dead.finish() }
     }
@@ -117,7 +117,7 @@ impl JsonDecoder {
                 if is_object && !is_nested_too_deep(bytes) {
                     spans.push(span);
                 } else {
-                    dead.push(span, explain_json(bytes, self.layout.declared()));
+                    dead.push(span, explain_json(bytes, self.layout.payload()));
                 }
             });
         }
@@ -226,12 +226,12 @@ mod tests {
     }
 
     fn reasons(payloads: &[&[u8]]) -> Vec<(usize, String)> {
-        let decoded = format().decoder().decode(&messages(payloads));
+        let decoded = format().decoder().decode(&messages(payloads), &Place::default());
         decoded.dead.into_iter().map(|letter| (letter.message, letter.reason)).collect()
     }
 
     fn only_reason(payload: &str) -> String {
-        let decoded = format().decoder().decode(&messages(&[payload.as_bytes()]));
+        let decoded = format().decoder().decode(&messages(&[payload.as_bytes()]), &Place::default());
         assert!(decoded.batches.is_empty(), "{payload} gave rows: {:?}", decoded.batches);
         assert_eq!(decoded.dead.len(), 1, "{payload}: {:?}", decoded.dead);
         decoded.dead[0].reason.clone()
@@ -244,9 +244,9 @@ mod tests {
     #[test]
     fn objects_lines_and_arrays_give_the_same_rows() {
         let (a, b) = (r#"{"device":"a","temperature":1.5}"#, r#"{"temperature":2,"device":"b","unknown":[{}]}"#);
-        let apart = format().decoder().decode(&messages(&[a.as_bytes(), b.as_bytes()]));
-        let lines = format().decoder().decode(&messages(&[format!("{a}\n{b}\n").as_bytes()]));
-        let array = format().decoder().decode(&messages(&[format!("[{a},\n {b}]").as_bytes()]));
+        let apart = format().decoder().decode(&messages(&[a.as_bytes(), b.as_bytes()]), &Place::default());
+        let lines = format().decoder().decode(&messages(&[format!("{a}\n{b}\n").as_bytes()]), &Place::default());
+        let array = format().decoder().decode(&messages(&[format!("[{a},\n {b}]").as_bytes()]), &Place::default());
         assert_eq!(rows(&apart), 2);
         assert_eq!(apart.batches, lines.batches);
         assert_eq!(apart.batches, array.batches);
@@ -258,11 +258,14 @@ mod tests {
         let topic = TopicPattern::parse("plant/{site}/{unit}/telemetry").unwrap();
         let format = JsonFormat::new(Layout::new(&columns()).with_topic(topic).unwrap());
         let message = |topic: &str, payload: &str| Message::new(topic.to_owned(), payload.to_owned());
-        let decoded = format.decoder().decode(&Data::Messages(vec![
-            message("plant/a/1/telemetry", "{\"temperature\":1}\n{\"temperature\":\"x\"}\n{\"temperature\":2}"),
-            message("other", "{\"temperature\":3}"),
-            message("plant/b/2/telemetry", "{\"temperature\":4}"),
-        ]));
+        let decoded = format.decoder().decode(
+            &Data::Messages(vec![
+                message("plant/a/1/telemetry", "{\"temperature\":1}\n{\"temperature\":\"x\"}\n{\"temperature\":2}"),
+                message("other", "{\"temperature\":3}"),
+                message("plant/b/2/telemetry", "{\"temperature\":4}"),
+            ]),
+            &Place::default(),
+        );
         let table = pretty_format_batches(&decoded.batches).unwrap().to_string();
         let values: Vec<String> = table.lines().skip(3).map(|line| line.replace([' ', '|'], "")).collect();
         assert_eq!(values[..3], ["1.0a1", "2.0a1", "4.0b2"], "{table}");
@@ -330,13 +333,13 @@ mod tests {
         let deep = format!("{{\"temperature\":{}1{}}}", "[".repeat(1 << 20), "]".repeat(1 << 20));
         assert_eq!(only_reason(&deep), "nested more than 64 levels deep");
         let unknown = format!("{{\"temperature\":1,\"x\":{}{}}}", "[".repeat(40), "]".repeat(40));
-        assert_eq!(rows(&format().decoder().decode(&messages(&[unknown.as_bytes()]))), 1);
+        assert_eq!(rows(&format().decoder().decode(&messages(&[unknown.as_bytes()]), &Place::default())), 1);
     }
 
     #[test]
     fn harmless_variants_are_understood() {
         let payload = r#"{"temperature":"20.5","n":5.0,"device":17,"ok":true,"ts":"2026-11-20 09:00:00","n":7e3}"#;
-        let decoded = format().decoder().decode(&messages(&[payload.as_bytes()]));
+        let decoded = format().decoder().decode(&messages(&[payload.as_bytes()]), &Place::default());
         assert!(decoded.dead.is_empty(), "{:?}", decoded.dead);
         let batch = &decoded.batches[0];
         assert_eq!(batch.schema(), columns());
@@ -351,7 +354,7 @@ mod tests {
     fn numbers_are_times_when_the_unit_is_said() {
         let layout = Layout::new(&columns()).with_time_unit(Some(TimeUnit::Milliseconds));
         let payload = "{\"temperature\":1,\"ts\":1700000000123}\n{\"temperature\":1,\"ts\":\"1970-01-01T00:00:01Z\"}";
-        let decoded = JsonFormat::new(layout).decoder().decode(&messages(&[payload.as_bytes()]));
+        let decoded = JsonFormat::new(layout).decoder().decode(&messages(&[payload.as_bytes()]), &Place::default());
         let times = decoded.batches[0].column(4).as_primitive::<arrow::datatypes::TimestampMicrosecondType>();
         assert_eq!(times.values().as_ref(), [1_700_000_000_123_000, 1_000_000]);
     }
@@ -362,7 +365,7 @@ mod tests {
         let none: SchemaRef = Arc::new(Schema::empty());
         let format = JsonFormat::new(Layout::new(&none).with_topic(topic).unwrap());
         let message = Message::new("plant/a", "{\"x\":1}\n{}\n7");
-        let decoded = format.decoder().decode(&Data::Messages(vec![message]));
+        let decoded = format.decoder().decode(&Data::Messages(vec![message]), &Place::default());
         assert_eq!((rows(&decoded), decoded.dead.len()), (2, 1));
     }
 
@@ -407,13 +410,13 @@ mod tests {
                 })
                 .collect();
             let mut together_decoder = format().decoder();
-            let together = together_decoder.decode(&messages(&payloads));
-            let again = together_decoder.decode(&messages(&payloads));
+            let together = together_decoder.decode(&messages(&payloads), &Place::default());
+            let again = together_decoder.decode(&messages(&payloads), &Place::default());
             assert_eq!(together.dead, again.dead, "seed {seed}: a decoder must not remember");
 
             let mut alone = Decoded::default();
             for (index, payload) in payloads.iter().enumerate() {
-                let decoded = format().decoder().decode(&messages(&[payload]));
+                let decoded = format().decoder().decode(&messages(&[payload]), &Place::default());
                 alone.batches.extend(decoded.batches);
                 alone.dead.extend(decoded.dead.into_iter().map(|letter| DeadLetter { message: index, ..letter }));
             }
@@ -447,7 +450,7 @@ mod tests {
                     break;
                 }
             }
-            let decoded = decoder.decode(&messages(&[neighbour, &damaged, neighbour]));
+            let decoded = decoder.decode(&messages(&[neighbour, &damaged, neighbour]), &Place::default());
             let mut rows_in = 2;
             split_json(&damaged, |_| rows_in += 1);
             assert_eq!(rows(&decoded) + decoded.dead.len(), rows_in, "seed {seed}");

@@ -1,29 +1,45 @@
 //! The columns of a source: those that are declared, then those that the topic gives.
+//!
+//! ```text
+//!   temperature DOUBLE, heard TIMESTAMP METADATA FROM 'arrival_time', ts TIMESTAMP        topic = 'plant/{site}/+'
+//!   └─ payload                └─ the message and its place                └─ payload       └─ site: a level of the topic
+//! ```
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringViewBuilder};
+use arrow::array::{ArrayRef, RecordBatch, StringViewBuilder, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use tidemill_engine::decode::Place;
 use tidemill_engine::source::Message;
 
+use super::metadata::{Origin, column};
 use super::time::TimeUnit;
+use crate::metadata::Metadata;
 use crate::mqtt::TopicPattern;
 use crate::options::OptionError;
 
 /// Which columns a source has, and what its numbers in time columns mean.
 #[derive(Clone, Debug)]
 pub struct Layout {
-    declared: SchemaRef,
+    /// The columns that are read from the payload.
+    payload: SchemaRef,
+    /// All columns: those that are declared, in their order, then the levels of the topic.
     schema: SchemaRef,
+    /// For each declared column what it is, if it is not read from the payload.
+    metadata: Vec<Option<Metadata>>,
     topic: Option<TopicPattern>,
     time_unit: Option<TimeUnit>,
 }
 
 impl Layout {
-    /// Makes a layout of the declared columns alone. Text becomes `Utf8View`, times become microseconds in UTC.
+    /// Makes a layout of the declared columns alone. Text becomes `Utf8View`, times become microseconds in UTC; fields made
+    /// by [`Metadata::column`] say what else is known of a message.
     pub fn new(columns: &SchemaRef) -> Self {
-        let declared = Arc::new(Schema::new(columns.fields().iter().map(|field| normal(field)).collect::<Vec<_>>()));
-        Layout { schema: Arc::clone(&declared), declared, topic: None, time_unit: None }
+        let metadata: Vec<Option<Metadata>> = columns.fields().iter().map(|field| Metadata::of(field)).collect();
+        let declared: Vec<Field> = columns.fields().iter().map(|field| normal(field)).collect();
+        let in_payload = declared.iter().zip(&metadata).filter(|(_, metadata)| metadata.is_none());
+        let payload = Arc::new(Schema::new(in_payload.map(|(field, _)| field.clone()).collect::<Vec<_>>()));
+        Layout { payload, schema: Arc::new(Schema::new(declared)), metadata, topic: None, time_unit: None }
     }
 
     /// Adds a column for each named level of the topic, after the declared ones.
@@ -31,9 +47,9 @@ impl Layout {
     /// # Errors
     /// If a declared column has the name of a topic level.
     pub fn with_topic(mut self, topic: TopicPattern) -> Result<Self, OptionError> {
-        let mut fields: Vec<Field> = self.declared.fields().iter().map(|field| field.as_ref().clone()).collect();
+        let mut fields: Vec<Field> = self.schema.fields().iter().map(|field| field.as_ref().clone()).collect();
         for name in topic.columns() {
-            if self.declared.column_with_name(name).is_some() {
+            if self.schema.column_with_name(name).is_some() {
                 return Err(OptionError::new(
                     "topic",
                     format!(
@@ -60,9 +76,14 @@ impl Layout {
         &self.schema
     }
 
-    /// Returns the declared columns.
-    pub fn declared(&self) -> &SchemaRef {
-        &self.declared
+    /// Returns the columns that are read from the payload.
+    pub fn payload(&self) -> &SchemaRef {
+        &self.payload
+    }
+
+    /// Whether some columns are not read from the payload, and are no levels of the topic.
+    pub fn has_metadata(&self) -> bool {
+        self.metadata.iter().any(Option::is_some)
     }
 
     /// Returns what a number in a time column counts.
@@ -80,38 +101,66 @@ impl Layout {
         }
     }
 
-    /// Completes a batch with the topic columns; `messages_of_rows` names the message that each row came from.
+    /// Completes columns of the payload with those that come from the message and its topic; `messages_of_rows` names the
+    /// message of each row, in order. Integers among them still have to be converted to their declared width.
     ///
     /// # Panics
-    /// If a topic was not checked with [`Layout::check_topic`], or the columns are not the declared ones.
+    /// If a topic was not checked with [`Layout::check_topic`].
     pub(super) fn complete(
         &self,
-        mut columns: Vec<ArrayRef>,
-        row_count: usize,
-        messages: &[Message],
+        payload: Vec<ArrayRef>,
+        origin: &Origin<'_>,
         messages_of_rows: impl Iterator<Item = usize>,
-    ) -> RecordBatch {
-        if let Some(pattern) = &self.topic {
-            let mut builders: Vec<StringViewBuilder> =
-                pattern.columns().iter().map(|_| StringViewBuilder::with_capacity(row_count)).collect();
-            let mut values = Vec::with_capacity(builders.len());
-            let mut current = None;
-            for message in messages_of_rows {
-                if current != Some(message) {
-                    let topic = std::str::from_utf8(&messages[message].topic).expect("the topic was checked");
-                    assert!(pattern.matches_into(topic, &mut values), "the topic was checked");
-                    current = Some(message);
-                }
-                for (builder, value) in builders.iter_mut().zip(&values) {
-                    builder.append_value(value);
-                }
-            }
-            columns.extend(builders.into_iter().map(|mut builder| Arc::new(builder.finish()) as ArrayRef));
+    ) -> Vec<ArrayRef> {
+        if !self.has_metadata() && self.topic.is_none() {
+            return payload;
         }
-        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(row_count));
-        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
-            .expect("columns were converted to the layout")
+        let messages_of_rows: Vec<usize> = messages_of_rows.collect();
+        let rows = origin.rows(&messages_of_rows);
+        let mut payload = payload.into_iter();
+        let declared = self.metadata.iter().map(|metadata| match metadata {
+            None => payload.next().expect("a column for each field of the payload"),
+            Some(metadata) => column(*metadata, &rows),
+        });
+        let mut columns: Vec<ArrayRef> = declared.collect();
+        columns.extend(self.topic.iter().flat_map(|pattern| levels(pattern, origin.messages, &messages_of_rows)));
+        columns
     }
+
+    /// The same for rows that came as columns: what is not metadata is found by its name, or null.
+    pub(super) fn complete_columns(&self, batch: &RecordBatch, place: &Place<'_>) -> Vec<ArrayRef> {
+        let origin = Origin::new(place, &[]);
+        let every_row: Vec<usize> = if self.has_metadata() { (0..batch.num_rows()).collect() } else { Vec::new() };
+        let rows = origin.rows(&every_row);
+        let metadata = self.metadata.iter().copied().chain(std::iter::repeat(None));
+        let fields = self.schema.fields().iter().zip(metadata);
+        fields
+            .map(|(field, metadata)| match (metadata, batch.column_by_name(field.name())) {
+                (Some(metadata), _) => column(metadata, &rows),
+                (None, Some(found)) => Arc::clone(found),
+                (None, None) => new_null_array(field.data_type(), batch.num_rows()),
+            })
+            .collect()
+    }
+}
+
+/// Makes the columns of the topic's levels.
+fn levels(pattern: &TopicPattern, messages: &[Message], messages_of_rows: &[usize]) -> Vec<ArrayRef> {
+    let new_builder = |_| StringViewBuilder::with_capacity(messages_of_rows.len());
+    let mut builders: Vec<StringViewBuilder> = pattern.columns().iter().map(new_builder).collect();
+    let mut values = Vec::with_capacity(builders.len());
+    let mut current = None;
+    for message in messages_of_rows {
+        if current != Some(message) {
+            let topic = std::str::from_utf8(&messages[*message].topic).expect("the topic was checked");
+            assert!(pattern.matches_into(topic, &mut values), "the topic was checked");
+            current = Some(message);
+        }
+        for (builder, value) in builders.iter_mut().zip(&values) {
+            builder.append_value(value);
+        }
+    }
+    builders.into_iter().map(|mut builder| Arc::new(builder.finish()) as ArrayRef).collect()
 }
 
 fn normal(field: &Field) -> Field {

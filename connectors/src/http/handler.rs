@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
 use serde::Serialize;
+use tidemill_engine::decode::Place;
 use tidemill_engine::source::{Chunk, Data, IntakeError, Message};
 
 use super::body::{self, Reservation};
@@ -178,8 +179,9 @@ fn check(endpoint: &Endpoint, payload: &Bytes) -> Result<Checked, Problem> {
     if endpoint.encoding == Encoding::Json {
         check_row_sizes(&messages)?;
     }
+    // Not recorded yet, so without a place: only whether the rows can be used is asked here.
     let data = Data::Messages(messages);
-    let decoded = endpoint.format.decoder().decode(&data);
+    let decoded = endpoint.format.decoder().decode(&data, &Place::default());
     let Data::Messages(messages) = data else { unreachable!("made of messages above") };
     let row_count = decoded.batches.iter().map(|batch| batch.num_rows()).sum();
     if row_count + decoded.dead.len() > ROWS_MAX {

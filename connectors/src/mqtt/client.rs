@@ -27,7 +27,6 @@ use parking_lot::Mutex;
 use tidemill_engine::clock::Dice;
 use tidemill_engine::source::{Intake, IntakeError, Resume, Source, SourceError, Stop};
 use tidemill_engine::storage::{Storage, StorageError};
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
@@ -40,13 +39,16 @@ use super::keep_alive::KeepAlive;
 use super::packet::{ConnAck, Connect, QoS, Version, reason};
 use super::session::{RECEIVE_MAXIMUM, Retained, Session, TOPIC_ALIAS_MAX};
 use super::topic::TopicPattern;
+use super::transport::Stream;
 use super::write;
 use crate::Context;
 use crate::options::{OptionError, Options};
+use crate::tls::TlsClient;
 
 /// The one partition of the source: a broker's topics have no order among each other that a partition could keep.
 const PARTITION: &str = "broker";
 const PORT_DEFAULT: u16 = 1883;
+const TLS_PORT_DEFAULT: u16 = 8883;
 const KEEP_ALIVE_DEFAULT: Duration = Duration::from_secs(30);
 const SESSION_EXPIRY_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long a broker may take to accept a connection, again to answer our CONNECT, and again our SUBSCRIBE.
@@ -70,6 +72,7 @@ pub struct MqttSource {
 struct Settings {
     host: String,
     port: u16,
+    tls: Option<Arc<TlsClient>>,
     filter: String,
     qos: QoS,
     username: Option<String>,
@@ -82,7 +85,17 @@ struct Settings {
 
 /// Makes the source from its options; does no I/O.
 pub fn client(name: &str, options: &mut Options, context: &Context) -> Result<(MqttSource, TopicPattern), OptionError> {
-    let (host, port) = parse_url(&options.require("url")?)?;
+    let Address { host, port, has_tls } = parse_url(&options.require("url")?)?;
+    let tls = match has_tls {
+        true => Some(Arc::new(TlsClient::take(options, &context.base_dir, &context.clock)?)),
+        false => {
+            TlsClient::refuse(options, "say mqtts:// in the url")?;
+            None
+        }
+    };
+    if let Some(tls) = &tls {
+        tls.server_name(&host).map_err(|error| OptionError::new("url", error.to_string()))?;
+    }
     let topic = options.require("topic")?;
     let pattern = TopicPattern::parse(&topic).map_err(|error| OptionError::new("topic", error.to_string()))?;
     let qos = match options.take("qos").as_deref() {
@@ -116,6 +129,7 @@ pub fn client(name: &str, options: &mut Options, context: &Context) -> Result<(M
     let settings = Settings {
         host,
         port,
+        tls,
         filter: pattern.filter(),
         qos,
         username,
@@ -156,18 +170,27 @@ fn whole_seconds(duration: Duration) -> Option<u64> {
     (duration.subsec_nanos() == 0).then_some(duration.as_secs())
 }
 
-/// Reads `mqtt://host[:port]`.
-pub(super) fn parse_url(url: &str) -> Result<(String, u16), OptionError> {
+/// Where a broker is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) has_tls: bool,
+}
+
+/// Reads `mqtt://host[:port]` or `mqtts://host[:port]`.
+pub(super) fn parse_url(url: &str) -> Result<Address, OptionError> {
     let error = |problem: String| Err(OptionError::new("url", problem));
     let Some((scheme, rest)) = url.split_once("://") else {
         return error(format!("{url:?} is not a URL such as 'mqtt://broker.example.com:1883'"));
     };
-    match scheme {
-        "mqtt" => {}
-        "mqtts" | "ssl" | "tls" => return error("TLS is not supported yet: only mqtt:// works".to_owned()),
+    let has_tls = match scheme {
+        "mqtt" => false,
+        "mqtts" => true,
+        "ssl" | "tls" => return error(format!("write mqtts:// in place of {scheme}://")),
         "tcp" => return error("write mqtt:// in place of tcp://".to_owned()),
-        other => return error(format!("{other}:// is not supported: only mqtt:// works")),
-    }
+        other => return error(format!("{other}:// is not supported: only mqtt:// and mqtts:// work")),
+    };
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     if rest.contains('@') {
         return error("credentials do not belong in the URL: use the options username and password".to_owned());
@@ -185,13 +208,14 @@ pub(super) fn parse_url(url: &str) -> Result<(String, u16), OptionError> {
         return error(format!("{url:?} has no host"));
     }
     let port = match port {
+        None if has_tls => TLS_PORT_DEFAULT,
         None => PORT_DEFAULT,
         Some(text) => match text.parse::<u16>() {
             Ok(port) if port > 0 => port,
             _ => return error(format!("{text:?} is not a port")),
         },
     };
-    Ok((host.to_owned(), port))
+    Ok(Address { host: host.to_owned(), port, has_tls })
 }
 
 /// What one attempt came to.
@@ -281,6 +305,10 @@ impl MqttSource {
                     .await
                     .map_err(|_| Attempt::Again("the broker does not answer".to_owned()))?
                     .map_err(|error| Attempt::Again(format!("cannot connect: {error}")))?;
+            let stream = timeout(HANDSHAKE_TIMEOUT, self.secure(stream))
+                .await
+                .map_err(|_| Attempt::Again("the broker does not answer the TLS handshake".to_owned()))?
+                .map_err(Attempt::Again)?;
             timeout(HANDSHAKE_TIMEOUT, self.handshake(stream, progress.version))
                 .await
                 .map_err(|_| Attempt::Again("the broker does not answer CONNECT".to_owned()))?
@@ -296,10 +324,15 @@ impl MqttSource {
         }
     }
 
-    async fn handshake(&self, mut stream: TcpStream, version: Version) -> Result<(TcpStream, Inbox, ConnAck), Attempt> {
+    async fn secure(&self, tcp: TcpStream) -> Result<Stream, String> {
+        let Some(tls) = &self.settings.tls else { return Stream::plain(tcp).map_err(|error| error.to_string()) };
+        let config = tls.config().await.map_err(|error| error.to_string())?;
+        let name = tls.server_name(&self.settings.host).map_err(|error| error.to_string())?;
+        Stream::connect_tls(tcp, config, name).await.map_err(|error| error.to_string())
+    }
+
+    async fn handshake(&self, mut stream: Stream, version: Version) -> Result<(Stream, Inbox, ConnAck), Attempt> {
         let again = |problem: String| Attempt::Again(problem);
-        // Without it the second acknowledgement waits 40 ms for the first to be confirmed.
-        stream.set_nodelay(true).map_err(|error| again(error.to_string()))?;
         let connect = Connect {
             client_id: self.client_id().expect("a source is prepared before it runs"),
             clean: false,
@@ -319,7 +352,7 @@ impl MqttSource {
         stream.write_all(&out).await.map_err(|error| again(error.to_string()))?;
         let mut inbox = Inbox::new();
         let (header, frame) =
-            first_packet(&stream, &mut inbox, codec::CONNACK).await.map_err(|no_packet| match no_packet {
+            first_packet(&mut stream, &mut inbox, codec::CONNACK).await.map_err(|no_packet| match no_packet {
                 NoPacket::Closed => again("the broker closed the connection without an answer to CONNECT".to_owned()),
                 NoPacket::Io(error) => again(error.to_string()),
                 NoPacket::Violation(violation) => again(violation.to_string()),
@@ -336,7 +369,7 @@ impl MqttSource {
         intake: &dyn Intake,
         stop: &Stop,
         progress: &mut Progress,
-        stream: TcpStream,
+        stream: Stream,
         inbox: Inbox,
         connack: ConnAck,
     ) -> Attempt {
@@ -489,20 +522,22 @@ mod tests {
 
     #[test]
     fn urls_name_host_and_port() {
-        for (url, host, port) in [
-            ("mqtt://localhost", "localhost", 1883),
-            ("mqtt://localhost:2883/", "localhost", 2883),
-            ("mqtt://10.0.0.1:1", "10.0.0.1", 1),
-            ("mqtt://[::1]", "::1", 1883),
-            ("mqtt://[::1]:2000", "::1", 2000),
+        for (url, host, port, has_tls) in [
+            ("mqtt://localhost", "localhost", 1883, false),
+            ("mqtt://localhost:2883/", "localhost", 2883, false),
+            ("mqtts://localhost", "localhost", 8883, true),
+            ("mqtts://localhost:1883", "localhost", 1883, true),
+            ("mqtt://10.0.0.1:1", "10.0.0.1", 1, false),
+            ("mqtt://[::1]", "::1", 1883, false),
+            ("mqtts://[::1]:2000", "::1", 2000, true),
         ] {
-            assert_eq!(parse_url(url), Ok((host.to_owned(), port)), "{url}");
+            assert_eq!(parse_url(url), Ok(Address { host: host.to_owned(), port, has_tls }), "{url}");
         }
         for (url, words) in [
             ("localhost:1883", "is not a URL"),
-            ("mqtts://x", "TLS is not supported yet"),
+            ("ssl://x", "write mqtts://"),
             ("tcp://x", "write mqtt://"),
-            ("ws://x", "only mqtt://"),
+            ("ws://x", "only mqtt:// and mqtts:// work"),
             ("mqtt://u:p@x", "username and password"),
             ("mqtt://x/y", "has a path"),
             ("mqtt://", "has no host"),

@@ -17,8 +17,7 @@ use bytes::{Buf, Bytes};
 use futures::FutureExt;
 use futures::stream::{FuturesOrdered, StreamExt};
 use tidemill_engine::source::{Appended, BoxFuture, Chunk, Intake, IntakeError, Receipt, Stop};
-use tokio::io::{AsyncWriteExt, Interest};
-use tokio::net::TcpStream;
+use tokio::io::Interest;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::codec::Header;
@@ -26,6 +25,7 @@ use super::inbox::{Inbox, Read};
 use super::keep_alive::{Due, KeepAlive};
 use super::packet::{Violation, reason};
 use super::session::{Heard, Session};
+use super::transport::Stream;
 use super::write;
 
 /// How many chunks of one connection may wait to be durable. Reached when the disk is slower than the peer; then the socket's
@@ -38,9 +38,6 @@ const READS_MAX: usize = 16;
 const OUT_BYTES_MAX: usize = 256 << 10;
 /// How long the last bytes may take, for a peer that does not read.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long we wait for the peer to close after us. Closing a socket with unread bytes in it would reset the connection and
-/// could take our last answers with it.
-const LINGER: Duration = Duration::from_millis(500);
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -65,7 +62,7 @@ pub(super) enum End {
 
 /// A connection in its loop.
 pub(super) struct Connection<'c> {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     pub(super) inbox: Inbox,
     pub(super) session: Session,
     pub(super) keep_alive: KeepAlive,
@@ -106,7 +103,7 @@ impl Connection<'_> {
                 break;
             }
             let reading = end.is_none() && appending.is_none() && !self.inbox.has_packets() && self.has_room(&receipts);
-            let interest = match (reading, !broken && !self.session.out.is_empty()) {
+            let interest = match (reading, !broken && (!self.session.out.is_empty() || self.stream.has_unsent())) {
                 (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
                 (true, false) => Some(Interest::READABLE),
                 (false, true) => Some(Interest::WRITABLE),
@@ -210,7 +207,7 @@ impl Connection<'_> {
     fn read(&mut self, subscribed: &mut impl FnMut()) -> Option<End> {
         let now = Instant::now();
         for _ in 0..READS_MAX {
-            match self.inbox.fill(&self.stream) {
+            match self.inbox.fill(&mut self.stream) {
                 Ok(Read::Nothing) => return None,
                 Ok(Read::End) => return Some(End::Closed),
                 Ok(Read::Some) => self.keep_alive.heard(now),
@@ -256,7 +253,7 @@ impl Connection<'_> {
         }
         // The capacity goes with it: an idle connection holds nothing.
         self.session.out = bytes::BytesMut::new();
-        Ok(())
+        self.stream.try_flush()
     }
 
     fn count_errors(&mut self) {
@@ -296,7 +293,7 @@ impl Connection<'_> {
         })
         .await;
         if listens {
-            linger(&self.stream).await;
+            self.stream.linger().await;
         }
     }
 }
@@ -311,7 +308,7 @@ pub(super) enum NoPacket {
 
 /// Waits for the first packet of a connection, which begins with the byte `expected`.
 pub(super) async fn first_packet(
-    stream: &TcpStream,
+    stream: &mut Stream,
     inbox: &mut Inbox,
     expected: u8,
 ) -> Result<(Header, Bytes), NoPacket> {
@@ -319,26 +316,11 @@ pub(super) async fn first_packet(
         if let Some(packet) = inbox.first_packet(expected).map_err(NoPacket::Violation)? {
             return Ok(packet);
         }
-        stream.readable().await.map_err(NoPacket::Io)?;
+        stream.ready(Interest::READABLE).await.map_err(NoPacket::Io)?;
         if let Read::End = inbox.fill(stream).map_err(NoPacket::Io)? {
             return Err(NoPacket::Closed);
         }
     }
-}
-
-/// Throws away what a peer still sends, until it closes or a short time has passed.
-pub(super) async fn linger(stream: &TcpStream) {
-    let _ = timeout(LINGER, async {
-        let mut bytes = vec![0u8; 4096];
-        while stream.readable().await.is_ok() {
-            match stream.try_read(&mut bytes) {
-                Ok(0) => return,
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
-                _ => {}
-            }
-        }
-    })
-    .await;
 }
 
 /// Resolves with the future if there is one, otherwise never.

@@ -19,6 +19,7 @@
 
 pub mod topic;
 
+mod attributes;
 mod backoff;
 mod client;
 mod codec;
@@ -36,11 +37,13 @@ mod sender;
 mod session;
 mod sink;
 mod template;
+mod transport;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
+pub use attributes::Attributes;
 pub(crate) use backoff::Backoff;
 pub use client::{MqttSource, client};
 pub use link::{Broker, Message};

@@ -223,6 +223,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn fuzz_topic_pattern() {
+        tidemill_engine::testing::fuzz::fuzz(concat!(env!("CARGO_MANIFEST_DIR"), "/src/mqtt/corpus/topic"), |input| {
+            let Ok(pattern) = TopicPattern::parse(&String::from_utf8_lossy(input)) else { return false };
+            let topic = pattern.filter().replace(['+', '#'], "x");
+            assert!(pattern.accepts(&topic), "{pattern} matches {topic:?}");
+            assert_eq!(pattern.matches(&topic).map(|values| values.len()), Some(pattern.columns().len()));
+            true
+        });
+    }
+
+    #[test]
     fn named_levels_become_columns() {
         let pattern = TopicPattern::parse("plant/{site}/{device}/telemetry").expect("valid");
         assert_eq!(pattern.filter(), "plant/+/+/telemetry");

@@ -90,6 +90,7 @@ fn leaves(field: &Field) -> usize {
     match field.data_type() {
         DataType::Struct(fields) => fields.iter().map(|field| leaves(field)).sum(),
         DataType::List(element) => leaves(element),
+        DataType::Map(entries, _) => leaves(entries),
         _ => 1,
     }
 }

@@ -9,7 +9,7 @@
 //! | Float16, 32, 64 | float, float, double | Float32, 32, 64 |
 //! | Boolean, Date32, Decimal128 | boolean, date, decimal | the same |
 //! | Timestamp of any unit and zone; without a zone it is UTC | timestamp | Timestamp(µs, "UTC") |
-//! | List, LargeList, FixedSizeList, Struct of these | array, struct | List, Struct |
+//! | List, LargeList, FixedSizeList, Struct, Map of these | array, struct, map | List, Struct, Map |
 
 use std::sync::Arc;
 
@@ -78,12 +78,33 @@ fn stored_type(data_type: &DataType) -> Result<DataType, String> {
         DataType::Struct(fields) => {
             DataType::Struct(fields.iter().map(|field| stored_field(field)).collect::<Result<Fields, _>>()?)
         }
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(pair) if pair.len() == 2 => map_type(
+                stored_key_type(pair[0].data_type())?,
+                Field::new("value", stored_type(pair[1].data_type())?, pair[1].is_nullable()),
+            ),
+            other => return Err(format!("a table cannot hold a map of {other}")),
+        },
         DataType::Null => return Err("it has no type: write CAST(NULL AS …) with the type it should have".to_owned()),
         DataType::Duration(_) | DataType::Interval(_) | DataType::Time32(_) | DataType::Time64(_) => {
             return Err(format!("a table cannot hold {data_type}: cast it to BIGINT or TEXT"));
         }
         other => return Err(format!("a table cannot hold {other}: cast it to another type")),
     })
+}
+
+/// The keys of a map are compared with text as it is written in a question, which is no view.
+fn stored_key_type(data_type: &DataType) -> Result<DataType, String> {
+    Ok(match stored_type(data_type)? {
+        DataType::Utf8View => DataType::Utf8,
+        other => other,
+    })
+}
+
+/// A map as the Delta protocol and Parquet have it: keys are never null, and in no order.
+fn map_type(key: DataType, value: Field) -> DataType {
+    let pair = Fields::from(vec![Field::new("key", key, false), value]);
+    DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(pair), false)), false)
 }
 
 fn utc_micros() -> DataType {
@@ -115,7 +136,7 @@ fn delta_type(stored: &DataType) -> DeltaType {
         DataType::Float32 => "float",
         DataType::Float64 => "double",
         DataType::Date32 => "date",
-        DataType::Utf8View => "string",
+        DataType::Utf8View | DataType::Utf8 => "string",
         DataType::Binary => "binary",
         DataType::Timestamp(..) => "timestamp",
         DataType::Decimal128(precision, scale) => return DeltaType::Primitive(format!("decimal({precision},{scale})")),
@@ -125,6 +146,14 @@ fn delta_type(stored: &DataType) -> DeltaType {
         }
         DataType::Struct(fields) => {
             return nested(Nested::Struct { fields: fields.iter().map(|field| delta_field(field)).collect() });
+        }
+        DataType::Map(entries, _) => {
+            let DataType::Struct(pair) = entries.data_type() else { unreachable!("a map has pairs") };
+            return nested(Nested::Map {
+                key_type: delta_type(pair[0].data_type()),
+                value_type: delta_type(pair[1].data_type()),
+                value_contains_null: pair[1].is_nullable(),
+            });
         }
         other => unreachable!("{other} is not a stored type"),
     };
@@ -188,10 +217,8 @@ fn arrow_nested(nested: &Nested) -> Result<DataType, String> {
             DataType::List(Arc::new(Field::new("element", arrow_type(element_type)?, *contains_null)))
         }
         Nested::Map { key_type, value_type, value_contains_null } => {
-            let key = Field::new("key", arrow_type(key_type)?, false);
-            let value = Field::new("value", arrow_type(value_type)?, *value_contains_null);
-            let entries = Field::new("key_value", DataType::Struct(Fields::from(vec![key, value])), false);
-            DataType::Map(Arc::new(entries), false)
+            let key = stored_key_type(&arrow_type(key_type)?)?;
+            map_type(key, Field::new("value", arrow_type(value_type)?, *value_contains_null))
         }
     })
 }
@@ -211,6 +238,7 @@ mod tests {
             Field::new("level", DataType::Decimal128(10, 2), true),
             Field::new("tags", DataType::List(Arc::new(tags)), true),
             Field::new("place", place, true),
+            Field::new("properties", tidemill_engine::plan::text_map_type(), false),
         ];
         let stored = Schema::new(columns.iter().map(|field| stored_field(field).unwrap()).collect::<Vec<_>>());
         assert_eq!(parse_schema(&schema_string(&stored)).unwrap(), stored);

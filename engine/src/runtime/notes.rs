@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch};
 use bytes::Bytes;
 
+use crate::seeded_bugs::{SeededBug, is_planted};
 use crate::source::Note;
 
 /// The notes of one partition that are not forgotten.
@@ -32,7 +33,7 @@ impl Notes {
 
     /// Returns all notes for a checkpoint, sorted by key, unless the checkpoint before has the same.
     pub(super) fn changed_rows(&mut self) -> Option<RecordBatch> {
-        if !std::mem::take(&mut self.changed) {
+        if !std::mem::take(&mut self.changed) || is_planted(SeededBug::NotesNotSaved) {
             return None;
         }
         let keys: ArrayRef = Arc::new(BinaryArray::from_iter_values(self.kept.keys()));

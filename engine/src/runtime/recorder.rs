@@ -541,6 +541,11 @@ impl Recorder {
     ) -> Data {
         let first = self.next;
         self.next.0 += messages.len() as u64;
+        if is_planted(SeededBug::NoteApart) {
+            let notes = notes.clone();
+            log.append(&Record::Messages { partition, arrival_us, first, messages: Vec::new(), notes });
+        }
+        let notes = if is_planted(SeededBug::NoteLost) { Vec::new() } else { notes };
         let record = Record::Messages { partition, arrival_us, first, messages, notes };
         log.append(&record);
         let Record::Messages { messages, notes, .. } = record else { unreachable!("made above") };

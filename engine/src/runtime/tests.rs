@@ -10,6 +10,7 @@ use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
 mod decisions;
+mod dedup;
 mod notes;
 
 use super::buffer::RowBuffer;
@@ -21,6 +22,7 @@ use super::{Job, JobError, JobOptions, LOG_FOLDER};
 use crate::checkpoint::{CHECKPOINTS_KEPT, CheckpointError, Holds, Manifest, Store, TableState as TableDecision};
 use crate::clock::{Clock, SeededDice, SystemClock};
 use crate::dataflow::Failure;
+use crate::decode::Place;
 use crate::epoch::Epoch;
 use crate::fence::Incarnation;
 use crate::ingest::{Log, LogOptions, PartitionId, Record};
@@ -461,6 +463,7 @@ fn deciding(sink: Writes) -> Deciding {
         decided_only: None,
         tables: vec![table],
         windows: BTreeMap::new(),
+        dedups: BTreeMap::new(),
         sources: BTreeMap::new(),
         notes: BTreeMap::new(),
         log_removed_bytes: Arc::default(),
@@ -472,7 +475,7 @@ fn deciding(sink: Writes) -> Deciding {
 
 fn batch() -> RecordBatch {
     use crate::decode::Format;
-    EventFormat.decoder().decode(&Data::Messages(vec![event(1)])).batches.remove(0)
+    EventFormat.decoder().decode(&Data::Messages(vec![event(1)]), &Place::default()).batches.remove(0)
 }
 
 #[test]

@@ -62,6 +62,12 @@ pub enum SeededBug {
     ZombieGoesOn,
     /// A queue takes all that comes.
     QueueWithoutBound,
+    /// A message is written without what was noted with it.
+    NoteLost,
+    /// What was noted with a message is written before it, as a record of its own.
+    NoteApart,
+    /// A checkpoint does not hold what was noted.
+    NotesNotSaved,
     /// A count is one too high.
     CountTooHigh,
 }

@@ -125,12 +125,19 @@ pub const HARNESSES: &[(SeededBug, Harness, &str)] = &[
         "ingest::tests::fence::whenever_a_successor_takes_over_it_has_read_what_was_acknowledged",
     ),
     (SeededBug::ZombieGoesOn, Harness::Protocol, TWO_PHASES),
+    (
+        SeededBug::QueueWithoutBound,
+        Harness::Engine,
+        "runtime::simulation::tests::while_the_disk_is_slow_what_waits_for_it_is_bounded",
+    ),
+    (SeededBug::NoteLost, Harness::Engine, NOTES),
+    (SeededBug::NoteApart, Harness::Whole, "simulation::judge::tests::the_judge_sees_what_is_wrong"),
+    (SeededBug::NotesNotSaved, Harness::Engine, NOTES),
     (SeededBug::CountTooHigh, Harness::Engine, DECISIONS),
 ];
 
 /// Bugs of the studies that cannot be planted yet, and why.
 pub const LEFT_OUT: &[(&str, &str)] = &[
-    ("a queue without a bound", "planted in the intake, but no test has been shown to catch it yet"),
     ("a session merge forgets its retraction", "there are no session windows"),
     ("ids of QoS 2 are not kept", "there is no QoS 2"),
     ("DUP is taken for new", "with QoS 1 a message that comes again is new: whoever sends it wants it so"),
@@ -138,6 +145,7 @@ pub const LEFT_OUT: &[(&str, &str)] = &[
 
 const TWO_PHASES: &str = "whatever_crashes_and_whoever_goes_on_tables_have_whole_epochs_once";
 const WINDOWS: &str = "oracle::windows_equal_the_reference_model_on_2000_random_logs_with_1_2_and_4_workers";
+const NOTES: &str = "runtime::tests::notes::notes_are_there_again_from_the_log_from_a_checkpoint_and_from_both";
 const DECISIONS: &str =
     "runtime::tests::decisions::a_job_decides_before_it_commits_and_goes_on_where_it_stood_with_the_log_it_needs";
 

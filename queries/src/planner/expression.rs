@@ -23,7 +23,7 @@ use datafusion::logical_expr::{Expr as LogicalExpr, ExprSchemable, cast};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr, expressions};
 use tidemill_engine::expr::{Column as EngineColumn, Expr, ExprError, ExprRef};
-use tidemill_engine::plan::timestamp_type;
+use tidemill_engine::plan::{text_map_type, timestamp_type};
 
 /// An expression that is ready to run, with what comes out.
 #[derive(Clone, Debug)]
@@ -148,7 +148,7 @@ pub(super) fn engine_type(data_type: &DataType) -> DataType {
 
 /// Whether a table can have a column of this type.
 pub(super) fn is_storable(data_type: &DataType) -> bool {
-    is_groupable(data_type) || *data_type == DataType::Binary
+    is_groupable(data_type) || *data_type == DataType::Binary || *data_type == text_map_type()
 }
 
 /// Whether rows can be grouped by a column of this type.

@@ -13,6 +13,7 @@ use tidemill_connectors::HttpIngest;
 use tidemill_engine::clock::{ManualClock, SeededDice};
 use tidemill_engine::plan::Operator;
 use tidemill_engine::storage::MemoryStorage;
+use tidemill_engine::testing::fuzz::fuzz;
 
 use super::*;
 
@@ -249,4 +250,20 @@ fn tables_are_those_of_the_plan_in_its_order() {
     assert_eq!(names, planned);
     assert_eq!(names, ["readings$dead", "readings$quarantine", "a$late", "a", "b"]);
     assert!(pipeline.tables.iter().zip(pipeline.plan.tables()).all(|(table, (_, schema))| table.schema == schema));
+}
+
+#[test]
+fn fuzz_sql() {
+    let cases = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/planner/cases");
+    fuzz(cases, |input| {
+        let text = String::from_utf8_lossy(input);
+        match compile("fuzz.sql", &text, &context()) {
+            Ok(_) => true,
+            Err(problems) => {
+                assert!(!problems.is_empty(), "a refusal says why");
+                problems.iter().for_each(|problem| drop(problem.render(&text, false)));
+                false
+            }
+        }
+    });
 }

@@ -16,6 +16,7 @@ pub(super) fn type_name(data_type: &DataType) -> String {
 pub(super) fn cast_hint(data_type: &DataType) -> String {
     match data_type {
         DataType::Interval(_) | DataType::Duration(_) => "subtract seconds instead: date_part('epoch', …)".to_owned(),
+        DataType::Map(..) => "take a value out of it: user_properties['site']".to_owned(),
         DataType::Null => "say its type: CAST(NULL AS DOUBLE)".to_owned(),
         _ => "write CAST(… AS DOUBLE), or another type that fits".to_owned(),
     }

@@ -97,6 +97,16 @@ fn status_document(service: &ServiceStatus) -> Value {
             })
         })
         .collect();
+    let dedups: Vec<Value> = status
+        .dedups
+        .iter()
+        .map(|dedup| {
+            json!({
+                "source": dedup.source, "taken": dedup.taken, "repeats": dedup.repeats, "late": dedup.late,
+                "state_bytes": dedup.state_bytes,
+            })
+        })
+        .collect();
     let windows: Vec<Value> = status
         .windows
         .iter()
@@ -114,7 +124,7 @@ fn status_document(service: &ServiceStatus) -> Value {
         "sealed_epoch": status.sealed.0, "completed_epoch": status.completed.0,
         "log_bytes": status.log_bytes, "rows_in_flight": status.rows_in_flight,
         "checkpoint": checkpoint_value(&status.checkpoint),
-        "sources": sources, "windows": windows, "tables": tables, "sinks": sinks,
+        "sources": sources, "dedups": dedups, "windows": windows, "tables": tables, "sinks": sinks,
     })
 }
 
@@ -197,7 +207,8 @@ mod tests {
             (job(|job| job.failure = Some("disk full".into())), read_only(), "read_only"),
             (None, read_only(), "read_only"),
         ] {
-            let document = status_document(&ServiceStatus { job, read_only: read_only.clone(), disk_failures: 0 });
+            let document =
+                status_document(&ServiceStatus { job, read_only: read_only.clone(), ..ServiceStatus::default() });
             assert_eq!(document["state"], state);
             assert_eq!(document["read_only"]["reason"].as_str(), read_only.map(|_| "disk full"));
         }

@@ -3,12 +3,12 @@
 use arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::ast::DataType as SqlType;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span};
-use tidemill_engine::plan::timestamp_type;
+use tidemill_engine::plan::{text_map_type, timestamp_type};
 
 use crate::diagnostic::{Code, Problem};
 
 /// The names to choose from when a type is misspelt.
-pub(crate) const TYPE_NAMES: [&str; 12] = [
+pub(crate) const TYPE_NAMES: [&str; 14] = [
     "DOUBLE",
     "REAL",
     "BIGINT",
@@ -21,10 +21,15 @@ pub(crate) const TYPE_NAMES: [&str; 12] = [
     "TIMESTAMP",
     "TIMESTAMPTZ",
     "DATE",
+    "BYTES",
+    "MAP<TEXT, TEXT>",
 ];
 
 /// Returns the type of the columns that a declared type means.
 pub(super) fn from_sql(written: &SqlType, start: Span) -> Result<DataType, Problem> {
+    if let SqlType::Map(key, value) = written {
+        return map_from_sql(key, value, start);
+    }
     let text = written.to_string().to_uppercase();
     let name = without_parentheses(&text);
     let data_type = match name.as_str() {
@@ -46,6 +51,7 @@ pub(super) fn from_sql(written: &SqlType, start: Span) -> Result<DataType, Probl
             timestamp_type()
         }
         "DATE" => DataType::Date32,
+        "BYTES" | "BYTEA" | "BINARY" | "VARBINARY" | "BLOB" => DataType::Binary,
         _ => {
             let width = u64::try_from(name.chars().count()).unwrap_or(1);
             let end = Location::new(start.start.line, start.start.column + width);
@@ -64,6 +70,15 @@ pub(super) fn from_sql(written: &SqlType, start: Span) -> Result<DataType, Probl
         }
     };
     Ok(data_type)
+}
+
+fn map_from_sql(key: &SqlType, value: &SqlType, span: Span) -> Result<DataType, Problem> {
+    let is_text = |written| from_sql(written, span).is_ok_and(|found| found == DataType::Utf8View);
+    if is_text(key) && is_text(value) {
+        return Ok(text_map_type());
+    }
+    Err(Problem::new(Code::NotSupported, span, "the keys and values of a map are TEXT in this version")
+        .hint("write MAP<TEXT, TEXT>"))
 }
 
 /// `VARCHAR(20)` is `VARCHAR`: lengths and precisions are accepted, and mean nothing here.

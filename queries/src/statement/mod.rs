@@ -4,7 +4,9 @@
 //! once, so every token knows its place in the file, and so does everything that is made from tokens.
 //!
 //! ```text
-//!   CREATE SOURCE name ( column TYPE [NOT NULL], …, WATERMARK FOR column AS column [- INTERVAL '…'] ) WITH ( key = value, … ) ;
+//!   CREATE SOURCE name ( column TYPE [METADATA [FROM 'what']] [NOT NULL], …,
+//!                        [WATERMARK FOR column AS column [- INTERVAL '…'],]
+//!                        [DEDUP KEY ( column, … ) WITHIN INTERVAL '…'] ) WITH ( key = value, … ) ;
 //!   CREATE MATERIALIZED VIEW name [WITH ( key = value, … )] AS SELECT … [EMIT ON WINDOW CLOSE] ;
 //!   CREATE SINK name FROM view WITH ( key = value, … ) ;
 //! ```
@@ -47,14 +49,18 @@ pub(crate) struct CreateSource {
     pub(crate) name: Name,
     pub(crate) columns: Vec<ColumnDefinition>,
     pub(crate) watermark: Option<WatermarkClause>,
+    pub(crate) dedup: Option<DedupClause>,
     pub(crate) options: OptionList,
 }
 
 #[derive(Debug)]
 pub(crate) struct ColumnDefinition {
     pub(crate) name: Name,
+    pub(crate) type_span: Span,
     pub(crate) data_type: arrow::datatypes::DataType,
     pub(crate) nullable: bool,
+    /// `METADATA FROM 'what'`: it is not in the payload.
+    pub(crate) metadata: Option<Name>,
 }
 
 /// `WATERMARK FOR column AS column - delay`.
@@ -63,6 +69,16 @@ pub(crate) struct WatermarkClause {
     pub(crate) column: Name,
     /// The interval that is subtracted.
     pub(crate) delay: Option<Expr>,
+}
+
+/// `DEDUP KEY (column, …) WITHIN interval`.
+#[derive(Debug)]
+pub(crate) struct DedupClause {
+    /// At least one.
+    pub(crate) columns: Vec<Name>,
+    pub(crate) within: Expr,
+    /// The words `DEDUP KEY`.
+    pub(crate) span: Span,
 }
 
 /// `WITH ( key = value, … )`; empty if it was not written.

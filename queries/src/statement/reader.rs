@@ -1,6 +1,6 @@
 //! Reads one `CREATE` statement from its tokens.
 
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Spanned};
+use datafusion::sql::sqlparser::ast::{BinaryOperator, DataType as SqlType, Expr, Spanned};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
@@ -8,8 +8,8 @@ use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 use super::flink::refuse_flink_window;
 use super::limits::{check_depth, parser};
 use super::{
-    ColumnDefinition, CreateSink, CreateSource, CreateView, Name, OptionEntry, OptionList, WatermarkClause, data_type,
-    is_word, normalize, slice, split_emit, syntax_problem,
+    ColumnDefinition, CreateSink, CreateSource, CreateView, DedupClause, Name, OptionEntry, OptionList,
+    WatermarkClause, data_type, is_word, normalize, slice, split_emit, syntax_problem,
 };
 use crate::diagnostic::{Code, Problem};
 
@@ -87,7 +87,7 @@ impl<'a> Reader<'a> {
         self.skip_to_kind();
         let name = self.created_name()?;
         let mut columns: Vec<ColumnDefinition> = Vec::new();
-        let mut watermark = None;
+        let (mut watermark, mut dedup) = (None, None);
         self.expect(&Token::LParen)?;
         loop {
             if self.at_word(0, "WATERMARK") && self.at_word(1, "FOR") {
@@ -96,6 +96,13 @@ impl<'a> Reader<'a> {
                     return Err(Problem::new(Code::DuplicateName, span, "a source has one watermark"));
                 }
                 watermark = Some(self.watermark()?);
+            } else if self.at_word(0, "DEDUP") && self.at_word(1, "KEY") {
+                let span = self.here();
+                if dedup.is_some() {
+                    return Err(Problem::new(Code::DuplicateName, span, "a source has one DEDUP KEY")
+                        .hint("name all columns in it: DEDUP KEY (site, id) WITHIN INTERVAL '10 minutes'"));
+                }
+                dedup = Some(self.dedup()?);
             } else {
                 let column = self.column()?;
                 if columns.iter().any(|other| other.name.value == column.name.value) {
@@ -112,34 +119,75 @@ impl<'a> Reader<'a> {
         self.expect(&Token::RParen)?;
         let options = self.options(&name)?;
         self.end()?;
-        Ok(CreateSource { name, columns, watermark, options })
+        Ok(CreateSource { name, columns, watermark, dedup, options })
     }
 
     fn column(&mut self) -> Result<ColumnDefinition, Problem> {
         let name = checked_name(self.identifier()?, "column")?;
-        let span = self.here();
-        let outcome = self.parser.parse_data_type();
-        let written = self.syntax(outcome)?;
-        let data_type = data_type::from_sql(&written, span)?;
-        let mut nullable = true;
+        let type_span = self.here();
+        let written = self.column_type()?;
+        let data_type = data_type::from_sql(&written, type_span)?;
+        let (mut nullable, mut metadata) = (true, None);
         loop {
             let span = self.here();
             if self.parser.parse_keywords(&[Keyword::NOT, Keyword::NULL]) {
                 nullable = false;
             } else if self.parser.parse_keyword(Keyword::NULL) {
                 nullable = true;
+            } else if self.take_word("METADATA") {
+                if metadata.is_some() {
+                    return Err(Problem::new(Code::Syntax, span, "METADATA stands twice"));
+                }
+                metadata = Some(self.metadata_name(&name)?);
             } else if let Token::Word(word) = &self.parser.peek_token_ref().token {
                 let upper = word.value.to_uppercase();
                 if COLUMN_CLAUSES.contains(&upper.as_str()) {
                     let message = format!("{upper} is not in this version");
-                    return Err(
-                        Problem::new(Code::NotSupported, span, message).hint("a column has a type and NOT NULL")
-                    );
+                    return Err(Problem::new(Code::NotSupported, span, message)
+                        .hint("a column has a type, NOT NULL and METADATA"));
                 }
                 let message = format!("expected , or ) or NOT NULL after the type, found {}", word.value);
                 return Err(Problem::new(Code::Syntax, span, message));
             } else {
-                return Ok(ColumnDefinition { name, data_type, nullable });
+                return Ok(ColumnDefinition { name, type_span, data_type, nullable, metadata });
+            }
+        }
+    }
+
+    /// The type of a column; sqlparser knows maps with angle brackets in another dialect only.
+    fn column_type(&mut self) -> Result<SqlType, Problem> {
+        let is_map = self.at_word(0, "MAP") && self.parser.peek_nth_token_ref(1).token == Token::Lt;
+        if !is_map {
+            let outcome = self.parser.parse_data_type();
+            return self.syntax(outcome);
+        }
+        self.parser.advance_token();
+        self.expect(&Token::Lt)?;
+        let key = self.parser.parse_data_type();
+        let key = self.syntax(key)?;
+        self.expect(&Token::Comma)?;
+        let value = self.parser.parse_data_type();
+        let value = self.syntax(value)?;
+        self.expect(&Token::Gt)?;
+        Ok(SqlType::Map(Box::new(key), Box::new(value)))
+    }
+
+    /// What stands behind `METADATA`: `FROM 'what'`, or nothing where the column's name says it.
+    fn metadata_name(&mut self, column: &Name) -> Result<Name, Problem> {
+        if !self.take_word("FROM") {
+            return Ok(column.clone());
+        }
+        let token = self.parser.next_token();
+        match &token.token {
+            Token::SingleQuotedString(text) => Ok(Name { value: text.clone(), span: token.span }),
+            other => {
+                let word = match other {
+                    Token::Word(word) => word.value.to_lowercase(),
+                    _ => "arrival_time".to_owned(),
+                };
+                let message = format!("expected a quoted name behind METADATA FROM, found {}", shown(&token));
+                Err(Problem::new(Code::Syntax, self.place_of(&token), message)
+                    .hint(format!("write METADATA FROM '{word}'")))
             }
         }
     }
@@ -165,6 +213,33 @@ impl<'a> Reader<'a> {
                 Err(Problem::new(Code::Syntax, span, message).hint(hint))
             }
         }
+    }
+
+    fn dedup(&mut self) -> Result<DedupClause, Problem> {
+        let span = self.expect_word("DEDUP")?.union(&self.expect_word("KEY")?);
+        let mut columns: Vec<Name> = Vec::new();
+        self.expect(&Token::LParen)?;
+        loop {
+            let column = self.identifier()?;
+            if columns.iter().any(|other| other.value == column.value) {
+                let message = format!("column \"{}\" is in the key twice", column.value);
+                return Err(Problem::new(Code::DuplicateName, column.span, message));
+            }
+            columns.push(column);
+            if !self.parser.consume_token(&Token::Comma) {
+                break;
+            }
+        }
+        self.expect(&Token::RParen)?;
+        if !self.at_word(0, "WITHIN") {
+            let message = format!("expected WITHIN, found {}", shown(&self.parser.peek_token()));
+            return Err(Problem::new(Code::Syntax, self.here(), message)
+                .hint("say how long keys are remembered: … WITHIN INTERVAL '10 minutes'"));
+        }
+        self.expect_word("WITHIN")?;
+        let outcome = self.parser.parse_expr();
+        let within = self.syntax(outcome)?;
+        Ok(DedupClause { columns, within, span })
     }
 
     fn options(&mut self, name: &Name) -> Result<OptionList, Problem> {
@@ -295,7 +370,7 @@ impl<'a> Reader<'a> {
 
 /// What other systems allow after the type of a column.
 const COLUMN_CLAUSES: [&str; 9] =
-    ["PRIMARY", "UNIQUE", "DEFAULT", "CHECK", "REFERENCES", "METADATA", "GENERATED", "COLLATE", "COMMENT"];
+    ["PRIMARY", "UNIQUE", "DEFAULT", "CHECK", "REFERENCES", "VIRTUAL", "GENERATED", "COLLATE", "COMMENT"];
 
 fn shown(token: &TokenWithSpan) -> String {
     if token.token == Token::EOF { "the end of the statement".to_owned() } else { token.token.to_string() }

@@ -430,9 +430,11 @@ async fn a_message_larger_than_any_buffer_arrives_whole() {
 }
 
 #[tokio::test]
-async fn qos_2_and_tls_and_bad_patterns_are_refused_by_the_options() {
+async fn qos_2_and_bad_urls_and_bad_patterns_are_refused_by_the_options() {
     for (pairs, words) in [
-        (&[("url", "mqtts://x"), ("topic", "a")][..], "option url: TLS is not supported yet"),
+        (&[("url", "ssl://x"), ("topic", "a")][..], "option url: write mqtts:// in place of ssl://"),
+        (&[("url", "mqtt://x"), ("topic", "a"), ("tls.ca", "ca.pem")], "option tls.ca: has no meaning without TLS"),
+        (&[("url", "mqtts://x"), ("topic", "a"), ("tls.cert", "a.pem")], "option tls.cert: needs its private key"),
         (&[("url", "mqtt://x"), ("topic", "a"), ("qos", "2")], "option qos: 2 is not supported yet"),
         (&[("url", "mqtt://x"), ("topic", "a/#/b")], "option topic: # takes all levels"),
         (&[("url", "mqtt://x")], "option topic: is missing"),

@@ -5,6 +5,7 @@ mod client;
 mod listener;
 mod mosquitto;
 mod packets;
+mod transport;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -217,6 +218,7 @@ fn context() -> Context {
         clock: Arc::new(ManualClock::at(0)),
         dice: Arc::new(SeededDice::new(42)),
         http: crate::HttpIngest::new(),
+        local_brokers: Default::default(),
     }
 }
 

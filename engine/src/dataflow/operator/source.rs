@@ -24,13 +24,13 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::scheduling::SyncActivator;
 
-use super::{Output, RowStream, send};
+use super::{Output, RowStream};
 use crate::dataflow::Context;
-use crate::dataflow::container::Rows;
+use crate::dataflow::container::{Place, Rows};
 use crate::dataflow::counters::SourceCounters;
 use crate::dataflow::operator::watermark::{MarkStream, Marks, to_all};
 use crate::dataflow::snapshot::{Snapshot, SourceCounts};
-use crate::decode::{DeadLetter, Decoder};
+use crate::decode::{DeadLetter, Decoder, Place as ChunkPlace};
 use crate::epoch::Epoch;
 use crate::plan::{EventTimeNode, NodeId, SourceNode, dead_letter_schema};
 use crate::seeded_bugs::{SeededBug, is_planted};
@@ -73,15 +73,8 @@ pub struct FedChunk {
 }
 
 impl FedChunk {
-    fn offset_of(&self, message: usize) -> Offset {
-        let mut before = 0;
-        for (first, count) in &self.places {
-            if message < before + count {
-                return Offset(first.0 + (message - before) as u64);
-            }
-            before += count;
-        }
-        self.places.last().map_or(Offset(0), |(first, _)| *first)
+    fn place(&self) -> ChunkPlace<'_> {
+        ChunkPlace { partition: &self.partition_name, arrival_us: self.arrival_us, runs: &self.places }
     }
 }
 
@@ -140,7 +133,12 @@ pub(crate) fn source<'scope>(
                         Ok(Feed::Chunk(chunk)) => {
                             let sorted = sort_out(&mut *decoder, &chunk, event_time, &mut seen)?;
                             counts.add(&sorted);
-                            outputs.send(held, sorted, &context.counters.sources[id.0]);
+                            let place = Place {
+                                first: chunk.places.first().map_or(Offset(0), |(first, _)| *first),
+                                batch: 0,
+                                arrival_us: chunk.arrival_us,
+                            };
+                            outputs.send(held, sorted, place, &context.counters.sources[id.0]);
                         }
                         Ok(Feed::Close { epoch, mut marks, checkpoint }) => {
                             assert_eq!(epoch, open, "epochs come in order");
@@ -178,7 +176,7 @@ struct Outputs {
 }
 
 impl Outputs {
-    fn send(&mut self, held: &[Capability<Epoch>], sorted: Sorted, counters: &SourceCounters) {
+    fn send(&mut self, held: &[Capability<Epoch>], sorted: Sorted, place: Place, counters: &SourceCounters) {
         let outputs = [
             (&mut self.rows, sorted.rows, &counters.rows),
             (&mut self.dead, sorted.dead.into_iter().collect(), &counters.dead),
@@ -186,9 +184,11 @@ impl Outputs {
         ];
         for ((output, batches, counter), capability) in outputs.into_iter().zip(held) {
             let mut output = output.activate();
-            for batch in batches {
+            let filled = batches.into_iter().filter(|batch| batch.num_rows() > 0);
+            for (place, batch) in (0..).map(|batch| Place { batch, ..place }).zip(filled) {
                 counter.add(batch.num_rows() as u64);
-                send(&mut output, capability, batch);
+                let mut rows = Rows { batch: Some(batch), place };
+                output.session_with_builder(capability).give_container(&mut rows);
             }
         }
     }
@@ -222,7 +222,7 @@ fn sort_out(
     event_time: Option<EventTimeNode>,
     seen: &mut BTreeMap<u32, Mark>,
 ) -> Result<Sorted, String> {
-    let decoded = decoder.decode(&chunk.data);
+    let decoded = decoder.decode(&chunk.data, &chunk.place());
     let mut sorted = Sorted { dead: dead_letters(chunk, &decoded.dead)?, ..Sorted::default() };
     let Some(event_time) = event_time else {
         sorted.rows = decoded.batches;
@@ -281,10 +281,11 @@ fn dead_letters(chunk: &FedChunk, dead: &[DeadLetter]) -> Result<Option<RecordBa
     let (mut partition, mut offset) = (StringViewBuilder::new(), Int64Builder::new());
     let (mut topic, mut reason, mut payload) =
         (StringViewBuilder::new(), StringViewBuilder::new(), BinaryBuilder::new());
+    let place = chunk.place();
     for letter in dead {
         arrival.append_value(chunk.arrival_us);
         partition.append_value(&*chunk.partition_name);
-        offset.append_value(chunk.offset_of(letter.message).0 as i64);
+        offset.append_value(place.offset_of(letter.message).0 as i64);
         let name = String::from_utf8_lossy(&letter.topic);
         topic.append_option((!name.is_empty()).then_some(name));
         reason.append_value(&letter.reason);

@@ -38,7 +38,7 @@ use super::{Job, JobError, JobOptions, JobStatus};
 use crate::dataflow::Failure;
 use crate::plan::Plan;
 use crate::sink::Sink;
-use crate::source::{Chunk, Intake, IntakeError, Receipt};
+use crate::source::{Chunk, Intake, IntakeError, Receipt, Resume};
 
 /// More turns than anything takes that goes on: a job that is still not there by then hangs.
 const TURNS_MAX: u64 = 4_000_000;
@@ -50,6 +50,7 @@ pub struct Simulation {
     job: Option<Job>,
     failure: Failure,
     intakes: BTreeMap<String, Arc<dyn Intake>>,
+    resume: BTreeMap<String, Vec<Resume>>,
     dataflow: Dataflow,
     threads: Vec<JoinHandle<()>>,
 }
@@ -87,6 +88,7 @@ impl Simulation {
         let mut simulation = Simulation {
             turns: turns.clone(),
             intakes: sources_of(&plan).map(intake).collect(),
+            resume: BTreeMap::new(),
             failure: failure.clone(),
             dataflow: Dataflow {
                 guards: Some(workers),
@@ -105,6 +107,10 @@ impl Simulation {
         })?;
         let replayed = simulation.wait_for(&replayed)?;
         check_committed(&committed, &replayed)?;
+        let mut resume = replayed.resume;
+        simulation.resume = sources_of(&simulation.job().plan)
+            .map(|(id, node)| (node.name.clone(), resume.remove(&id).unwrap_or_default()))
+            .collect();
         let _ = go.send(()); // The recorder is waiting for it.
         Ok(simulation)
     }
@@ -152,6 +158,11 @@ impl Simulation {
     /// `None`: there is no room now.
     pub fn append(&self, source: &str, partition: &str, chunk: Chunk) -> Option<Result<Receipt, IntakeError>> {
         self.intakes.get(source)?.try_append(partition, chunk)
+    }
+
+    /// Returns what each source is told when it begins, by its name.
+    pub fn resume(&self) -> &BTreeMap<String, Vec<Resume>> {
+        &self.resume
     }
 
     /// Returns what the job is doing now.

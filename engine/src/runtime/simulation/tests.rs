@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use bytes::Bytes;
 use futures::FutureExt;
 use parking_lot::Mutex;
 
-use super::{Simulation, TurnDisk, Turns};
+use super::{Moment, Simulation, TurnDisk, Turns, Watch};
 use crate::clock::{ManualClock, SeededDice};
 use crate::epoch::Epoch;
 use crate::ingest::LogOptions;
 use crate::plan::{Operator, Plan, SourceNode};
-use crate::runtime::{JobError, JobOptions};
+use crate::runtime::intake::BYTES_QUEUED_MAX;
+use crate::runtime::{JobError, JobOptions, turns};
 use crate::source::{Chunk, IntakeError, Message};
 use crate::storage::simulated::{Call, Failure, Fault};
 use crate::storage::{LocalStorage, SimulatedDisk};
@@ -38,7 +40,15 @@ fn plan() -> Plan {
 type Committed = Arc<Mutex<Vec<RecordBatch>>>;
 
 fn start(disk: &SimulatedDisk, turns: &Turns) -> Result<(Simulation, Arc<ManualClock>, Committed), JobError> {
-    let disk = TurnDisk::new(Arc::new(disk.clone()), None);
+    start_watched(disk, turns, None)
+}
+
+fn start_watched(
+    disk: &SimulatedDisk,
+    turns: &Turns,
+    watch: Option<Watch>,
+) -> Result<(Simulation, Arc<ManualClock>, Committed), JobError> {
+    let disk = TurnDisk::new(Arc::new(disk.clone()), watch);
     let (clock, collected) = (Arc::new(ManualClock::at(1_000_000)), Collected::default());
     let committed = Arc::clone(&collected.committed);
     let options = JobOptions {
@@ -98,6 +108,44 @@ fn a_log_that_cannot_be_synced_acknowledges_nothing_more_and_ends_the_job() {
     }
     let failure = simulation.stop().unwrap_err();
     assert!(failure.is_disk_failure() && failure.to_string().contains("data/log"), "{failure}");
+}
+
+#[test]
+fn while_the_disk_is_slow_what_waits_for_it_is_bounded() {
+    /// Turns that the others have while the log is synced.
+    const SYNC_TURNS: usize = 300;
+    const CHUNK_BYTES: usize = 1 << 20;
+    const CHUNKS: usize = 50;
+    let turns = Turns::new(8);
+    let _driving = turns.sit();
+    let slow: Watch = Arc::new(|moment| {
+        if matches!(moment, Moment::BeforeSync(path) if path.extension().is_some_and(|ending| ending == "log")) {
+            for _ in 0..SYNC_TURNS {
+                turns::pass();
+            }
+        }
+    });
+    let (mut simulation, clock, committed) = start_watched(&SimulatedDisk::new(8), &turns, Some(slow)).unwrap();
+    let topic = Bytes::from(vec![b't'; CHUNK_BYTES]);
+    let (mut waiting, mut answered, mut refused, mut most) = (Vec::new(), 0, 0, 0);
+    while answered < CHUNKS {
+        match simulation.append("events", "", Chunk::Messages(vec![Message::new(topic.clone(), "a,1,1")])) {
+            Some(receipt) => waiting.push(receipt.unwrap()),
+            None => refused += 1,
+        }
+        let waiting_bytes = waiting.len() * CHUNK_BYTES;
+        assert!(waiting_bytes <= BYTES_QUEUED_MAX, "{waiting_bytes} bytes wait for the disk");
+        most = most.max(waiting_bytes);
+        simulation.pass();
+        clock.advance(Duration::from_millis(1));
+        let before = waiting.len();
+        waiting.retain_mut(|receipt| receipt.now_or_never().map(Result::unwrap).is_none());
+        answered += before - waiting.len();
+    }
+    assert!(refused > 0 && most > BYTES_QUEUED_MAX - 2 * CHUNK_BYTES, "the disk was not slow: {most} bytes");
+    let accepted = answered + waiting.len();
+    simulation.stop().unwrap();
+    assert_eq!(committed.lock().iter().map(RecordBatch::num_rows).sum::<usize>(), accepted);
 }
 
 #[test]

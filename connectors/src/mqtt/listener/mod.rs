@@ -27,7 +27,6 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 use tidemill_engine::clock::Dice;
 use tidemill_engine::source::{Chunk, Intake, IntakeError, Message, Resume, Source, SourceError, Stop};
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
@@ -35,12 +34,13 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::codec::{self, ConnectError};
-use super::connection::{Connection, End, NoPacket, first_packet, linger};
+use super::connection::{Connection, End, NoPacket, first_packet};
 use super::inbox::Inbox;
 use super::keep_alive::KeepAlive;
 use super::packet::{Connect, Version, Violation, Will, reason};
 use super::session::Session;
 use super::topic::TopicPattern;
+use super::transport::Stream;
 use super::write;
 use crate::Context;
 use crate::descriptors;
@@ -287,11 +287,15 @@ impl Client {
     }
 
     /// Waits for CONNECT and answers it.
-    async fn accept(&self, stream: TcpStream, inbox: &mut Inbox) -> Option<(TcpStream, Accepted)> {
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(peer = %self.peer, %error, "cannot set TCP_NODELAY");
-        }
-        let packet = match timeout(CONNECT_TIMEOUT, first_packet(&stream, inbox, codec::CONNECT)).await {
+    async fn accept(&self, stream: TcpStream, inbox: &mut Inbox) -> Option<(Stream, Accepted)> {
+        let mut stream = match Stream::plain(stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                debug!(peer = %self.peer, %error, "lost before CONNECT");
+                return None;
+            }
+        };
+        let packet = match timeout(CONNECT_TIMEOUT, first_packet(&mut stream, inbox, codec::CONNECT)).await {
             Err(_) => {
                 self.count("connect_timeout", "no CONNECT in time");
                 return None;
@@ -358,7 +362,7 @@ impl Client {
         Ok(Accepted { version, connect, id })
     }
 
-    async fn welcome(&self, mut stream: TcpStream, accepted: Accepted) -> Option<(TcpStream, Accepted)> {
+    async fn welcome(&self, mut stream: Stream, accepted: Accepted) -> Option<(Stream, Accepted)> {
         let assigned = accepted.id.as_deref().filter(|_| accepted.connect.client_id.is_empty());
         let mut out = BytesMut::new();
         write::accept(accepted.version, &accepted.connect, assigned, &mut out);
@@ -368,7 +372,7 @@ impl Client {
         }
     }
 
-    async fn refuse<T>(&self, mut stream: TcpStream, version: Version, code: u8, why: &str) -> Option<T> {
+    async fn refuse<T>(&self, mut stream: Stream, version: Version, code: u8, why: &str) -> Option<T> {
         let mut out = BytesMut::new();
         write::refuse(version, code, why, &mut out);
         let _ = timeout(CONNECT_TIMEOUT, async {
@@ -376,7 +380,7 @@ impl Client {
             stream.shutdown().await
         })
         .await;
-        linger(&stream).await;
+        stream.linger().await;
         None
     }
 
