@@ -4,6 +4,7 @@ use arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use crate::diagnostic::Diagnostic;
+use crate::names::quoted;
 use crate::statement::{OptionList, Statement, parse_file, slice};
 use crate::type_name::type_name;
 
@@ -147,11 +148,6 @@ impl ViewParts {
     pub fn to_sql(&self, options: &[(String, String)]) -> String {
         format!("CREATE MATERIALIZED VIEW {}{} AS\n{};\n", quoted(&self.name), with(options), self.query)
     }
-}
-
-/// Writes a name as SQL, whatever is in it.
-pub fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn pairs(options: &OptionList) -> Vec<(String, String)> {

@@ -8,6 +8,9 @@ use super::folder::Folder;
 use super::program::{free_port, installed, signal};
 use super::wait::eventually;
 
+/// What a broker is told that keeps its state, and saves it after each change.
+const SAVES: &str = "persistence true\nautosave_on_changes true\nautosave_interval 1\nmax_queued_messages 100000\n";
+
 /// A `mosquitto` on a free port, with persistence. Dropping it kills it.
 pub(crate) struct Broker {
     child: Option<Child>,
@@ -20,14 +23,18 @@ pub(crate) struct Broker {
 impl Broker {
     /// Starts a broker that keeps its state in the folder, and saves it after each change.
     pub(crate) async fn start(folder: &Folder) -> Broker {
-        let saves = "persistence true\nautosave_on_changes true\nautosave_interval 1\nmax_queued_messages 100000\n";
-        Broker::with(folder, saves).await
+        Broker::with(folder, SAVES).await
     }
 
     /// Starts a broker that saves its state when it ends, and queues whatever comes; `window` messages may be in flight.
     pub(crate) async fn patient(folder: &Folder, window: usize) -> Broker {
         Broker::with(folder, &format!("persistence true\nmax_queued_messages 0\nmax_inflight_messages {window}\n"))
             .await
+    }
+
+    /// Starts a broker that keeps its state, with more lines of configuration; what they say again counts.
+    pub(crate) async fn start_with(folder: &Folder, more: &str) -> Broker {
+        Broker::with(folder, &format!("{SAVES}{more}")).await
     }
 
     /// Starts a broker with these lines in its configuration.

@@ -141,7 +141,7 @@ async fn a_broker_that_is_away_holds_nothing_up_and_gets_everything_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_a_broker_refuses_wait_and_go_where_the_sink_points_next() {
     let (folder, other) = (Folder::new(), Folder::new());
-    let refusing = Broker::with(&folder, "allow_anonymous false\n").await;
+    let refusing = Broker::start_with(&folder, "allow_anonymous false\n").await;
     let mut serve = Serve::new(&folder, &pipeline(&format!("url = '{}'", refusing.url())));
     let program = serve.start_ready().await;
     program.http.ingest_durably("readings", &lines(0, 50)).await;

@@ -28,6 +28,7 @@ pub(crate) use limits::{check_depth, check_length, parser};
 
 use crate::diagnostic::{Code, Problem};
 use reader::Reader;
+pub(crate) use reader::is_name;
 
 /// A statement that defines something.
 #[derive(Debug)]

@@ -384,13 +384,18 @@ fn checked_name(name: Name, what: &str) -> Result<Name, Problem> {
             Problem::new(Code::BadName, name.span, message).hint("$ is for hidden tables, such as readings$dead")
         );
     }
-    let fits = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == '-';
-    if name.value.is_empty() || name.value.len() > NAME_BYTES_MAX || !name.value.chars().all(fits) {
+    if !is_name(&name.value) {
         let message =
             format!("\"{}\" cannot be the name of a {}", name.value, if what == "name" { "table" } else { what });
         return Err(Problem::new(Code::BadName, name.span, message).hint("use letters, digits, _ and -"));
     }
     Ok(name)
+}
+
+/// Whether this can be the name of a table or a column.
+pub(crate) fn is_name(name: &str) -> bool {
+    let fits = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == '-';
+    !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.chars().all(fits)
 }
 
 /// A name becomes the name of a folder: with a suffix it must stay below the 255 bytes of a file name.
