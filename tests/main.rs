@@ -33,5 +33,6 @@ mod restart;
 mod restore;
 mod seeded_bugs;
 mod simulation;
+mod sniff;
 mod table_readers;
 mod verify;
