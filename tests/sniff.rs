@@ -1,58 +1,13 @@
 //! `tidemill sniff` against a real broker: what it prints runs, and has rows.
 
 use std::process::{Output, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::broker::{Broker, mosquitto_pub};
+use crate::harness::broker::{Broker, Devices, mosquitto_pub, mosquitto_pub_retained, now_ms};
 use crate::harness::folder::Folder;
 use crate::harness::program::{Serve, command, free_port, installed};
-
-/// Devices that publish until they are dropped: two of them, some messages a second.
-struct Devices {
-    stop: Arc<AtomicBool>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Devices {
-    fn start(port: u16) -> Devices {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopping = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            for number in 0.. {
-                if stopping.load(Ordering::SeqCst) {
-                    return;
-                }
-                let (device, ms) = (["f1", "f2"][number % 2], now_ms() - 300);
-                let payload = format!(
-                    "{{\"device\":\"{device}\",\"temperature\":{},\"door\":{},\"ts\":{ms}}}",
-                    number % 30,
-                    number % 3 == 0
-                );
-                mosquitto_pub(port, "5", 0, &format!("plant/lab/{device}/telemetry"), &payload);
-                mosquitto_pub(port, "5", 0, "plant/lab/lamp", "on");
-            }
-        });
-        Devices { stop, thread: Some(thread) }
-    }
-}
-
-impl Drop for Devices {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        if let Some(thread) = self.thread.take() {
-            let ended = thread.join();
-            assert!(ended.is_ok() || std::thread::panicking(), "a device could not publish");
-        }
-    }
-}
-
-fn now_ms() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis()
-}
 
 async fn sniff(folder: &Folder, arguments: &[&str]) -> Output {
     let mut command = command(std::iter::once("sniff").chain(arguments.iter().copied()), folder.path());
@@ -69,6 +24,9 @@ fn said(output: &Output) -> (Option<i32>, String, String) {
 async fn the_printed_pipeline_is_accepted_and_its_windows_have_the_rows_of_the_devices() {
     let folder = Folder::new();
     let broker = Broker::start(&folder).await;
+    // An hour old, and published by nobody while we listen.
+    let old = format!("{{\"device\":\"f0\",\"temperature\":1,\"door\":false,\"ts\":{}}}", now_ms() - 3_600_000);
+    mosquitto_pub_retained(broker.port, "plant/lab/f0/telemetry", &old);
     let devices = Devices::start(broker.port);
     let (code, sql, complained) = said(&sniff(&folder, &[&broker.url(), "plant/#", "--seconds", "3"]).await);
     assert_eq!(code, Some(0), "{complained}");
@@ -80,6 +38,7 @@ async fn the_printed_pipeline_is_accepted_and_its_windows_have_the_rows_of_the_d
         "ts          TIMESTAMP NOT NULL",
         "WATERMARK FOR ts AS ts - INTERVAL '1 second'",
         "time_unit = 'ms'",
+        "Beside them 1 retained copy",
         "no JSON, such as \"on\" on plant/lab/lamp",
         "GROUP  BY device, window_start, window_end",
     ] {

@@ -25,7 +25,7 @@ pub mod session;
 
 pub mod server;
 
-pub use catalog::{DedupInfo, Partitioning, Pipeline, SourceInfo, Storage, TableInfo, ViewInfo};
+pub use catalog::{DedupInfo, Partitioning, Pipeline, SinkInfo, SourceInfo, Storage, TableInfo, ViewInfo};
 pub use diagnostic::{Code, Diagnostic};
 pub use names::{is_column_name, name_in_sql, quoted};
 pub use parts::{ColumnParts, Parts, SourceParts, ViewParts, WatermarkParts};

@@ -94,6 +94,8 @@ impl Parts {
                     options: pairs(&source.options),
                     name: source.name.value,
                 }),
+                // Where rows are delivered decides nothing about them.
+                Statement::Sink(_) => {}
                 Statement::View(view) => {
                     let (mut texts, mut numbers) = (Vec::new(), Vec::new());
                     let mut meant = view.tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_)));

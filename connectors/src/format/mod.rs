@@ -18,6 +18,7 @@ mod csv;
 mod dead;
 mod explain;
 mod json;
+mod json_rows;
 mod layout;
 mod metadata;
 mod rows;
@@ -32,6 +33,7 @@ pub use time::{TimeUnit, parse_text as parse_time};
 pub use columns::ColumnsFormat;
 pub(crate) use convert::expected;
 pub(crate) use json::can_read as json_can_read;
+pub(crate) use json_rows::JsonRows;
 pub(crate) use rows::{csv_record_end, offset_in, split_json};
 
 use std::sync::Arc;

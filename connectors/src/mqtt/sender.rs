@@ -127,7 +127,7 @@ enum Repeat {
 }
 
 impl<M> Sender<M> {
-    /// Begins with a message of the number `first`; nothing is connected before [`Sender::resume`] or [`Sender::restart`].
+    /// Begins with a message of the number `first`; nothing is sent before [`Sender::resume`] or [`Sender::restart`].
     pub(super) fn new(first: u64, release: Release) -> Self {
         Sender {
             release,
@@ -168,8 +168,18 @@ impl<M> Sender<M> {
     /// other message is offered.
     pub(super) fn restore_received(&mut self, number: u64, message: M) {
         self.push(number, QoS::ExactlyOnce, Stage::Released, Some(message));
+        // The peer counts it.
+        self.in_flight = self.in_flight.saturating_add(1);
+        self.entries.back_mut().expect("pushed above").is_counted = true;
         self.received = number + 1;
         self.may_release = number + 1;
+    }
+
+    /// Leaves a number out, as if its message were delivered.
+    pub(super) fn skip(&mut self, number: u64) {
+        self.push(number, QoS::AtMostOnce, Stage::Done, None);
+        self.note_received();
+        self.drop_done();
     }
 
     fn push(&mut self, number: u64, qos: QoS, stage: Stage, message: Option<M>) {
@@ -246,6 +256,14 @@ impl<M> Sender<M> {
         self.note_received();
         let message = self.entries[at].message.as_ref().expect("what is not done has its message");
         Some(Outgoing::Publish { number, id: 0, qos, dup: false, message })
+    }
+
+    /// Says whether [`Sender::next`] would return something.
+    pub(super) fn has_next(&mut self) -> bool {
+        let (published, released) = (self.published, self.released);
+        let has_next = !self.repeats.is_empty() || self.next_release().is_some() || self.next_publish().is_some();
+        (self.published, self.released) = (published, released);
+        has_next
     }
 
     /// Finds the next message whose PUBREL is due.

@@ -8,8 +8,8 @@ use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 use super::flink::refuse_flink_window;
 use super::limits::{check_depth, parser};
 use super::{
-    ColumnDefinition, CreateSource, CreateView, DedupClause, Name, OptionEntry, OptionList, WatermarkClause, data_type,
-    is_word, normalize, slice, split_emit, syntax_problem,
+    ColumnDefinition, CreateSink, CreateSource, CreateView, DedupClause, Name, OptionEntry, OptionList,
+    WatermarkClause, data_type, is_word, normalize, slice, split_emit, syntax_problem,
 };
 use crate::diagnostic::{Code, Problem};
 
@@ -77,7 +77,7 @@ impl<'a> Reader<'a> {
     }
 
     fn skip_to_kind(&mut self) {
-        while !(self.at_word(0, "SOURCE") || self.at_word(0, "VIEW")) {
+        while !["SOURCE", "VIEW", "SINK"].iter().any(|kind| self.at_word(0, kind)) {
             self.parser.advance_token();
         }
         self.parser.advance_token();
@@ -331,6 +331,27 @@ impl<'a> Reader<'a> {
         let span = self.tokens[0].span.union(&self.tokens[self.tokens.len() - 1].span);
         let text = slice(self.text, span).to_owned();
         Ok(CreateView { name, options, query, tokens: tokens.to_vec(), emit, text })
+    }
+
+    pub(super) fn create_sink(&mut self) -> Result<CreateSink, Problem> {
+        self.skip_to_kind();
+        let name = self.created_name()?;
+        if self.at_word(0, "AS") {
+            return Err(Problem::new(Code::NotSupported, self.here(), "a sink has no query of its own").hint(format!(
+                "write CREATE MATERIALIZED VIEW … AS SELECT …, then CREATE SINK {} FROM it",
+                name.value
+            )));
+        }
+        self.expect_word("FROM")?;
+        if self.parser.peek_token_ref().token == Token::LParen {
+            return Err(Problem::new(Code::NotSupported, self.here(), "a sink delivers a view, not a query")
+                .hint("write CREATE MATERIALIZED VIEW … AS SELECT …, and name it here"));
+        }
+        let from = self.identifier()?;
+        let options = self.options(&name)?;
+        self.end()?;
+        let span = self.tokens[0].span.union(&self.tokens[self.tokens.len() - 1].span);
+        Ok(CreateSink { name, from, options, text: slice(self.text, span).to_owned() })
     }
 
     fn end(&mut self) -> Result<(), Problem> {
