@@ -34,5 +34,6 @@ mod restore;
 mod seeded_bugs;
 mod simulation;
 mod sinks;
+mod sniff;
 mod table_readers;
 mod verify;

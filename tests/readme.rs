@@ -2,14 +2,15 @@
 //!
 //! Blocks are marked for this test by a comment above them: `<!-- test: file NAME -->` writes the block to a file, `demo`
 //! runs its lines while the demo runs, `background` runs its lines and leaves the last one running, `foreground` runs the
-//! block as one script beside it. The first two commands are proven elsewhere: `./check` by running this very test, the
+//! block as one script beside it, `check` is a pipeline that `tidemill check` accepts, `broker` runs its lines beside a real
+//! broker with devices. The first two commands are proven elsewhere: `./check` by running this very test, the
 //! demo by the marked block. A block without a mark fails the test, unless it is one of those.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::broker::Broker;
+use crate::harness::broker::{Broker, Devices};
 use crate::harness::folder::Folder;
 use crate::harness::http::Client;
 use crate::harness::program::{Serve, free_port, program, signal};
@@ -152,6 +153,31 @@ async fn the_demo_shows_windows_and_every_command_it_suggests_works_while_it_run
     let client = Client::new(http);
     client.query_until("SELECT count(*) AS n FROM raw WHERE device = 'mine'", 1).await;
     demo.interrupt().await;
+}
+
+#[test]
+fn pipelines_that_are_only_shown_are_right() {
+    let folder = Folder::new();
+    let shown: Vec<Block> = blocks().into_iter().filter(|block| block.mark.as_deref() == Some("check")).collect();
+    assert!(!shown.is_empty());
+    for block in shown {
+        folder.write("shown.sql", &block.text);
+        succeed(shell(folder.path(), "tidemill check shown.sql"), &block.text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_that_listen_to_a_broker_print_a_pipeline_for_it() {
+    let folder = Folder::new();
+    let broker = Broker::start(&folder).await;
+    let _devices = Devices::start(broker.port);
+    let commands = block("broker").text.replace("1883", &broker.port.to_string());
+    for line in commands.lines() {
+        let (command, line) = (shell(folder.path(), line), line.to_owned());
+        tokio::task::spawn_blocking(move || succeed(command, &line)).await.expect("the command succeeds");
+    }
+    let printed = std::fs::read_to_string(folder.join("plant.sql")).expect("what was printed");
+    assert!(printed.contains("'plant/lab/{device}/telemetry'"), "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,7 +18,9 @@ use bytes::{BufMut, Bytes};
 use tidemill_engine::source::Message;
 
 use super::packet::Publish;
-use super::properties::{self, Reader};
+use super::properties::{
+    CONTENT_TYPE, CORRELATION_DATA, MESSAGE_EXPIRY, PAYLOAD_FORMAT, RESPONSE_TOPIC, Reader, USER_PROPERTY,
+};
 use super::remembered::Arena;
 
 const QOS_BITS: u8 = 0b0011;
@@ -117,14 +119,12 @@ fn read<'m>(properties: &'m [u8]) -> impl Iterator<Item = Property<'m>> {
 
 fn next<'m>(rest: &mut Reader<'m>) -> Option<Property<'m>> {
     Some(match rest.u8().ok()? {
-        properties::PAYLOAD_FORMAT => Property::PayloadFormat(rest.u8().ok()?),
-        properties::MESSAGE_EXPIRY => {
-            Property::MessageExpiry(u32::from_be_bytes(rest.take(4, "a number").ok()?.try_into().ok()?))
-        }
-        properties::CONTENT_TYPE => Property::ContentType(rest.text().ok()?),
-        properties::RESPONSE_TOPIC => Property::ResponseTopic(rest.text().ok()?),
-        properties::CORRELATION_DATA => Property::CorrelationData(rest.binary().ok()?),
-        properties::USER_PROPERTY => Property::User(rest.text().ok()?, rest.text().ok()?),
+        PAYLOAD_FORMAT => Property::PayloadFormat(rest.u8().ok()?),
+        MESSAGE_EXPIRY => Property::MessageExpiry(u32::from_be_bytes(rest.take(4, "a number").ok()?.try_into().ok()?)),
+        CONTENT_TYPE => Property::ContentType(rest.text().ok()?),
+        RESPONSE_TOPIC => Property::ResponseTopic(rest.text().ok()?),
+        CORRELATION_DATA => Property::CorrelationData(rest.binary().ok()?),
+        USER_PROPERTY => Property::User(rest.text().ok()?, rest.text().ok()?),
         _ => return None,
     })
 }

@@ -34,7 +34,7 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(15);
 ///
 /// `options` are those of the `mqtt` source but its topic and session.
 pub(super) async fn listen(options: &[(String, String)], pattern: &str, duration: Duration) -> Result<Listening> {
-    let own = [("topic", pattern), ("qos", "0"), ("retained", "keep"), ("session_expiry", "0 s")];
+    let own = [("topic", pattern), ("qos", "0"), ("retained", "use"), ("session_expiry", "0 s")];
     let own = own.map(|(key, value)| (key.to_owned(), value.to_owned()));
     let mut options = Options::new(options.iter().cloned().chain(own));
     let refused = |error: OptionError| Error::Input(error.to_string());

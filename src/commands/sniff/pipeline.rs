@@ -10,6 +10,8 @@ use super::columns::{Column, Columns};
 const MEASURES_MAX: usize = 8;
 /// Text columns of the payload that the first view groups by, where the topic says nothing.
 const KEYS_MAX: usize = 2;
+/// Letters of a line of comments.
+const COMMENT_CHARS_MAX: usize = 110;
 /// Names of what readings are of.
 const KEY_NAMES: [&str; 14] = [
     "device",
@@ -53,10 +55,24 @@ pub(super) fn in_comment(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
 }
 
+/// Writes a note as a comment of one or more lines.
+fn comment(note: &str) -> String {
+    let (mut text, mut line) = (String::new(), "--".to_owned());
+    for word in in_comment(note).split(' ') {
+        if line.chars().count() + word.chars().count() >= COMMENT_CHARS_MAX {
+            text += &(line + "\n");
+            line = "--  ".to_owned();
+        }
+        line.push(' ');
+        line += word;
+    }
+    text + &line + "\n"
+}
+
 impl Draft {
     /// Writes the pipeline.
     pub(super) fn to_sql(&self) -> String {
-        let mut sql: String = self.notes.iter().map(|note| format!("-- {}\n", in_comment(note))).collect();
+        let mut sql: String = self.notes.iter().map(|note| comment(note)).collect();
         sql.push('\n');
         self.write_source(&mut sql);
         sql.push('\n');

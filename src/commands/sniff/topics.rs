@@ -27,6 +27,7 @@ pub(super) fn infer(group: &Group<'_>, asked: &str) -> Topics {
     let literal = |level: usize| levels[level].iter().next().copied().filter(|_| levels[level].len() == 1);
     let mut found = Topics::default();
     let mut written = Vec::with_capacity(levels.len());
+    let last_level = (0..levels.len()).rev().find(|level| literal(*level).is_none());
     for level in 0..levels.len() {
         let given = asked.get(level).and_then(|level| level.strip_prefix('{')?.strip_suffix('}'));
         if given.is_none()
@@ -45,11 +46,13 @@ pub(super) fn infer(group: &Group<'_>, asked: &str) -> Topics {
             name_after(before, is_between)
         };
         let name = given.map(str::to_owned).or_else(|| same.clone()).or_else(by_neighbour);
-        let mut name = name.unwrap_or_else(|| format!("level{}", level + 1));
         let is_taken = |name: &str| {
             found.columns.iter().any(|other| other.eq_ignore_ascii_case(name))
                 || group.fields.iter().any(|field| field.eq_ignore_ascii_case(name) && same.as_deref() != Some(field))
         };
+        let is_device = || last_level == Some(level) && levels[level].iter().all(is_numbered) && !is_taken("device");
+        let name = name.or_else(|| is_device().then(|| "device".to_owned()));
+        let mut name = name.unwrap_or_else(|| format!("level{}", level + 1));
         while is_taken(&name) {
             name = format!("topic_{name}");
         }
@@ -74,6 +77,11 @@ fn field_of_level(group: &Group<'_>, level: usize) -> Option<String> {
         }
     }
     candidates.first().map(|name| (*name).to_owned())
+}
+
+/// Whether a level looks like one of many of a kind, as `freezer-17` does: the last such level mostly is a device.
+fn is_numbered(level: &&str) -> bool {
+    level.contains(|letter: char| letter.is_ascii_digit()) && level.contains(|letter: char| letter.is_ascii_alphabetic())
 }
 
 /// Names a level by the word before it: `sites/x` is a site, and what stands behind a word between two levels is that.

@@ -1,7 +1,8 @@
 -- Heard in 10 s on #: 2 messages (0.2 a second) on 2 topics.
 -- Only 2 readings: look at types and NOT NULL before you rely on them.
 -- ts is behind the arrival by 0 ms mostly, 0.1 s for 99 % of the readings, 0.1 s at most.
--- Some readings are up to 5 minutes ahead of their arrival: a clock is wrong. Option future_limit keeps such rows apart.
+-- Some readings are up to 5 minutes ahead of their arrival: a clock is wrong. Option future_limit keeps such
+--   rows apart.
 
 CREATE SOURCE readings (
     v  DOUBLE NOT NULL,

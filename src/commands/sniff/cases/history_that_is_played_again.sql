@@ -1,6 +1,7 @@
 -- Heard in 10 s on #: 4 messages (0.4 a second) on 2 topics.
 -- Only 4 readings: look at types and NOT NULL before you rely on them.
--- ts is behind the arrival by 365 days mostly, 365 days for 99 % of the readings, 365 days at most. They are history: the watermark's 10 seconds are their disorder.
+-- ts is behind the arrival by 365 days mostly, 365 days for 99 % of the readings, 365 days at most. They are
+--   history: the watermark's 10 seconds are their disorder.
 
 CREATE SOURCE readings (
     v  DOUBLE NOT NULL,

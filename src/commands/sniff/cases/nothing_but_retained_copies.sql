@@ -1,5 +1,7 @@
 -- Heard in 10 s on plant/#: nothing that was published meanwhile.
--- There were 2 retained copies: old readings that the broker sends again. They show the fields, but say nothing about rate and lateness, and the source skips them (retained = 'skip'). Listen longer with --seconds.
+-- There were 2 retained copies: old readings that the broker sends again. They show the fields, but say
+--   nothing about rate and lateness, and the source skips them (retained = 'skip'). Listen longer with
+--   --seconds.
 -- Only 2 readings: look at types and NOT NULL before you rely on them.
 -- How late ts is could not be measured; ten seconds is a guess.
 

@@ -1,5 +1,6 @@
 -- Heard in 10 s on plant/#: 2 messages (0.2 a second) on 2 topics.
--- Beside them 2 retained copies: old readings that the broker sends again, which the source skips (retained = 'skip').
+-- Beside them 2 retained copies: old readings that the broker sends again, which the source skips (retained =
+--   'skip').
 -- Only 2 readings: look at types and NOT NULL before you rely on them.
 -- ts is behind the arrival by 0.5 s mostly, 0.5 s for 99 % of the readings, 0.5 s at most.
 

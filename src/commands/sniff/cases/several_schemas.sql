@@ -2,7 +2,8 @@
 -- Only 3 readings: look at types and NOT NULL before you rely on them.
 -- ts is behind the arrival by 0.2 s mostly, 0.3 s for 99 % of the readings, 0.3 s at most.
 -- Not in this source: 1 message with other fields (battery, online) on plant/a/f1/status.
--- Not in this source: 1 message with other fields (code, error) on plant/a/f2/telemetry. The source gets them too: what lacks a NOT NULL column becomes a dead letter.
+-- Not in this source: 1 message with other fields (code, error) on plant/a/f2/telemetry. The source gets them
+--   too: what lacks a NOT NULL column becomes a dead letter.
 -- Not in this source: 1 message that is a plain number, such as "17" on plant/a/counter.
 -- Not in this source: 1 message that is empty on plant/a/empty.
 -- Not in this source: 3 messages that are no JSON, such as "on" on plant/a/lamp.
