@@ -34,8 +34,6 @@
 //! again: what has not changed is not written again. A pack lives as long as a manifest that names it.
 
 mod manifest;
-#[cfg(test)]
-mod model;
 mod pack;
 mod recovery;
 mod store;
