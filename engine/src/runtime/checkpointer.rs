@@ -26,7 +26,7 @@ use super::turns;
 use super::{CheckpointStatus, JobError, LOG_FOLDER};
 use crate::checkpoint::{
     BufferState, Checkpoint, CheckpointError, Holds, Manifest, PackWriter, PaneState, Part, SourceState, Store,
-    TableState as TableDecision, WindowSaved,
+    TableState as TableDecision, WindowSaved, leave_sparse_packs,
 };
 use crate::clock::Clock;
 use crate::dataflow::{Failure, Snapshot, Snapshots};
@@ -377,14 +377,15 @@ impl Checkpointer {
                 }
             }
         }
-        for (id, window) in &self.windows {
-            windows.get_mut(id).expect("made above").panes = window.saved.values().flatten().cloned().collect();
-        }
         for (place, rows) in &marked.notes {
             match rows.num_rows() {
                 0 => drop(self.notes.remove(place)),
                 _ => drop(self.notes.insert(*place, packs.add(rows)?)),
             }
+        }
+        self.leave_sparse_packs(packs)?;
+        for (id, window) in &self.windows {
+            windows.get_mut(id).expect("made above").panes = window.saved.values().flatten().cloned().collect();
         }
         let mut partitions = marked.partitions.clone();
         for (place, part) in &self.notes {
@@ -400,6 +401,24 @@ impl Checkpointer {
             windows: windows.into_iter().map(|(id, saved)| (keyed(&id), saved)).collect(),
             buffers: BTreeMap::new(),
         })
+    }
+
+    /// Moves what has not changed out of packs that are mostly garbage. Not rows of tables: they are named only until the
+    /// next commit.
+    fn leave_sparse_packs(&mut self, packs: &mut PackWriter<'_>) -> Result<(), CheckpointError> {
+        let panes = self.windows.values().flat_map(|window| window.saved.values().flatten());
+        let named = panes.map(|pane| &pane.part).chain(self.notes.values());
+        let moved = leave_sparse_packs(&self.store, named, packs)?;
+        if moved.is_empty() {
+            return Ok(());
+        }
+        let panes = self.windows.values_mut().flat_map(|window| window.saved.values_mut().flatten());
+        for part in panes.map(|pane| &mut pane.part).chain(self.notes.values_mut()) {
+            if let Some(there) = moved.get(part) {
+                part.clone_from(there);
+            }
+        }
+        Ok(())
     }
 
     /// Removes older checkpoints, and the log that no kept one needs.
