@@ -1,6 +1,6 @@
 //! Going back: what was committed behind a checkpoint leaves the table in one version.
 
-use super::faulty::{Fault, FaultyStorage};
+use super::faulty::{Fault, faulty_storage};
 use super::*;
 use crate::table::{Found, Rewind, Rewound, rewind};
 
@@ -97,10 +97,10 @@ fn a_process_that_was_written_off_cannot_commit_behind_a_rewind() {
 fn a_fault_while_going_back_leaves_the_old_or_the_new() {
     for fault in [Fault::Before, Fault::After, Fault::Sync, Fault::Lost] {
         for repeated in 1..=3 {
-            let faulty = FaultyStorage::of(&MemoryStorage::default());
+            let faulty = faulty_storage(&MemoryStorage::default());
             let storage: Arc<dyn Storage> = faulty.clone();
             six_epochs(&storage);
-            faulty.fail_writes(&vec![Some(fault); repeated]);
+            faulty.interposer().fail_writes(&vec![Some(fault); repeated]);
             let mut tries = 0;
             while let Err(error) = run(&storage, back_to(3, 3, 4)) {
                 assert!(matches!(error, SinkError::Storage { .. }), "{error}");
