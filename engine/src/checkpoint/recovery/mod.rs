@@ -38,6 +38,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use self::candidate::{Candidate, starts};
 use super::manifest::{Manifest, TableState};
 use crate::epoch::Epoch;
+use crate::seeded_bugs::{SeededBug, is_planted};
 use crate::sink::Found;
 
 /// What was found of the log.
@@ -247,7 +248,11 @@ pub fn line_of_descent<'a>(manifests: impl DoubleEndedIterator<Item = &'a Manife
 pub fn rolls_forward(newest: &Manifest, table: &str, committed: Epoch, generation: u64) -> bool {
     let of_this_content = |decided: &&TableState| decided.generation.unwrap_or(0) == generation;
     let decided = newest.tables.get(table).filter(|decided| !decided.pending.is_empty()).filter(of_this_content);
-    decided.is_some_and(|decided| committed == decided.committed && committed < newest.epoch)
+    let follows = |decided: &TableState| match is_planted(SeededBug::RolledOverHole) {
+        true => committed <= decided.committed,
+        false => committed == decided.committed,
+    };
+    decided.is_some_and(|decided| follows(decided) && committed < newest.epoch)
 }
 
 #[cfg(test)]
