@@ -65,6 +65,9 @@ fn a_rewind_that_would_lose_or_double_rows_is_refused() {
     // The table was ahead while the log was replayed: the checkpoint has no rows of 4 to 6 in its buffer.
     let error = refusal(run(&storage, back_to(5, 6, 1)));
     assert!(error.contains("had epoch 6 already when the checkpoint of epoch 5 was made"), "{error}");
+    // An old copy of the table's folder was put back: of 7 and 8 there is nothing in it.
+    let error = refusal(run(&storage, back_to(8, 8, 1)));
+    assert!(error.contains("has rows up to epoch 6 only") && error.contains("counts on epoch 8"), "{error}");
     let other = Rewind { job: "job-2", ..back_to(3, 3, 1) };
     assert!(refusal(run(&storage, other)).contains("is filled by tidemill/job-1/readings$raw"));
     let add = r#"{"add":{"path":"c.parquet","partitionValues":{},"size":9,"modificationTime":1,"dataChange":false}}"#;
