@@ -19,6 +19,7 @@ use futures::stream::{FuturesOrdered, StreamExt};
 use tidemill_engine::source::{Appended, BoxFuture, Chunk, Intake, IntakeError, Receipt, Stop};
 use tokio::io::Interest;
 use tokio::time::{Instant, sleep_until, timeout};
+use tracing::warn;
 
 use super::codec::Header;
 use super::inbox::{Inbox, Read};
@@ -69,7 +70,7 @@ pub(super) struct Connection<'c> {
     /// When a SUBSCRIBE that waits for its answer has waited too long.
     pub(super) suback_by: Instant,
     pub(super) intake: &'c dyn Intake,
-    pub(super) partition: &'static str,
+    pub(super) partition: &'c str,
 }
 
 impl Connection<'_> {
@@ -259,6 +260,9 @@ impl Connection<'_> {
     fn count_errors(&mut self) {
         for kind in self.session.errors.drain(..) {
             self.intake.count_error(kind);
+        }
+        for what in self.session.told.drain(..) {
+            warn!(partition = self.partition, "{what}");
         }
     }
 

@@ -18,6 +18,7 @@
 //! Not here: TLS, QoS 2 (its place is in `session.rs`), shared subscriptions, publishing.
 
 pub mod topic;
+pub mod topics;
 
 mod attributes;
 mod backoff;
@@ -30,6 +31,7 @@ mod listener;
 mod packet;
 mod properties;
 mod session;
+mod subscribing;
 mod transport;
 mod write;
 
@@ -40,3 +42,4 @@ pub use attributes::Attributes;
 pub use client::{MqttSource, client};
 pub use listener::{MqttListener, listener};
 pub use topic::{TopicPattern, TopicPatternError};
+pub use topics::TopicPatterns;

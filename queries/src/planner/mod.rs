@@ -34,7 +34,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::sql::sqlparser::tokenizer::Location;
-use tidemill_connectors::Context;
+use tidemill_connectors::options::nearest;
+use tidemill_connectors::{Context, NamedSecret, Options};
 use tidemill_engine::plan::{NodeId, Operator, Plan};
 
 pub use explain::explain;
@@ -43,7 +44,7 @@ pub use text::{CompiledExpression, compile_expression};
 
 use crate::catalog::{Partitioning, Pipeline, SourceInfo, Storage, TableInfo, ViewInfo};
 use crate::diagnostic::{Code, Diagnostic, Problem};
-use crate::statement::{CreateSource, CreateView, Statement, parse_file};
+use crate::statement::{CreateSecret, CreateSource, CreateView, Name, OptionList, Statement, parse_file};
 use names::Functions;
 use options::TableOptions;
 use stream::StreamQuery;
@@ -89,6 +90,7 @@ struct Compiler<'a> {
     functions: Functions,
     plan: Plan,
     relations: BTreeMap<String, Relation>,
+    secrets: BTreeMap<String, NamedSecret>,
     /// Names whose statement is broken: who reads them is not to blame.
     broken: BTreeSet<String>,
     /// The event time of each source that has one, for examples in hints.
@@ -97,6 +99,14 @@ struct Compiler<'a> {
     views: Vec<ViewInfo>,
     tables: BTreeMap<String, TableInfo>,
     problems: Vec<(Location, Problem)>,
+}
+
+/// Why the secret of some options cannot be had.
+enum Unresolved {
+    /// Its statement is wrong, which is told already.
+    Broken,
+    /// Nobody defines it.
+    Missing(Problem),
 }
 
 /// A view that waits for what it reads.
@@ -112,6 +122,7 @@ impl<'a> Compiler<'a> {
             functions: Functions::new(),
             plan: Plan::default(),
             relations: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             broken: BTreeSet::new(),
             event_times: BTreeMap::new(),
             sources: Vec::new(),
@@ -149,6 +160,10 @@ impl<'a> Compiler<'a> {
             match statement {
                 Statement::Source(source) => sources.push(source),
                 Statement::View(view) => waiting.push(view),
+                Statement::Secret(secret) => {
+                    let CreateSecret { name: Name { value: name, .. }, values } = secret;
+                    self.secrets.insert(name.clone(), NamedSecret { name, values });
+                }
             }
         }
         for source in &sources {
@@ -163,7 +178,15 @@ impl<'a> Compiler<'a> {
 
     fn add_source(&mut self, source: &CreateSource) {
         let name = source.name.value.as_str();
-        let relation = match source::plan_source(&mut self.plan, source, self.context, &self.functions) {
+        let options = match self.with_secret(&source.options) {
+            Ok(options) => options,
+            Err(Unresolved::Broken) => {
+                self.broken.insert(name.to_owned());
+                return;
+            }
+            Err(Unresolved::Missing(problem)) => return self.report(Some(name), problem),
+        };
+        let relation = match source::plan_source(&mut self.plan, source, options, self.context, &self.functions) {
             Ok(relation) => relation,
             Err(problem) => return self.report(Some(name), problem),
         };
@@ -193,6 +216,29 @@ impl<'a> Compiler<'a> {
             time_column,
         ));
         self.relations.insert(name.to_owned(), relation);
+    }
+
+    /// Makes the options of a connector, with what their `secret` names.
+    fn with_secret(&self, list: &OptionList) -> Result<Options, Unresolved> {
+        let pairs = list.entries.iter().map(|entry| (entry.key.value.clone(), entry.value.value.clone()));
+        let options = Options::new(pairs);
+        let Some(entry) = list.entries.iter().find(|entry| entry.key.value == "secret") else { return Ok(options) };
+        let name = &entry.value;
+        match self.secrets.get(&name.value) {
+            Some(secret) => Ok(options.with_secret(secret.clone())),
+            None if self.broken.contains(&name.value) => Err(Unresolved::Broken),
+            None => {
+                let message = format!("there is no secret \"{}\"", name.value);
+                let problem = Problem::new(Code::BadOption, name.span, message);
+                Err(Unresolved::Missing(match nearest(&name.value, self.secrets.keys().map(String::as_str)) {
+                    Some(near) => problem.hint(format!("did you mean \"{near}\"?")),
+                    None => problem.hint(format!(
+                        "write CREATE SECRET {} (TYPE mqtt, USERNAME 'x', PASSWORD ENV 'VARIABLE');",
+                        name.value
+                    )),
+                }))
+            }
+        }
     }
 
     fn add_table(&mut self, table: TableInfo) {

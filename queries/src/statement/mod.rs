@@ -1,4 +1,4 @@
-//! The statements of a pipeline file: `CREATE SOURCE` and `CREATE MATERIALIZED VIEW`.
+//! The statements of a pipeline file: `CREATE SOURCE`, `CREATE MATERIALIZED VIEW`, `CREATE SECRET`.
 //!
 //! A thin parser in front of sqlparser, which reads names, types, expressions and queries. The file is cut into tokens
 //! once, so every token knows its place in the file, and so does everything that is made from tokens.
@@ -7,17 +7,22 @@
 //!   CREATE SOURCE name ( column TYPE [METADATA [FROM 'what']] [NOT NULL], …,
 //!                        WATERMARK FOR column AS column [- INTERVAL '…'] ) WITH ( key = value, … ) ;
 //!   CREATE MATERIALIZED VIEW name [WITH ( key = value, … )] AS SELECT … [EMIT ON WINDOW CLOSE] ;
+//!   CREATE SECRET name ( TYPE mqtt, USERNAME '…', PASSWORD ENV '…' ) ;
 //! ```
 
 mod data_type;
 mod flink;
 mod limits;
 mod reader;
+mod secret;
+
+use std::collections::BTreeMap;
 
 use datafusion::sql::sqlparser::ast::{Expr, Ident, Query};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer};
+use tidemill_connectors::Secret;
 use tidemill_connectors::options::nearest;
 
 pub(crate) use data_type::TYPE_NAMES;
@@ -32,6 +37,7 @@ use reader::Reader;
 pub(crate) enum Statement {
     Source(Box<CreateSource>),
     View(CreateView),
+    Secret(CreateSecret),
 }
 
 /// A name or a value, with its place.
@@ -94,11 +100,19 @@ pub(crate) struct CreateView {
     pub(crate) text: String,
 }
 
+#[derive(Debug)]
+pub(crate) struct CreateSecret {
+    pub(crate) name: Name,
+    /// By their keys, in lower case.
+    pub(crate) values: BTreeMap<String, Secret>,
+}
+
 impl Statement {
     pub(crate) fn name(&self) -> &Name {
         match self {
             Statement::Source(source) => &source.name,
             Statement::View(view) => &view.name,
+            Statement::Secret(secret) => &secret.name,
         }
     }
 }
@@ -231,7 +245,9 @@ fn head(tokens: &[TokenWithSpan]) -> Vec<String> {
 
 /// Returns the name that a statement seems to define, even if the rest of it is broken.
 fn declared_name(tokens: &[TokenWithSpan]) -> Option<String> {
-    let kind = tokens.iter().position(|token| is_word(token, "SOURCE") || is_word(token, "VIEW"))?;
+    let kind = tokens
+        .iter()
+        .position(|token| is_word(token, "SOURCE") || is_word(token, "VIEW") || is_word(token, "SECRET"))?;
     if !is_word(tokens.first()?, "CREATE") {
         return None;
     }
@@ -256,6 +272,7 @@ fn parse_statement(text: &str, tokens: &[TokenWithSpan]) -> Result<Statement, Pr
     match kind {
         ["SOURCE", ..] => reader.create_source().map(|source| Statement::Source(Box::new(source))),
         ["MATERIALIZED", "VIEW", ..] => reader.create_view().map(Statement::View),
+        ["SECRET", ..] => reader.create_secret().map(Statement::Secret),
         _ => Err(not_created(kind, tokens)),
     }
 }
@@ -305,7 +322,6 @@ fn not_created(kind: &[&str], tokens: &[TokenWithSpan]) -> Problem {
             &format!("CREATE {word} is not in this version"),
             "write a view whose HAVING keeps the rows to be alerted on",
         ),
-        "SECRET" => refused("CREATE SECRET is not in this version", "give the value as an option of the source"),
         "MATERIALIZED" => Problem::new(Code::Syntax, span, "expected VIEW after MATERIALIZED")
             .hint("write CREATE MATERIALIZED VIEW name AS SELECT …"),
         "" => Problem::new(Code::Syntax, span, "the statement ends after CREATE")

@@ -73,7 +73,7 @@ fn feed(bytes: &[u8]) {
     for version in [Version::V311, Version::V5] {
         let pattern = TopicPattern::parse("plant/{site}/#").expect("valid");
         for mut session in
-            [Session::client(version, Retained::Keep), Session::server(version, pattern.clone(), Some(64))]
+            [Session::client(version, Retained::Keep, None), Session::server(version, pattern.clone(), Some(64))]
         {
             let (whole, stopped) = codec::whole_packets(bytes);
             let mut run = Bytes::copy_from_slice(&bytes[..whole]);

@@ -82,8 +82,8 @@ async fn connects_with_a_persistent_session_and_subscribes_by_pattern() {
         0x10,
         &[
             &field(b"MQTT"),
-            // Level 5; user name, password, clean start 0; 30 s; 7 days, 16,384 in flight, 64 aliases.
-            &[5, 0xC0, 0, 30, 11, 17, 0, 0x09, 0x3A, 0x80, 33, 0x40, 0, 34, 0, 64],
+            // Level 5; user name, password, clean start (once, for a new source); 30 s; 7 days, 16,384 in flight, 64 aliases.
+            &[5, 0xC2, 0, 30, 11, 17, 0, 0x09, 0x3A, 0x80, 33, 0x40, 0, 34, 0, 64],
             &field(b"me"),
             &field(b"u"),
             &field(b"p"),
