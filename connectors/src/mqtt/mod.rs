@@ -30,6 +30,7 @@ mod keep_alive;
 mod listener;
 mod packet;
 mod properties;
+mod sender;
 mod session;
 mod subscribing;
 mod transport;
