@@ -4,11 +4,13 @@
 //! - [`scripted`]: a broker that says exactly what a test tells it, byte by byte, conforming or not
 //! - [`mosquitto`]: a real broker that restarts, forgets, or is away
 //! - [`numbered`]: numbered messages from all sides while the program is killed again and again
+//! - [`secured`]: a real broker that asks who we are, and several connections to one
 //! - [`guarantees`]: the page that says what holds names the test of each claim
 
 mod scripted;
 
 mod mosquitto;
 mod numbered;
+mod secured;
 
 mod guarantees;

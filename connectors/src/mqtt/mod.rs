@@ -4,6 +4,7 @@
 //!   client     `mqtt`: we connect to a broker           listener   `mqtt_listener`: devices connect to us
 //!        └──────────────────────────┬────────────────────────────┘
 //!                              connection      the loop: reads, appends, acknowledges        tokio
+//!                              transport       TCP, or TLS over it
 //!                     ┌─────────────┼──────────────┐
 //!                   inbox        session       keep_alive     decisions: no I/O, no clock
 //!                     └ codec, write ┴─ packet ────┘          bytes ⇄ packets, by the rumqttc codecs where they fit
@@ -15,7 +16,7 @@
 //! brought it, and never otherwise.** rumqttc's own client cannot do that (it acknowledges by itself or in any order), so only
 //! the codecs of that family are used.
 //!
-//! Not here: TLS, QoS 2 (its place is in `session.rs`), shared subscriptions, publishing.
+//! Not here: QoS 2 (its place is in `session.rs`), publishing.
 
 pub mod topic;
 pub mod topics;

@@ -276,12 +276,17 @@ impl Member {
         write::connect(version, &connect, &mut out).map_err(|error| again(error.to_string()))?;
         stream.write_all(&out).await.map_err(|error| again(error.to_string()))?;
         let mut inbox = Inbox::new();
-        let (header, frame) =
-            first_packet(&mut stream, &mut inbox, codec::CONNACK).await.map_err(|no_packet| match no_packet {
-                NoPacket::Closed => again("the broker closed the connection without an answer to CONNECT".to_owned()),
-                NoPacket::Io(error) => again(error.to_string()),
-                NoPacket::Violation(violation) => again(violation.to_string()),
-            })?;
+        let (header, frame) = first_packet(&mut stream, &mut inbox, codec::CONNACK).await.map_err(|no_packet| {
+            let why = match no_packet {
+                NoPacket::Closed => "the broker closed the connection without an answer to CONNECT".to_owned(),
+                NoPacket::Io(error) => error.to_string(),
+                NoPacket::Violation(violation) => violation.to_string(),
+            };
+            again(match settings.tls {
+                Some(_) => why,
+                None => format!("{why} (if it speaks TLS at this port, say mqtts:// in the url)"),
+            })
+        })?;
         let connack = inbox::connack(version, header, frame).map_err(|violation| again(violation.to_string()))?;
         match refusal(version, &connack) {
             None => Ok((stream, inbox, connack)),

@@ -3,6 +3,7 @@
 mod bytes;
 mod client;
 mod listener;
+mod members;
 mod mosquitto;
 mod packets;
 mod transport;
