@@ -90,11 +90,6 @@ impl Options {
         }
     }
 
-    /// Returns a value without taking it.
-    pub fn peek(&self, key: &str) -> Option<&str> {
-        self.values.get(key).map(String::as_str)
-    }
-
     /// Takes a value that must be there.
     pub fn require(&mut self, key: &'static str) -> Result<String, OptionError> {
         self.take(key).ok_or_else(|| OptionError::new(key, format!("is missing: say {key} = '…'")))

@@ -8,7 +8,9 @@
 //!   open ──(stop, good-bye, end of stream, takeover, violation, silence)──► draining ──(receipts in hand acknowledged)──► closed
 //! ```
 //!
-//! Whatever ends a connection, what was received before is appended, and acknowledged if the peer still listens.
+//! Whatever ends a connection, what was received before is appended, and acknowledged if the peer still listens. It ends when
+//! the last receipt is there, also if nobody listens any more: the next connection of the session takes for durable what it
+//! finds in [`Remembered`].
 
 use std::io;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use futures::FutureExt;
 use futures::stream::{FuturesOrdered, StreamExt};
-use tidemill_engine::source::{Appended, BoxFuture, Chunk, Intake, IntakeError, Receipt, Stop};
+use tidemill_engine::source::{Appended, BoxFuture, Intake, IntakeError, Receipt, Stop};
 use tokio::io::Interest;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
@@ -25,6 +27,7 @@ use super::codec::Header;
 use super::inbox::{Inbox, Read};
 use super::keep_alive::{Due, KeepAlive};
 use super::packet::{Violation, reason};
+use super::remembered::Remembered;
 use super::session::{Heard, Session};
 use super::transport::Stream;
 use super::write;
@@ -74,8 +77,14 @@ pub(super) struct Connection<'c> {
 }
 
 impl Connection<'_> {
-    /// Runs until the end. `taken_over` ends it too; `subscribed` is called when a subscription is granted.
-    pub(super) async fn run(mut self, stop: &Stop, taken_over: &Stop, mut subscribed: impl FnMut()) -> End {
+    /// Runs until the end. `taken_over` ends it too; `subscribed` is called when a subscription is granted. What outlives the
+    /// connection comes back, unless the log has failed: then it is ahead of the log, and nothing may go on from it.
+    pub(super) async fn run(
+        mut self,
+        stop: &Stop,
+        taken_over: &Stop,
+        mut subscribed: impl FnMut(),
+    ) -> (End, Option<Remembered>) {
         let intake = self.intake;
         let stopped = stop.cancelled();
         let taken = taken_over.cancelled();
@@ -91,8 +100,8 @@ impl Connection<'_> {
                 if self.inbox.has_packets() && end.is_none() && self.has_room(&receipts) {
                     end = self.decode(&mut subscribed);
                 }
-                if let Some(messages) = self.session.take_batch() {
-                    appending = Some(intake.append(self.partition, Chunk::Messages(messages)));
+                if let Some(chunk) = self.session.take_batch() {
+                    appending = Some(intake.append(self.partition, chunk));
                 }
             }
             if !broken && let Err(error) = self.flush() {
@@ -100,7 +109,7 @@ impl Connection<'_> {
                 end.get_or_insert(End::Io(error));
             }
             broken |= matches!(end, Some(End::Io(_)));
-            if end.is_some() && appending.is_none() && (broken || receipts.is_empty()) {
+            if end.is_some() && appending.is_none() && receipts.is_empty() {
                 break;
             }
             let reading = end.is_none() && appending.is_none() && !self.inbox.has_packets() && self.has_room(&receipts);
@@ -117,7 +126,7 @@ impl Connection<'_> {
                 Some(receipt) = receipts.next(), if !receipts.is_empty() => {
                     if let Err(error) = self.acknowledge(receipt, &mut receipts) {
                         let _ = self.flush();
-                        return End::Intake(error);
+                        return (End::Intake(error), None);
                     }
                 }
                 appended = poll_option(&mut appending) => {
@@ -126,7 +135,7 @@ impl Connection<'_> {
                         Ok(receipt) => receipts.push_back(receipt),
                         // What was appended before is still answered, and acknowledged.
                         Err(IntakeError::Stopping) => end = Some(End::Intake(IntakeError::Stopping)),
-                        Err(error) => return End::Intake(error),
+                        Err(error) => return (End::Intake(error), None),
                     }
                 }
                 ready = self.stream.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => {
@@ -151,7 +160,8 @@ impl Connection<'_> {
             // Boxed, so that ten thousand idle connections do not reserve room for their end.
             Box::pin(self.close(&end)).await;
         }
-        end
+        let is_whole = !matches!(end, End::Intake(_));
+        (end, is_whole.then(|| self.session.into_remembered()))
     }
 
     /// Writes the acknowledgements of a receipt, and of those that came with it: the receipts of one sync come together, and
@@ -201,7 +211,7 @@ impl Connection<'_> {
 
     /// Says whether more may be taken from the peer.
     fn has_room(&self, receipts: &FuturesOrdered<Receipt>) -> bool {
-        receipts.len() < RECEIPTS_MAX && self.session.out.len() < OUT_BYTES_MAX
+        receipts.len() < RECEIPTS_MAX && self.session.out.len() < OUT_BYTES_MAX && !self.session.is_behind()
     }
 
     /// Reads all there is, up to a full batch or [`READS_MAX`].
@@ -267,7 +277,7 @@ impl Connection<'_> {
     }
 
     /// Says good-bye where the peer still listens, and waits a little for it to close.
-    async fn close(mut self, end: &End) {
+    async fn close(&mut self, end: &End) {
         let listens = match end {
             End::Stopped if self.session.is_client() => {
                 self.session.farewell(reason::SUCCESS, "");

@@ -10,8 +10,10 @@ use parking_lot::Mutex;
 
 use super::packet::{FilterAck, QoS, RetainHandling, Subscribe, Subscription, reason};
 
-/// The one packet id we ever use: for SUBSCRIBE.
+/// The one packet id we ever use for SUBSCRIBE.
 const SUBSCRIBE_ID: u16 = 1;
+/// And for UNSUBSCRIBE.
+pub(super) const UNSUBSCRIBE_ID: u16 = 2;
 /// Where Mosquitto, and brokers that follow it, tell how many messages they have thrown away for slow or absent subscribers.
 pub(super) const DROPS_TOPIC: &str = "$SYS/broker/publish/messages/dropped";
 

@@ -35,7 +35,9 @@ use crate::mqtt::connection::{Connection, End, NoPacket, first_packet};
 use crate::mqtt::inbox::{self, Inbox};
 use crate::mqtt::keep_alive::KeepAlive;
 use crate::mqtt::packet::{ConnAck, Connect, Version, reason};
-use crate::mqtt::session::{Session, TOPIC_ALIAS_MAX};
+use crate::mqtt::receiver::TOPIC_ALIAS_MAX;
+use crate::mqtt::remembered::{Lasts, Remembered, session_name};
+use crate::mqtt::session::Session;
 use crate::mqtt::subscribing::{DropCount, Drops, Wanted};
 use crate::mqtt::transport::Stream;
 use crate::mqtt::write;
@@ -91,6 +93,8 @@ struct Progress {
     known: Known,
     /// When the current connection became ready.
     ready_at: Option<Instant>,
+    /// The session, while no connection has it.
+    remembered: Option<Remembered>,
     /// How many messages the broker has dropped, as far as it told.
     drops: DropCount,
 }
@@ -134,16 +138,24 @@ impl Member {
     /// Receives until `stop`, over any number of connections. `ready` hears when it can receive, and when not.
     pub(super) async fn run(
         &self,
-        _resume: Option<Resume>,
+        resume: Option<Resume>,
         stop: &Stop,
         ready: impl Fn(bool),
         intake: &dyn Intake,
     ) -> Result<(), SourceError> {
         let Shared { name, settings, dice, .. } = &*self.shared;
+        let recalled =
+            resume.and_then(|resume| Remembered::recall(&resume.notes).remove(&session_name(&self.client_id)));
+        let known = match self.record.load().await {
+            // The log knows of a session, so there was one.
+            Known::Never if recalled.is_some() => Known::Elsewhere,
+            known => known,
+        };
         let mut progress = Progress {
             version: settings.version,
-            known: self.record.load().await,
+            known,
             ready_at: None,
+            remembered: recalled,
             drops: DropCount::default(),
         };
         let mut backoff = Backoff::default();
@@ -310,25 +322,18 @@ impl Member {
             say_good_bye(stream, progress.version).await;
             return self.failed(&why);
         }
-        let has_lost = !connack.session_present && progress.known.is_here();
-        if has_lost {
-            error!(
-                source = %name, broker = %self.broker(), client_id = %self.client_id,
-                "the broker has lost our session: messages since the last connection may be missing"
-            );
-            intake.count_error("session_lost");
-        }
+        let was_in_use =
+            progress.known.is_here() || progress.remembered.as_ref().is_some_and(|session| !session.is_empty());
+        let has_lost = !connack.session_present && was_in_use;
         if connack.session_expiry_s.is_some_and(|seconds| seconds < settings.session_expiry_s) {
             info!(source = %name, seconds = connack.session_expiry_s, "the broker keeps our session for less than asked");
         }
-        if has_lost || !progress.known.is_here() {
-            // Before the SUBSCRIBE: from there on the session may hold messages of ours.
-            if let Err(why) = self.record.store(None).await {
+        let forgets = has_lost || progress.known == Known::Lost;
+        if has_lost && settings.on_session_loss == OnSessionLoss::Fail {
+            intake.count_error("session_lost");
+            if let Err(why) = self.record.store(&Known::Lost).await {
                 return Attempt::Again(why);
             }
-            progress.known = Known::Here(None);
-        }
-        if has_lost && settings.on_session_loss == OnSessionLoss::Fail {
             say_good_bye(stream, progress.version).await;
             return self.failed(&format!(
                 "the broker at {} has lost our session (client id {:?}): messages since the last connection may be missing. Start \
@@ -337,8 +342,26 @@ impl Member {
                 self.client_id
             ));
         }
-        let drops = (self.wanted.drops == Drops::Watch).then(|| progress.drops.clone());
-        let mut session = Session::client(progress.version, settings.retained, drops);
+        if forgets || !progress.known.is_here() {
+            // Before the SUBSCRIBE: from there on the session may hold messages of ours.
+            progress.known = Known::Here(None);
+            if let Err(why) = self.record.store(&progress.known).await {
+                return Attempt::Again(why);
+            }
+        }
+        let remembered = progress.remembered.take().unwrap_or_else(|| Remembered::new(&self.client_id, Lasts::InLog));
+        let mut session = Session::client(progress.version, settings.retained, remembered);
+        if forgets {
+            session.lose_session();
+            let epoch = session.epoch();
+            error!(
+                source = %name, broker = %self.broker(), client_id = %self.client_id, epoch,
+                "the broker has lost our session: messages since the last connection may be missing"
+            );
+        }
+        if self.wanted.drops == Drops::Watch {
+            session.watch_drops(progress.drops.clone());
+        }
         // In 3.1.1 each SUBSCRIBE brings the retained messages again; in 5 it is idempotent, and heals what is broken.
         let subscription = self.subscription();
         let subscribe =
@@ -367,7 +390,7 @@ impl Member {
             intake,
             partition: &self.partition,
         };
-        let end = connection
+        let (end, remembered) = connection
             .run(stop, &Stop::new(), || {
                 connected();
                 if !progress.known.is_subscribed(&subscription) {
@@ -376,6 +399,7 @@ impl Member {
                 }
             })
             .await;
+        progress.remembered = remembered;
         self.after(end)
     }
 

@@ -17,8 +17,8 @@
 //! There is no order between members.
 //!
 //! `retained` says what to do with messages that the broker keeps as the last value of a topic. The default is `'skip'`: such
-//! a message is a copy of an old reading, sent anew with each new subscription, and would be counted twice after a lost
-//! session. Messages published while we are subscribed are never of that kind, whether the publisher sets the flag or not.
+//! a message is a copy of an old reading, sent anew with each new subscription. With `'use'` it is a reading, once: the last
+//! copy of each topic is remembered, and one that comes again after a lost session does not count again. Messages published while we are subscribed are never of that kind, whether the publisher sets the flag or not.
 
 mod member;
 mod record;

@@ -1,7 +1,7 @@
 //! What is kept of a session at the broker from one start to the next: whose it is, and what it is subscribed to.
 //!
 //! ```text
-//!   sources/<source>/subscribed[-<member>]        host:port client-id ⏎ what is subscribed, or nothing yet
+//!   sources/<source>/subscribed[-<member>]        host:port client-id ⏎ what is subscribed, or nothing yet, or `lost`
 //! ```
 //!
 //! It is written before the first SUBSCRIBE of a session, so that a session which may hold messages of ours is never taken for
@@ -29,7 +29,12 @@ pub(super) enum Known {
     Elsewhere,
     /// It has one, with this subscription if it came so far.
     Here(Option<String>),
+    /// It had one, and the broker has lost it, which ended the source: what the log remembers of it is void.
+    Lost,
 }
+
+/// What stands in place of a subscription after a loss; a subscription begins with a digit.
+const LOST: &str = "lost";
 
 impl Known {
     /// Says whether the broker should have a session of ours.
@@ -51,6 +56,7 @@ impl Record {
                 let text = String::from_utf8_lossy(&bytes);
                 match text.split_once('\n') {
                     Some((session, "")) if session == self.session => Known::Here(None),
+                    Some((session, LOST)) if session == self.session => Known::Lost,
                     Some((session, subscribed)) if session == self.session => Known::Here(Some(subscribed.to_owned())),
                     _ => Known::Elsewhere,
                 }
@@ -66,13 +72,13 @@ impl Record {
     }
 
     /// Writes it, and waits until it is durable.
-    pub(super) async fn store(&self, subscribed: Option<&str>) -> Result<(), String> {
-        self.storing(subscribed).await.map_err(|error| format!("cannot note the session: {error}"))
+    pub(super) async fn store(&self, known: &Known) -> Result<(), String> {
+        self.storing(known).await.map_err(|error| format!("cannot note the session: {error}"))
     }
 
     /// Writes it in the background: without it the next start only subscribes once more.
     pub(super) fn store_later(&self, subscribed: &str) {
-        let writing = self.storing(Some(subscribed));
+        let writing = self.storing(&Known::Here(Some(subscribed.to_owned())));
         let path = self.path.clone();
         tokio::spawn(async move {
             if let Err(error) = writing.await {
@@ -81,9 +87,14 @@ impl Record {
         });
     }
 
-    fn storing(&self, subscribed: Option<&str>) -> impl Future<Output = Result<(), String>> + Send + 'static {
+    fn storing(&self, known: &Known) -> impl Future<Output = Result<(), String>> + Send + 'static {
         let (storage, path) = (Arc::clone(&self.storage), self.path.clone());
-        let text = format!("{}\n{}", self.session, subscribed.unwrap_or_default());
+        let state = match known {
+            Known::Here(Some(subscribed)) => subscribed,
+            Known::Lost => LOST,
+            _ => "",
+        };
+        let text = format!("{}\n{state}", self.session);
         let writing = tokio::task::spawn_blocking(move || storage.put(&path, text.as_bytes()));
         async move {
             match writing.await {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::Context;
 use crate::mqtt::packet::{QoS, Version};
-use crate::mqtt::session::{RECEIVE_MAXIMUM, Retained};
+use crate::mqtt::receiver::RECEIVE_MAXIMUM;
+use crate::mqtt::session::Retained;
 use crate::mqtt::subscribing::{DROPS_TOPIC, Drops, OnDowngrade};
 use crate::mqtt::topics::TopicPatterns;
 use crate::options::{OptionError, Options};
@@ -76,10 +77,7 @@ impl Settings {
             }
         };
         let topics = TopicPatterns::parse(&options.require("topic")?)?;
-        let qos_words = [("0", QoS::AtMostOnce), ("1", QoS::AtLeastOnce)];
-        if options.peek("qos") == Some("2") {
-            return Err(OptionError::new("qos", "2 is not supported yet: use '1' (at least once, the default)"));
-        }
+        let qos_words = [("0", QoS::AtMostOnce), ("1", QoS::AtLeastOnce), ("2", QoS::ExactlyOnce)];
         let qos = options.choice("qos", &qos_words)?.unwrap_or(QoS::AtLeastOnce);
         let connections = number(options, "connections", 1, CONNECTIONS_MAX)?.unwrap_or(1);
         let client_id = options.take("client_id");
@@ -116,7 +114,7 @@ impl Settings {
             session_expiry_s: seconds(options, "session_expiry", SESSION_EXPIRY_DEFAULT, 1)?,
             receive_maximum: number(options, "receive_maximum", 1, u16::MAX)?.unwrap_or(RECEIVE_MAXIMUM),
             retained: options
-                .choice("retained", &[("keep", Retained::Keep), ("skip", Retained::Skip)])?
+                .choice("retained", &[("use", Retained::Use), ("skip", Retained::Skip)])?
                 .unwrap_or(Retained::Skip),
             on_session_loss: options.choice("on_session_loss", &losses)?.unwrap_or(OnSessionLoss::Continue),
         };

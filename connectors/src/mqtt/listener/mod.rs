@@ -10,7 +10,7 @@
 //! | CONNECT without an id | an assigned one (version 5); accepted with a clean session, else code 2 (3.1.1) |
 //! | PUBLISH QoS 0 | logged |
 //! | PUBLISH QoS 1 | logged, and PUBACK once durable, in order |
-//! | PUBLISH QoS 2 | DISCONNECT 0x9B, or the end of the connection in 3.1.1: not yet |
+//! | PUBLISH QoS 2 | logged, PUBREC once durable; PUBREL gets PUBCOMP. Exactly once while the connection lasts |
 //! | PUBLISH to a topic that the source's pattern does not match | logged and acknowledged (version 5: 0x10, no matching subscribers), counted as `topic`, and found among the dead letters. It does not vanish, and a device of 3.1.1, which cannot be told no, is not caught in an endless reconnect |
 //! | the retain flag | taken as any other message |
 //! | SUBSCRIBE | SUBACK with failure (0x80; version 5: 0x83) |
@@ -38,6 +38,7 @@ use super::connection::{Connection, End, NoPacket, first_packet};
 use super::inbox::Inbox;
 use super::keep_alive::KeepAlive;
 use super::packet::{Connect, Version, Violation, Will, reason};
+use super::remembered::{Lasts, Remembered};
 use super::session::Session;
 use super::topic::TopicPattern;
 use super::transport::Stream;
@@ -263,16 +264,17 @@ impl Client {
         let taken_over = Stop::new();
         let number = id.as_deref().map(|id| self.shared.register(id, &taken_over));
         let now = Instant::now();
+        let remembered = Remembered::new(id.as_deref().unwrap_or_default(), Lasts::Connection);
         let connection = Connection {
             stream,
             inbox,
-            session: Session::server(version, self.shared.pattern.clone(), connect.packet_bytes_max),
+            session: Session::server(version, self.shared.pattern.clone(), connect.packet_bytes_max, remembered),
             keep_alive: KeepAlive::server(Duration::from_secs(u64::from(connect.keep_alive_s)), now),
             suback_by: now,
             intake: &*self.intake,
             partition: PARTITION,
         };
-        let end = connection.run(&self.stop, &taken_over, || ()).await;
+        let (end, _) = connection.run(&self.stop, &taken_over, || ()).await;
         if let (Some(id), Some(number)) = (&id, number) {
             self.shared.deregister(id, number);
         }
