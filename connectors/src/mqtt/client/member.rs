@@ -13,7 +13,7 @@
 //! A source that never had a session begins with a clean one: what a broker has under its client id is not its own. That is
 //! done once; ever after the session is resumed, whatever address the broker has by then. If the broker has lost it
 //! (`session_present` = 0 though we had one), that is warned and counted as `session_lost`: messages may be missing, and only
-//! the broker could have kept them. With `on_session_loss = 'fail'` it ends the source as well, once: the next start goes on.
+//! the broker could have kept them. What the log remembers of the lost one is void. With `on_session_loss = 'fail'` it ends the source as well, once: the next start goes on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +43,7 @@ use crate::mqtt::transport::Stream;
 use crate::mqtt::write;
 
 /// How long a broker may take to accept a connection, again for TLS, again to answer our CONNECT, and again our SUBSCRIBE.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that lived this long was healthy: the next failure starts with the shortest wait again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
@@ -57,15 +57,15 @@ pub(super) struct Shared {
 
 /// One connection.
 pub(super) struct Member {
-    shared: Arc<Shared>,
-    client_id: String,
-    partition: String,
-    wanted: Wanted,
-    record: Record,
+    pub(super) shared: Arc<Shared>,
+    pub(super) client_id: String,
+    pub(super) partition: String,
+    pub(super) wanted: Wanted,
+    pub(super) record: Record,
 }
 
 /// What one attempt came to.
-enum Attempt {
+pub(super) enum Attempt {
     /// The program stops.
     Stopped,
     /// Connect again after a while, and why.
@@ -80,11 +80,13 @@ enum Attempt {
 
 /// How a session is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Begin {
+pub(super) enum Begin {
     /// Without anything the broker may have under our client id.
     Clean,
     /// With it.
     Resume,
+    /// Clean, and not to be kept either.
+    Forget,
 }
 
 /// What is known from one connection to the next.
@@ -100,9 +102,9 @@ struct Progress {
 }
 
 impl Member {
-    /// Makes the members of a source.
-    pub(super) fn all(shared: &Arc<Shared>, client_id: &str) -> Vec<Member> {
-        match shared.settings.connections {
+    /// Makes the members of a source with a number of connections.
+    pub(super) fn all(shared: &Arc<Shared>, client_id: &str, connections: u16) -> Vec<Member> {
+        match connections {
             1 => vec![Member::new(shared, client_id.to_owned(), "", shared.settings.topics.filters())],
             count => {
                 let group = format!("tm-{}-{client_id}", shared.name);
@@ -184,7 +186,7 @@ impl Member {
         Ok(())
     }
 
-    fn broker(&self) -> String {
+    pub(super) fn broker(&self) -> String {
         let address = &self.shared.settings.address;
         format!("{}:{}", address.host, address.port)
     }
@@ -235,7 +237,11 @@ impl Member {
         }
     }
 
-    async fn shake_hands(&self, version: Version, begin: Begin) -> Result<(Stream, Inbox, ConnAck), Attempt> {
+    pub(super) async fn shake_hands(
+        &self,
+        version: Version,
+        begin: Begin,
+    ) -> Result<(Stream, Inbox, ConnAck), Attempt> {
         let settings = &self.shared.settings;
         let again = Attempt::Again;
         let to = (settings.address.host.as_str(), settings.address.port);
@@ -272,12 +278,12 @@ impl Member {
         let (username, password) = settings.credentials().await.map_err(|error| again(error.to_string()))?;
         let connect = Connect {
             client_id: self.client_id.clone(),
-            clean: begin == Begin::Clean,
+            clean: begin != Begin::Resume,
             keep_alive_s: settings.keep_alive_s,
             username,
             password: password.map(Bytes::from),
             will: None,
-            session_expiry_s: Some(settings.session_expiry_s),
+            session_expiry_s: Some(if begin == Begin::Forget { 0 } else { settings.session_expiry_s }),
             // Not announced: a broker would drop larger messages without a word.
             packet_bytes_max: None,
             receive_maximum: Some(settings.receive_maximum),
@@ -324,7 +330,8 @@ impl Member {
         }
         let was_in_use =
             progress.known.is_here() || progress.remembered.as_ref().is_some_and(|session| !session.is_empty());
-        let has_lost = !connack.session_present && was_in_use;
+        // Told once: who was ended by it and is started again goes on.
+        let has_lost = !connack.session_present && was_in_use && progress.known != Known::Lost;
         if connack.session_expiry_s.is_some_and(|seconds| seconds < settings.session_expiry_s) {
             info!(source = %name, seconds = connack.session_expiry_s, "the broker keeps our session for less than asked");
         }
@@ -344,10 +351,10 @@ impl Member {
         }
         if forgets || !progress.known.is_here() {
             // Before the SUBSCRIBE: from there on the session may hold messages of ours.
-            progress.known = Known::Here(None);
-            if let Err(why) = self.record.store(&progress.known).await {
+            if let Err(why) = self.record.store(&Known::Here(None)).await {
                 return Attempt::Again(why);
             }
+            progress.known = Known::Here(None);
         }
         let remembered = progress.remembered.take().unwrap_or_else(|| Remembered::new(&self.client_id, Lasts::InLog));
         let mut session = Session::client(progress.version, settings.retained, remembered);
@@ -366,7 +373,15 @@ impl Member {
         let subscription = self.subscription();
         let subscribe =
             progress.version == Version::V5 || !connack.session_present || !progress.known.is_subscribed(&subscription);
-        if subscribe && let Err(violation) = session.subscribe(self.wanted.clone()) {
+        let old: Vec<String> = progress.known.filters().filter(|old| !self.wanted.filters.contains(old)).collect();
+        let asked = match subscribe {
+            true => session.subscribe(self.wanted.clone()),
+            false => Ok(()),
+        };
+        // What an earlier version of the statement subscribed to is in the session still. Given up after the new is there: no
+        // topic of both is missed.
+        let asked = asked.and_then(|()| if old.is_empty() { Ok(()) } else { session.unsubscribe(old) });
+        if let Err(violation) = asked {
             return self.failed(&violation.to_string());
         }
         let keep_alive_s = connack.server_keep_alive_s.unwrap_or(settings.keep_alive_s);
@@ -403,14 +418,15 @@ impl Member {
         self.after(end)
     }
 
-    /// Writes what is subscribed to as a text, to be compared.
+    /// Writes what is subscribed to as a text, to be compared: QoS and what else, then a filter in each line.
     fn subscription(&self) -> String {
         let Wanted { filters, qos, drops, .. } = &self.wanted;
+        let filters = filters.join("\n");
         let drops = match drops {
             Drops::Ignore => "",
             Drops::Watch => " drops",
         };
-        format!("{} {}{drops}", *qos as u8, filters.join(" "))
+        format!("{}{drops}\n{filters}", *qos as u8)
     }
 
     /// Says what we need and the broker says it does not have.
@@ -428,7 +444,7 @@ impl Member {
         None
     }
 
-    fn after(&self, end: End) -> Attempt {
+    pub(super) fn after(&self, end: End) -> Attempt {
         match end {
             End::Stopped | End::Intake(IntakeError::Stopping) => Attempt::Stopped,
             End::Intake(error) => Attempt::Failed(error.into()),
@@ -450,7 +466,7 @@ impl Member {
 }
 
 /// Sends DISCONNECT, and leaves the session's expiry as it is.
-async fn say_good_bye(mut stream: Stream, version: Version) {
+pub(super) async fn say_good_bye(mut stream: Stream, version: Version) {
     let mut out = BytesMut::new();
     write::disconnect(version, reason::SUCCESS, "", &mut out);
     let _ = timeout(HANDSHAKE_TIMEOUT, async {

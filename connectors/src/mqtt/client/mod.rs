@@ -14,7 +14,7 @@
 //! the source. That matters to the watermark: it is the least over the partitions, so messages that wait at the broker for a
 //! member that is away hold it back, and are not late when the member comes back before `idle_after`. The group's name holds
 //! the client id, which is another for each data folder: two programs of one pipeline both get everything, as with one connection.
-//! There is no order between members.
+//! There is no order between members. Another number of connections leaves sessions behind; `retired.rs` empties and ends them.
 //!
 //! `retained` says what to do with messages that the broker keeps as the last value of a topic. The default is `'skip'`: such
 //! a message is a copy of an old reading, sent anew with each new subscription. With `'use'` it is a reading, once: the last
@@ -22,6 +22,7 @@
 
 mod member;
 mod record;
+mod retired;
 mod settings;
 
 use std::sync::Arc;
@@ -30,12 +31,12 @@ use parking_lot::Mutex;
 use tidemill_engine::source::{Intake, Resume, Source, SourceError, Stop};
 use tidemill_engine::storage::{Storage, StorageError};
 use tokio::task::JoinSet;
-use tracing::warn;
 
 use super::topics::TopicPatterns;
 use crate::Context;
 use crate::options::{OptionError, Options};
 use member::{Member, Shared};
+use retired::left_behind;
 use settings::Settings;
 
 /// The partition of a source with one connection: a broker's topics have no order among each other that a partition could keep.
@@ -89,26 +90,18 @@ impl Source for MqttSource {
 
     async fn run(&self, intake: Arc<dyn Intake>, resume: Vec<Resume>, stop: Stop) -> Result<(), SourceError> {
         let client_id = self.client_id().expect("a source is prepared before it runs");
-        let members = Member::all(&self.shared, &client_id);
-        let mut partitions = Vec::with_capacity(members.len());
+        let members = Member::all(&self.shared, &client_id, self.shared.settings.connections);
         for member in &members {
             intake.open(member.partition()).await?;
-            partitions.push(member.partition().to_owned());
         }
-        for left in resume.iter().filter(|left| !partitions.contains(&left.partition)) {
-            warn!(
-                source = %self.shared.name, partition = %left.partition,
-                "an earlier start had another number of connections: what the broker still holds for this one is not read. Set \
-                 connections back to read it, or end its session at the broker"
-            );
-        }
+        let recalled = |member: &Member| resume.iter().find(|resume| resume.partition == member.partition()).cloned();
         let readiness =
             Arc::new(Readiness { intake: Arc::clone(&intake), ready: Mutex::new(vec![false; members.len()]) });
         // The end of one is the end of all: a source without one of its members would lose what the broker gives it.
         let ending = stop.child_token();
         let mut tasks = JoinSet::new();
         for (number, member) in members.into_iter().enumerate() {
-            let resume = resume.iter().find(|resume| resume.partition == member.partition()).cloned();
+            let resume = recalled(&member);
             let (readiness, ending) = (Arc::clone(&readiness), ending.clone());
             tasks.spawn(async move {
                 let ended =
@@ -116,6 +109,12 @@ impl Source for MqttSource {
                 ending.cancel();
                 ended
             });
+        }
+        let mut retiring = JoinSet::new();
+        for member in left_behind(&self.shared, &client_id).await {
+            intake.open(member.partition()).await?;
+            let (resume, intake, ending) = (recalled(&member), Arc::clone(&intake), ending.clone());
+            retiring.spawn(async move { member.retire(resume, intake, &ending).await });
         }
         let mut outcome = Ok(());
         while let Some(ended) = tasks.join_next().await {
@@ -126,6 +125,7 @@ impl Source for MqttSource {
             // The first error is the cause of the others' ends.
             outcome = outcome.and(ended);
         }
+        while retiring.join_next().await.is_some() {}
         outcome
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   sources/<source>/subscribed[-<member>]        host:port client-id ⏎ what is subscribed, or nothing yet, or `lost`
+//!                                                                      └ QoS ⏎ filter ⏎ filter …
 //! ```
 //!
 //! It is written before the first SUBSCRIBE of a session, so that a session which may hold messages of ours is never taken for
@@ -42,6 +43,15 @@ impl Known {
         matches!(self, Known::Here(_))
     }
 
+    /// Returns the filters that the session is subscribed to.
+    pub(super) fn filters(&self) -> impl Iterator<Item = String> {
+        let text = match self {
+            Known::Here(Some(subscribed)) => subscribed.as_str(),
+            _ => "",
+        };
+        text.lines().skip(1).map(str::to_owned)
+    }
+
     /// Says whether the session is subscribed to this.
     pub(super) fn is_subscribed(&self, wanted: &str) -> bool {
         matches!(self, Known::Here(Some(subscribed)) if subscribed == wanted)
@@ -74,6 +84,15 @@ impl Record {
     /// Writes it, and waits until it is durable.
     pub(super) async fn store(&self, known: &Known) -> Result<(), String> {
         self.storing(known).await.map_err(|error| format!("cannot note the session: {error}"))
+    }
+
+    /// Removes it: there is no session any more.
+    pub(super) async fn remove(&self) {
+        let (storage, path) = (Arc::clone(&self.storage), self.path.clone());
+        let removed = tokio::task::spawn_blocking(move || storage.delete(&path)).await;
+        if let Ok(Err(error)) = removed {
+            warn!(path = %self.path, %error, "cannot remove the note of a session");
+        }
     }
 
     /// Writes it in the background: without it the next start only subscribes once more.

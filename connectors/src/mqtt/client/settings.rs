@@ -17,7 +17,7 @@ const TLS_PORT_DEFAULT: u16 = 8883;
 const KEEP_ALIVE_DEFAULT: Duration = Duration::from_secs(30);
 const SESSION_EXPIRY_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Each connection is a task, a session at the broker, and a partition.
-const CONNECTIONS_MAX: u16 = 64;
+pub(super) const CONNECTIONS_MAX: u16 = 64;
 /// MQTT's length field has 16 bits.
 const FIELD_BYTES_MAX: usize = u16::MAX as usize;
 

@@ -74,7 +74,7 @@ async fn in_3_1_1_a_session_of_somebody_else_under_our_id_is_thrown_away_once() 
 #[tokio::test]
 async fn a_broker_that_moved_keeps_our_session() {
     let script = Script::new(&[("client_id", "me")]).await;
-    let before = "127.0.0.1:1 me\n1 plant/+/+";
+    let before = "127.0.0.1:1 me\n1\nplant/+/+";
     script.context.storage.put("sources/readings/subscribed", before.as_bytes()).expect("in memory");
     let running = script.start(HandIntake::by_itself());
     let (mut peer, connect) = script.accept().await;
@@ -158,6 +158,65 @@ async fn connections_share_one_subscription_and_each_acknowledges_its_own() {
     drop(peers);
     let error = running.end().await.expect_err("stopped").to_string();
     assert!(error.contains("two programs use the client id \"me-2\""), "{error}");
+}
+
+#[tokio::test]
+async fn a_changed_topic_is_subscribed_before_the_old_one_is_given_up() {
+    let script = Script::new(&[("client_id", "me"), ("version", "3.1.1")]).await;
+    let before = format!("{} me\n1\nold/+\nplant/+/+", script.listener.local_addr().expect("bound"));
+    script.context.storage.put("sources/readings/subscribed", before.as_bytes()).expect("in memory");
+    let _running = script.start(HandIntake::by_itself());
+    let (mut peer, _) = script.accept().await;
+    peer.send(&[0x20, 2, 1, 0]).await;
+    peer.expect(&packet(0x82, &[&[0, 1], &field(b"plant/+/+"), &[1]])).await;
+    peer.expect(&packet(0xA2, &[&[0, 2], &field(b"old/+")])).await;
+    peer.send(&[packet(0xB0, &[&[0, 2]]), packet(0x90, &[&[0, 1, 1]]), publish4("plant/a/b", 1, "x")].concat()).await;
+    peer.expect(&puback(1)).await;
+}
+
+#[tokio::test]
+async fn a_session_that_another_number_of_connections_has_left_is_emptied_and_ended() {
+    let script = Script::new(&[("client_id", "me"), ("connections", "2")]).await;
+    let before = format!("{} me\n1\nplant/+/+", script.listener.local_addr().expect("bound"));
+    script.context.storage.put("sources/readings/subscribed", before.as_bytes()).expect("in memory");
+    let running = script.start(HandIntake::by_itself());
+    let mut kept = Vec::new();
+    let mut left = None;
+    for _ in 0..3 {
+        let (mut peer, connect) = script.accept().await;
+        if id_of_v5(&connect) == "me" {
+            assert_eq!(connect[9], 0, "with what it holds");
+            peer.send(&packet(0x20, &[&[1, 0, 0]])).await;
+            peer.expect(&packet(0xA2, &[&[0, 2, 0], &field(b"plant/+/+")])).await;
+            left = Some(peer);
+        } else {
+            peer.send(&packet(0x20, &[&[0, 0, 0]])).await;
+            peer.packet().await.expect("SUBSCRIBE");
+            peer.send(SUBACK).await;
+            kept.push(peer);
+        }
+    }
+    running.intake.until_connected().await;
+    let mut left = left.expect("the one before");
+    left.send(&packet(0xB0, &[&[0, 2, 0, 0]])).await;
+    left.send(&publish5("plant/a/b", 9, NO_PROPERTIES, "queued")).await;
+    left.expect(&puback(9)).await;
+    left.expect(&[0xE0, 0]).await;
+    drop(left);
+    let (mut last, connect) = script.accept().await;
+    assert_eq!((id_of_v5(&connect).as_str(), connect[9]), ("me", 0x02));
+    assert_eq!(connect[13..18], [17, 0, 0, 0, 0], "not to be kept");
+    last.send(&packet(0x20, &[&[0, 0, 0]])).await;
+    last.expect(&[0xE0, 0]).await;
+    drop(last);
+    soon("the note to go", async {
+        while script.context.storage.get("sources/readings/subscribed").is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(running.intake.payloads(), ["queued"]);
+    assert!(running.intake.inner.lock().connected, "the others were not disturbed");
 }
 
 #[tokio::test]
