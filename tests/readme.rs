@@ -1,7 +1,7 @@
 //! The README does what it says: every command of it runs.
 //!
 //! Blocks are marked for this test by a comment above them: `<!-- test: file NAME -->` writes the block to a file, `demo`
-//! runs its lines while the demo runs, `background` runs its lines and leaves the last one running, `foreground` runs the
+//! runs its lines while the demo runs, `sql NAME` checks the block, `background` runs its lines and leaves the last one running, `foreground` runs the
 //! block as one script beside it. The first two commands are proven elsewhere: `./check` by running this very test, the
 //! demo by the marked block. A block without a mark fails the test, unless it is one of those.
 
@@ -41,6 +41,24 @@ fn blocks() -> Vec<Block> {
 
 fn block(mark: &str) -> Block {
     blocks().into_iter().find(|block| block.mark.as_deref() == Some(mark)).unwrap_or_else(|| panic!("no {mark} block"))
+}
+
+#[test]
+fn pipelines_that_the_readme_only_shows_are_right() {
+    let folder = Folder::new();
+    let shown: Vec<Block> = blocks().into_iter().filter(|block| is_shown_sql(block).is_some()).collect();
+    assert!(!shown.is_empty());
+    for block in shown {
+        let name = is_shown_sql(&block).expect("chosen by that");
+        folder.write(name, &block.text);
+        let printed = succeed(shell(folder.path(), &format!("tidemill check {name}")), name);
+        assert!(printed.contains("ok: "), "{printed}");
+    }
+}
+
+/// Returns the name of a block of SQL that is only checked.
+fn is_shown_sql(block: &Block) -> Option<&str> {
+    block.mark.as_deref()?.strip_prefix("sql ")
 }
 
 #[test]

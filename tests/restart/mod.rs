@@ -8,6 +8,7 @@ mod scene;
 mod bits;
 mod change;
 mod damage;
+mod dedup;
 mod golden;
 mod housekeeping;
 mod knobs;

@@ -96,8 +96,8 @@ impl Encoding {
 mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
     use bytes::Bytes;
-    use tidemill_engine::source::{Data, Message};
     use tidemill_engine::decode::Place;
+    use tidemill_engine::source::{Data, Message};
     use tidemill_engine::testing::fuzz::fuzz;
 
     use super::*;

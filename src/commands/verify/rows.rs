@@ -362,7 +362,8 @@ mod tests {
         let text = made.expect("fits").encode(0..500);
         let ids: std::collections::BTreeSet<&str> = text.split("\"id\":").skip(1).map(|rest| &rest[..9]).collect();
         assert_eq!(ids.len(), 500, "{text}");
-        let why = rows(&format!("ok BOOLEAN, ts TIMESTAMP, DEDUP KEY (ok) {within}"), 0, 0).expect_err("all are repeats");
+        let why =
+            rows(&format!("ok BOOLEAN, ts TIMESTAMP, DEDUP KEY (ok) {within}"), 0, 0).expect_err("all are repeats");
         assert!(why.contains("DEDUP KEY of source r"), "{why}");
     }
 
