@@ -26,12 +26,14 @@ mod ingest;
 mod inspect;
 
 mod listener;
-mod mosquitto;
+mod mqtt;
 mod readers_while_running;
 mod readme;
 mod restart;
 mod restore;
 mod seeded_bugs;
 mod simulation;
+mod sinks;
+mod sniff;
 mod table_readers;
 mod verify;

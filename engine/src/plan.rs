@@ -249,7 +249,8 @@ pub fn timestamp_type() -> DataType {
 
 /// The type of pairs of text inside the engine: keys are never null, and stand once.
 pub fn text_map_type() -> DataType {
-    let key = Field::new("key", DataType::Utf8View, false);
+    // No view, unlike all other text: DataFusion compares a key only with text of the very type of what is looked up.
+    let key = Field::new("key", DataType::Utf8, false);
     let value = Field::new("value", DataType::Utf8View, true);
     let entries = Field::new("key_value", DataType::Struct(vec![key, value].into()), false);
     DataType::Map(Arc::new(entries), false)

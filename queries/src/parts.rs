@@ -5,6 +5,7 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 
 use crate::catalog::DedupInfo;
 use crate::diagnostic::Diagnostic;
+use crate::names::quoted;
 use crate::statement::{DedupClause, OptionList, Statement, parse_file, slice};
 use crate::type_name::type_name;
 
@@ -97,6 +98,8 @@ impl Parts {
                     options: pairs(&source.options),
                     name: source.name.value,
                 }),
+                // Where rows are delivered decides nothing about them.
+                Statement::Sink(_) => {}
                 Statement::View(view) => {
                     let (mut texts, mut numbers) = (Vec::new(), Vec::new());
                     let mut meant = view.tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_)));
@@ -153,11 +156,6 @@ impl ViewParts {
     pub fn to_sql(&self, options: &[(String, String)]) -> String {
         format!("CREATE MATERIALIZED VIEW {}{} AS\n{};\n", quoted(&self.name), with(options), self.query)
     }
-}
-
-/// Writes a name as SQL, whatever is in it.
-pub fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn pairs(options: &OptionList) -> Vec<(String, String)> {

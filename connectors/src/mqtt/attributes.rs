@@ -14,13 +14,36 @@
 
 use std::collections::BTreeMap;
 
+use bytes::{BufMut, Bytes};
 use tidemill_engine::source::Message;
 
-use super::properties::Reader;
+use super::packet::Publish;
+use super::properties::{
+    CONTENT_TYPE, CORRELATION_DATA, MESSAGE_EXPIRY, PAYLOAD_FORMAT, RESPONSE_TOPIC, Reader, USER_PROPERTY,
+};
+use super::remembered::Arena;
 
 const QOS_BITS: u8 = 0b0011;
 const RETAIN_BIT: u8 = 0b0100;
 const DUPLICATE_BIT: u8 = 0b1000;
+
+/// All there are without properties.
+static FLAGS: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
+/// Makes the attributes of a message. Without properties that allocates nothing; with them they are put into the arena.
+pub(super) fn encode(publish: &Publish, arena: &mut Arena) -> Bytes {
+    let mut flags = publish.qos as u8;
+    flags |= if publish.retain { RETAIN_BIT } else { 0 };
+    flags |= if publish.duplicate { DUPLICATE_BIT } else { 0 };
+    if publish.properties.is_empty() {
+        let place = usize::from(flags);
+        return Bytes::from_static(&FLAGS[place..=place]);
+    }
+    let room = arena.room(1 + publish.properties.len());
+    room.put_u8(flags);
+    room.put_slice(&publish.properties);
+    arena.take()
+}
 
 /// What is known of a message; `None` where nothing is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,12 +119,12 @@ fn read<'m>(properties: &'m [u8]) -> impl Iterator<Item = Property<'m>> {
 
 fn next<'m>(rest: &mut Reader<'m>) -> Option<Property<'m>> {
     Some(match rest.u8().ok()? {
-        0x01 => Property::PayloadFormat(rest.u8().ok()?),
-        0x02 => Property::MessageExpiry(u32::from_be_bytes(rest.take(4, "a number").ok()?.try_into().ok()?)),
-        0x03 => Property::ContentType(rest.text().ok()?),
-        0x08 => Property::ResponseTopic(rest.text().ok()?),
-        0x09 => Property::CorrelationData(rest.binary().ok()?),
-        0x26 => Property::User(rest.text().ok()?, rest.text().ok()?),
+        PAYLOAD_FORMAT => Property::PayloadFormat(rest.u8().ok()?),
+        MESSAGE_EXPIRY => Property::MessageExpiry(u32::from_be_bytes(rest.take(4, "a number").ok()?.try_into().ok()?)),
+        CONTENT_TYPE => Property::ContentType(rest.text().ok()?),
+        RESPONSE_TOPIC => Property::ResponseTopic(rest.text().ok()?),
+        CORRELATION_DATA => Property::CorrelationData(rest.binary().ok()?),
+        USER_PROPERTY => Property::User(rest.text().ok()?, rest.text().ok()?),
         _ => return None,
     })
 }

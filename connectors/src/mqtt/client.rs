@@ -16,8 +16,9 @@
 //! messages may be missing, and only the broker could have kept them.
 //!
 //! `retained` says what to do with messages that the broker keeps as the last value of a topic. The default is `'skip'`: such
-//! a message is a copy of an old reading, sent anew with each new subscription, and would be counted twice after a lost
-//! session. Messages published while we are subscribed are never of that kind, whether the publisher sets the flag or not.
+//! a message is a copy of an old reading, sent anew with each new subscription. With `'use'` it is a reading, once: the last
+//! copy of each topic is remembered, and one that comes again after a lost session does not count again. Messages published
+//! while we are subscribed are never of that kind, whether the publisher sets the flag or not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,6 @@ use parking_lot::Mutex;
 use tidemill_engine::clock::Dice;
 use tidemill_engine::source::{Intake, IntakeError, Resume, Source, SourceError, Stop};
 use tidemill_engine::storage::{Storage, StorageError};
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
@@ -38,15 +38,20 @@ use super::connection::{Connection, End, NoPacket, first_packet};
 use super::inbox::{self, Inbox};
 use super::keep_alive::KeepAlive;
 use super::packet::{ConnAck, Connect, QoS, Version, reason};
-use super::session::{RECEIVE_MAXIMUM, Retained, Session, TOPIC_ALIAS_MAX};
+use super::receiver::{RECEIVE_MAXIMUM, TOPIC_ALIAS_MAX};
+use super::remembered::{Lasts, Remembered, session_name};
+use super::session::{Retained, Session};
 use super::topic::TopicPattern;
+use super::transport::Stream;
 use super::write;
 use crate::Context;
 use crate::options::{OptionError, Options};
+use crate::tls::TlsClient;
 
 /// The one partition of the source: a broker's topics have no order among each other that a partition could keep.
 const PARTITION: &str = "broker";
 const PORT_DEFAULT: u16 = 1883;
+const TLS_PORT_DEFAULT: u16 = 8883;
 const KEEP_ALIVE_DEFAULT: Duration = Duration::from_secs(30);
 const SESSION_EXPIRY_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long a broker may take to accept a connection, again to answer our CONNECT, and again our SUBSCRIBE.
@@ -54,7 +59,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that lived this long was healthy: the next failure starts with the shortest wait again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 /// MQTT's length field has 16 bits.
-const FIELD_BYTES_MAX: usize = u16::MAX as usize;
+pub(super) const FIELD_BYTES_MAX: usize = u16::MAX as usize;
 
 /// A source that subscribes at a broker.
 pub struct MqttSource {
@@ -70,6 +75,7 @@ pub struct MqttSource {
 struct Settings {
     host: String,
     port: u16,
+    tls: Option<Arc<TlsClient>>,
     filter: String,
     qos: QoS,
     username: Option<String>,
@@ -82,16 +88,24 @@ struct Settings {
 
 /// Makes the source from its options; does no I/O.
 pub fn client(name: &str, options: &mut Options, context: &Context) -> Result<(MqttSource, TopicPattern), OptionError> {
-    let (host, port) = parse_url(&options.require("url")?)?;
+    let Address { host, port, has_tls } = parse_url(&options.require("url")?)?;
+    let tls = match has_tls {
+        true => Some(Arc::new(TlsClient::take(options, &context.base_dir, &context.clock)?)),
+        false => {
+            TlsClient::refuse(options, "say mqtts:// in the url")?;
+            None
+        }
+    };
+    if let Some(tls) = &tls {
+        tls.server_name(&host).map_err(|error| OptionError::new("url", error.to_string()))?;
+    }
     let topic = options.require("topic")?;
     let pattern = TopicPattern::parse(&topic).map_err(|error| OptionError::new("topic", error.to_string()))?;
     let qos = match options.take("qos").as_deref() {
         Some("0") => QoS::AtMostOnce,
         Some("1") | None => QoS::AtLeastOnce,
-        Some("2") => {
-            return Err(OptionError::new("qos", "2 is not supported yet: use '1' (at least once, the default)"));
-        }
-        Some(other) => return Err(OptionError::new("qos", format!("{other:?} is not one of '0', '1'"))),
+        Some("2") => QoS::ExactlyOnce,
+        Some(other) => return Err(OptionError::new("qos", format!("{other:?} is not one of '0', '1', '2'"))),
     };
     let client_id = options.take("client_id");
     if client_id.as_deref() == Some("") {
@@ -109,20 +123,14 @@ pub fn client(name: &str, options: &mut Options, context: &Context) -> Result<(M
         }
     }
     let version = options.choice("version", &[("5", Version::V5), ("3.1.1", Version::V311)])?.unwrap_or(Version::V5);
-    let keep_alive = options.duration("keep_alive")?.unwrap_or(KEEP_ALIVE_DEFAULT);
-    let keep_alive_s = whole_seconds(keep_alive)
-        .and_then(|seconds| u16::try_from(seconds).ok())
-        .filter(|seconds| *seconds > 0)
-        .ok_or_else(|| OptionError::new("keep_alive", "must be whole seconds, from 1 to 65535"))?;
-    let session_expiry = options.duration("session_expiry")?.unwrap_or(SESSION_EXPIRY_DEFAULT);
-    let session_expiry_s = whole_seconds(session_expiry)
-        .and_then(|seconds| u32::try_from(seconds).ok())
-        .ok_or_else(|| OptionError::new("session_expiry", "must be whole seconds, at most 4294967295"))?;
+    let keep_alive_s = keep_alive_s(options)?;
+    let session_expiry_s = session_expiry_s(options)?;
     let retained =
-        options.choice("retained", &[("keep", Retained::Keep), ("skip", Retained::Skip)])?.unwrap_or(Retained::Skip);
+        options.choice("retained", &[("use", Retained::Use), ("skip", Retained::Skip)])?.unwrap_or(Retained::Skip);
     let settings = Settings {
         host,
         port,
+        tls,
         filter: pattern.filter(),
         qos,
         username,
@@ -142,22 +150,48 @@ pub fn client(name: &str, options: &mut Options, context: &Context) -> Result<(M
     Ok((source, pattern))
 }
 
+/// Takes option `keep_alive`.
+pub(super) fn keep_alive_s(options: &mut Options) -> Result<u16, OptionError> {
+    let keep_alive = options.duration("keep_alive")?.unwrap_or(KEEP_ALIVE_DEFAULT);
+    whole_seconds(keep_alive)
+        .and_then(|seconds| u16::try_from(seconds).ok())
+        .filter(|seconds| *seconds > 0)
+        .ok_or_else(|| OptionError::new("keep_alive", "must be whole seconds, from 1 to 65535"))
+}
+
+/// Takes option `session_expiry`.
+pub(super) fn session_expiry_s(options: &mut Options) -> Result<u32, OptionError> {
+    let session_expiry = options.duration("session_expiry")?.unwrap_or(SESSION_EXPIRY_DEFAULT);
+    whole_seconds(session_expiry)
+        .and_then(|seconds| u32::try_from(seconds).ok())
+        .ok_or_else(|| OptionError::new("session_expiry", "must be whole seconds, at most 4294967295"))
+}
+
 fn whole_seconds(duration: Duration) -> Option<u64> {
     (duration.subsec_nanos() == 0).then_some(duration.as_secs())
 }
 
-/// Reads `mqtt://host[:port]`.
-fn parse_url(url: &str) -> Result<(String, u16), OptionError> {
+/// Where a broker is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) has_tls: bool,
+}
+
+/// Reads `mqtt://host[:port]` or `mqtts://host[:port]`.
+pub(super) fn parse_url(url: &str) -> Result<Address, OptionError> {
     let error = |problem: String| Err(OptionError::new("url", problem));
     let Some((scheme, rest)) = url.split_once("://") else {
         return error(format!("{url:?} is not a URL such as 'mqtt://broker.example.com:1883'"));
     };
-    match scheme {
-        "mqtt" => {}
-        "mqtts" | "ssl" | "tls" => return error("TLS is not supported yet: only mqtt:// works".to_owned()),
+    let has_tls = match scheme {
+        "mqtt" => false,
+        "mqtts" => true,
+        "ssl" | "tls" => return error(format!("write mqtts:// in place of {scheme}://")),
         "tcp" => return error("write mqtt:// in place of tcp://".to_owned()),
-        other => return error(format!("{other}:// is not supported: only mqtt:// works")),
-    }
+        other => return error(format!("{other}:// is not supported: only mqtt:// and mqtts:// work")),
+    };
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     if rest.contains('@') {
         return error("credentials do not belong in the URL: use the options username and password".to_owned());
@@ -175,13 +209,14 @@ fn parse_url(url: &str) -> Result<(String, u16), OptionError> {
         return error(format!("{url:?} has no host"));
     }
     let port = match port {
+        None if has_tls => TLS_PORT_DEFAULT,
         None => PORT_DEFAULT,
         Some(text) => match text.parse::<u16>() {
             Ok(port) if port > 0 => port,
             _ => return error(format!("{text:?} is not a port")),
         },
     };
-    Ok((host.to_owned(), port))
+    Ok(Address { host: host.to_owned(), port, has_tls })
 }
 
 /// What one attempt came to.
@@ -203,6 +238,8 @@ struct Progress {
     subscribed: Option<String>,
     /// When the current connection became ready.
     ready_at: Option<Instant>,
+    /// The session, while no connection has it.
+    remembered: Option<Remembered>,
 }
 
 #[async_trait::async_trait]
@@ -227,10 +264,17 @@ impl Source for MqttSource {
         Ok(())
     }
 
-    async fn run(&self, intake: Arc<dyn Intake>, _resume: Vec<Resume>, stop: Stop) -> Result<(), SourceError> {
+    async fn run(&self, intake: Arc<dyn Intake>, resume: Vec<Resume>, stop: Stop) -> Result<(), SourceError> {
         intake.open(PARTITION).await?;
-        let mut progress =
-            Progress { version: self.settings.version, subscribed: self.load_subscribed().await, ready_at: None };
+        let mut progress = Progress {
+            version: self.settings.version,
+            subscribed: self.load_subscribed().await,
+            ready_at: None,
+            remembered: resume
+                .iter()
+                .find(|resume| resume.partition == PARTITION)
+                .and_then(|resume| Remembered::recall(&resume.notes).remove(&self.session_name())),
+        };
         let mut backoff = Backoff::default();
         while !stop.is_cancelled() {
             let attempt = self.connect(&*intake, &stop, &mut progress).await;
@@ -271,6 +315,10 @@ impl MqttSource {
                     .await
                     .map_err(|_| Attempt::Again("the broker does not answer".to_owned()))?
                     .map_err(|error| Attempt::Again(format!("cannot connect: {error}")))?;
+            let stream = timeout(HANDSHAKE_TIMEOUT, self.secure(stream))
+                .await
+                .map_err(|_| Attempt::Again("the broker does not answer the TLS handshake".to_owned()))?
+                .map_err(Attempt::Again)?;
             timeout(HANDSHAKE_TIMEOUT, self.handshake(stream, progress.version))
                 .await
                 .map_err(|_| Attempt::Again("the broker does not answer CONNECT".to_owned()))?
@@ -286,13 +334,19 @@ impl MqttSource {
         }
     }
 
-    async fn handshake(&self, mut stream: TcpStream, version: Version) -> Result<(TcpStream, Inbox, ConnAck), Attempt> {
+    async fn secure(&self, tcp: TcpStream) -> Result<Stream, String> {
+        let Some(tls) = &self.settings.tls else { return Stream::plain(tcp).map_err(|error| error.to_string()) };
+        let config = tls.config().await.map_err(|error| error.to_string())?;
+        let name = tls.server_name(&self.settings.host).map_err(|error| error.to_string())?;
+        Stream::connect_tls(tcp, config, name).await.map_err(|error| error.to_string())
+    }
+
+    async fn handshake(&self, mut stream: Stream, version: Version) -> Result<(Stream, Inbox, ConnAck), Attempt> {
         let again = |problem: String| Attempt::Again(problem);
-        // Without it the second acknowledgement waits 40 ms for the first to be confirmed.
-        stream.set_nodelay(true).map_err(|error| again(error.to_string()))?;
         let connect = Connect {
             client_id: self.client_id().expect("a source is prepared before it runs"),
-            clean: false,
+            // A session that is not to outlive its connection leaves nothing behind; 3.1.1 knows no other way to say so.
+            clean: self.settings.session_expiry_s == 0,
             keep_alive_s: self.settings.keep_alive_s,
             username: self.settings.username.clone(),
             password: self.settings.password.clone().map(Bytes::from),
@@ -309,7 +363,7 @@ impl MqttSource {
         stream.write_all(&out).await.map_err(|error| again(error.to_string()))?;
         let mut inbox = Inbox::new();
         let (header, frame) =
-            first_packet(&stream, &mut inbox, codec::CONNACK).await.map_err(|no_packet| match no_packet {
+            first_packet(&mut stream, &mut inbox, codec::CONNACK).await.map_err(|no_packet| match no_packet {
                 NoPacket::Closed => again("the broker closed the connection without an answer to CONNECT".to_owned()),
                 NoPacket::Io(error) => again(error.to_string()),
                 NoPacket::Violation(violation) => again(violation.to_string()),
@@ -326,20 +380,26 @@ impl MqttSource {
         intake: &dyn Intake,
         stop: &Stop,
         progress: &mut Progress,
-        stream: TcpStream,
+        stream: Stream,
         inbox: Inbox,
         connack: ConnAck,
     ) -> Attempt {
         let settings = &self.settings;
         let wanted = format!("{} {}", settings.qos as u8, settings.filter);
-        if !connack.session_present && progress.subscribed.is_some() {
-            warn!(source = %self.name, "the broker has lost our session: messages since the last connection may be missing");
-            intake.count_error("session_lost");
-        }
+        let remembered = progress.remembered.take();
+        let was_in_use =
+            progress.subscribed.is_some() || remembered.as_ref().is_some_and(|session| !session.is_empty());
+        let remembered =
+            remembered.unwrap_or_else(|| Remembered::new(&self.client_id().unwrap_or_default(), Lasts::InLog));
         if connack.session_expiry_s.is_some_and(|seconds| seconds < settings.session_expiry_s) {
             info!(source = %self.name, seconds = connack.session_expiry_s, "the broker keeps our session for less than asked");
         }
-        let mut session = Session::client(progress.version, settings.retained);
+        let mut session = Session::client(progress.version, settings.retained, remembered);
+        if !connack.session_present && was_in_use {
+            session.lose_session();
+            let epoch = session.epoch();
+            warn!(source = %self.name, epoch, "the broker has lost our session: messages since the last connection may be missing");
+        }
         // In 3.1.1 each SUBSCRIBE brings the retained messages again; in 5 it is idempotent, and heals what is broken.
         let subscribe = progress.version == Version::V5
             || !connack.session_present
@@ -368,7 +428,7 @@ impl MqttSource {
             intake,
             partition: PARTITION,
         };
-        let end = connection
+        let (end, remembered) = connection
             .run(stop, &Stop::new(), || {
                 connected(intake);
                 if progress.subscribed.as_ref() != Some(&wanted) {
@@ -377,6 +437,7 @@ impl MqttSource {
                 }
             })
             .await;
+        progress.remembered = remembered;
         self.after(end)
     }
 
@@ -405,6 +466,11 @@ impl MqttSource {
 
     fn subscribed_path(&self) -> String {
         format!("sources/{}/subscribed", self.name)
+    }
+
+    /// Names the session in notes. Not by the address: a broker may move, and one that is another says that it has no session.
+    fn session_name(&self) -> Bytes {
+        session_name(&self.client_id().unwrap_or_default())
     }
 
     /// Names the session at the broker: `host:port client_id`.
@@ -443,7 +509,7 @@ impl MqttSource {
     }
 }
 
-fn stored_or_new(storage: &dyn Storage, path: &str, fresh: &str) -> Result<String, StorageError> {
+pub(super) fn stored_or_new(storage: &dyn Storage, path: &str, fresh: &str) -> Result<String, StorageError> {
     match storage.put_new(path, fresh.as_bytes()) {
         Ok(()) => Ok(fresh.to_owned()),
         Err(StorageError::Exists { .. }) => Ok(String::from_utf8_lossy(&storage.get(path)?).into_owned()),
@@ -479,20 +545,22 @@ mod tests {
 
     #[test]
     fn urls_name_host_and_port() {
-        for (url, host, port) in [
-            ("mqtt://localhost", "localhost", 1883),
-            ("mqtt://localhost:2883/", "localhost", 2883),
-            ("mqtt://10.0.0.1:1", "10.0.0.1", 1),
-            ("mqtt://[::1]", "::1", 1883),
-            ("mqtt://[::1]:2000", "::1", 2000),
+        for (url, host, port, has_tls) in [
+            ("mqtt://localhost", "localhost", 1883, false),
+            ("mqtt://localhost:2883/", "localhost", 2883, false),
+            ("mqtts://localhost", "localhost", 8883, true),
+            ("mqtts://localhost:1883", "localhost", 1883, true),
+            ("mqtt://10.0.0.1:1", "10.0.0.1", 1, false),
+            ("mqtt://[::1]", "::1", 1883, false),
+            ("mqtts://[::1]:2000", "::1", 2000, true),
         ] {
-            assert_eq!(parse_url(url), Ok((host.to_owned(), port)), "{url}");
+            assert_eq!(parse_url(url), Ok(Address { host: host.to_owned(), port, has_tls }), "{url}");
         }
         for (url, words) in [
             ("localhost:1883", "is not a URL"),
-            ("mqtts://x", "TLS is not supported yet"),
+            ("ssl://x", "write mqtts://"),
             ("tcp://x", "write mqtt://"),
-            ("ws://x", "only mqtt://"),
+            ("ws://x", "only mqtt:// and mqtts:// work"),
             ("mqtt://u:p@x", "username and password"),
             ("mqtt://x/y", "has a path"),
             ("mqtt://", "has no host"),

@@ -8,7 +8,9 @@
 //!   open ──(stop, good-bye, end of stream, takeover, violation, silence)──► draining ──(receipts in hand acknowledged)──► closed
 //! ```
 //!
-//! Whatever ends a connection, what was received before is appended, and acknowledged if the peer still listens.
+//! Whatever ends a connection, what was received before is appended, and acknowledged if the peer still listens. It ends when
+//! the last receipt is there, also if nobody listens any more: the next connection of the session takes for durable what it
+//! finds in [`Remembered`].
 
 use std::io;
 use std::time::Duration;
@@ -16,16 +18,17 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use futures::FutureExt;
 use futures::stream::{FuturesOrdered, StreamExt};
-use tidemill_engine::source::{Appended, BoxFuture, Chunk, Intake, IntakeError, Receipt, Stop};
-use tokio::io::{AsyncWriteExt, Interest};
-use tokio::net::TcpStream;
+use tidemill_engine::source::{Appended, BoxFuture, Intake, IntakeError, Receipt, Stop};
+use tokio::io::Interest;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::codec::Header;
 use super::inbox::{Inbox, Read};
 use super::keep_alive::{Due, KeepAlive};
 use super::packet::{Violation, reason};
+use super::remembered::Remembered;
 use super::session::{Heard, Session};
+use super::transport::Stream;
 use super::write;
 
 /// How many chunks of one connection may wait to be durable. Reached when the disk is slower than the peer; then the socket's
@@ -38,9 +41,6 @@ const READS_MAX: usize = 16;
 const OUT_BYTES_MAX: usize = 256 << 10;
 /// How long the last bytes may take, for a peer that does not read.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long we wait for the peer to close after us. Closing a socket with unread bytes in it would reset the connection and
-/// could take our last answers with it.
-const LINGER: Duration = Duration::from_millis(500);
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ pub(super) enum End {
 
 /// A connection in its loop.
 pub(super) struct Connection<'c> {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     pub(super) inbox: Inbox,
     pub(super) session: Session,
     pub(super) keep_alive: KeepAlive,
@@ -76,8 +76,14 @@ pub(super) struct Connection<'c> {
 }
 
 impl Connection<'_> {
-    /// Runs until the end. `taken_over` ends it too; `subscribed` is called when a subscription is granted.
-    pub(super) async fn run(mut self, stop: &Stop, taken_over: &Stop, mut subscribed: impl FnMut()) -> End {
+    /// Runs until the end. `taken_over` ends it too; `subscribed` is called when a subscription is granted. What outlives the
+    /// connection comes back, unless the log has failed: then it is ahead of the log, and nothing may go on from it.
+    pub(super) async fn run(
+        mut self,
+        stop: &Stop,
+        taken_over: &Stop,
+        mut subscribed: impl FnMut(),
+    ) -> (End, Option<Remembered>) {
         let intake = self.intake;
         let stopped = stop.cancelled();
         let taken = taken_over.cancelled();
@@ -93,8 +99,8 @@ impl Connection<'_> {
                 if self.inbox.has_packets() && end.is_none() && self.has_room(&receipts) {
                     end = self.decode(&mut subscribed);
                 }
-                if let Some(messages) = self.session.take_batch() {
-                    appending = Some(intake.append(self.partition, Chunk::Messages(messages)));
+                if let Some(chunk) = self.session.take_batch() {
+                    appending = Some(intake.append(self.partition, chunk));
                 }
             }
             if !broken && let Err(error) = self.flush() {
@@ -102,11 +108,11 @@ impl Connection<'_> {
                 end.get_or_insert(End::Io(error));
             }
             broken |= matches!(end, Some(End::Io(_)));
-            if end.is_some() && appending.is_none() && (broken || receipts.is_empty()) {
+            if end.is_some() && appending.is_none() && receipts.is_empty() {
                 break;
             }
             let reading = end.is_none() && appending.is_none() && !self.inbox.has_packets() && self.has_room(&receipts);
-            let interest = match (reading, !broken && !self.session.out.is_empty()) {
+            let interest = match (reading, !broken && (!self.session.out.is_empty() || self.stream.has_unsent())) {
                 (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
                 (true, false) => Some(Interest::READABLE),
                 (false, true) => Some(Interest::WRITABLE),
@@ -119,7 +125,7 @@ impl Connection<'_> {
                 Some(receipt) = receipts.next(), if !receipts.is_empty() => {
                     if let Err(error) = self.acknowledge(receipt, &mut receipts) {
                         let _ = self.flush();
-                        return End::Intake(error);
+                        return (End::Intake(error), None);
                     }
                 }
                 appended = poll_option(&mut appending) => {
@@ -128,7 +134,7 @@ impl Connection<'_> {
                         Ok(receipt) => receipts.push_back(receipt),
                         // What was appended before is still answered, and acknowledged.
                         Err(IntakeError::Stopping) => end = Some(End::Intake(IntakeError::Stopping)),
-                        Err(error) => return End::Intake(error),
+                        Err(error) => return (End::Intake(error), None),
                     }
                 }
                 ready = self.stream.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => {
@@ -153,7 +159,8 @@ impl Connection<'_> {
             // Boxed, so that ten thousand idle connections do not reserve room for their end.
             Box::pin(self.close(&end)).await;
         }
-        end
+        let is_whole = !matches!(end, End::Intake(_));
+        (end, is_whole.then(|| self.session.into_remembered()))
     }
 
     /// Writes the acknowledgements of a receipt, and of those that came with it: the receipts of one sync come together, and
@@ -203,14 +210,14 @@ impl Connection<'_> {
 
     /// Says whether more may be taken from the peer.
     fn has_room(&self, receipts: &FuturesOrdered<Receipt>) -> bool {
-        receipts.len() < RECEIPTS_MAX && self.session.out.len() < OUT_BYTES_MAX
+        receipts.len() < RECEIPTS_MAX && self.session.out.len() < OUT_BYTES_MAX && !self.session.is_behind()
     }
 
     /// Reads all there is, up to a full batch or [`READS_MAX`].
     fn read(&mut self, subscribed: &mut impl FnMut()) -> Option<End> {
         let now = Instant::now();
         for _ in 0..READS_MAX {
-            match self.inbox.fill(&self.stream) {
+            match self.inbox.fill(&mut self.stream) {
                 Ok(Read::Nothing) => return None,
                 Ok(Read::End) => return Some(End::Closed),
                 Ok(Read::Some) => self.keep_alive.heard(now),
@@ -256,7 +263,7 @@ impl Connection<'_> {
         }
         // The capacity goes with it: an idle connection holds nothing.
         self.session.out = bytes::BytesMut::new();
-        Ok(())
+        self.stream.try_flush()
     }
 
     fn count_errors(&mut self) {
@@ -266,7 +273,7 @@ impl Connection<'_> {
     }
 
     /// Says good-bye where the peer still listens, and waits a little for it to close.
-    async fn close(mut self, end: &End) {
+    async fn close(&mut self, end: &End) {
         let listens = match end {
             End::Stopped if self.session.is_client() => {
                 self.session.farewell(reason::SUCCESS, "");
@@ -296,7 +303,7 @@ impl Connection<'_> {
         })
         .await;
         if listens {
-            linger(&self.stream).await;
+            self.stream.linger().await;
         }
     }
 }
@@ -311,7 +318,7 @@ pub(super) enum NoPacket {
 
 /// Waits for the first packet of a connection, which begins with the byte `expected`.
 pub(super) async fn first_packet(
-    stream: &TcpStream,
+    stream: &mut Stream,
     inbox: &mut Inbox,
     expected: u8,
 ) -> Result<(Header, Bytes), NoPacket> {
@@ -319,26 +326,11 @@ pub(super) async fn first_packet(
         if let Some(packet) = inbox.first_packet(expected).map_err(NoPacket::Violation)? {
             return Ok(packet);
         }
-        stream.readable().await.map_err(NoPacket::Io)?;
+        stream.ready(Interest::READABLE).await.map_err(NoPacket::Io)?;
         if let Read::End = inbox.fill(stream).map_err(NoPacket::Io)? {
             return Err(NoPacket::Closed);
         }
     }
-}
-
-/// Throws away what a peer still sends, until it closes or a short time has passed.
-pub(super) async fn linger(stream: &TcpStream) {
-    let _ = timeout(LINGER, async {
-        let mut bytes = vec![0u8; 4096];
-        while stream.readable().await.is_ok() {
-            match stream.try_read(&mut bytes) {
-                Ok(0) => return,
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
-                _ => {}
-            }
-        }
-    })
-    .await;
 }
 
 /// Resolves with the future if there is one, otherwise never.

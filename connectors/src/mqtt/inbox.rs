@@ -6,11 +6,11 @@
 use std::io;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::net::TcpStream;
 
 use super::codec::{self, Header, Stopped};
 use super::packet::{Packet, Version, Violation};
 use super::session::{Heard, Session};
+use super::transport::Stream;
 
 /// The first read of a silent connection.
 const READ_BYTES_MIN: usize = 4 << 10;
@@ -49,14 +49,14 @@ impl Inbox {
     }
 
     /// Reads what is there, without waiting.
-    pub(super) fn fill(&mut self, stream: &TcpStream) -> io::Result<Read> {
+    pub(super) fn fill(&mut self, stream: &mut Stream) -> io::Result<Read> {
         if self.buffer.capacity() - self.buffer.len() < self.room / 2 {
             let missing = self.wanted.saturating_sub(self.buffer.len());
             // At most as much again as has been sent: an announced length alone gets no memory.
             let room = missing.min(self.buffer.len()).max(self.room);
             self.buffer.reserve(room);
         }
-        match stream.try_read_buf(&mut self.buffer) {
+        match stream.try_read(&mut self.buffer) {
             Ok(0) => Ok(Read::End),
             Ok(count) => {
                 if self.buffer.len() == self.buffer.capacity() {

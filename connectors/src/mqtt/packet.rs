@@ -14,7 +14,7 @@ pub(super) enum Version {
 /// What a publisher or a subscriber may ask of a delivery.
 #[expect(clippy::enum_variant_names, reason = "MQTT's own names")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum QoS {
+pub enum QoS {
     /// At most once: not acknowledged.
     #[default]
     AtMostOnce = 0,
@@ -58,7 +58,6 @@ pub(super) mod reason {
     pub(crate) const ALIAS_INVALID: u8 = 0x94;
     pub(crate) const TOO_LARGE: u8 = 0x95;
     pub(crate) const PACKET_ID_NOT_FOUND: u8 = 0x92;
-    pub(crate) const QOS_NOT_SUPPORTED: u8 = 0x9B;
 }
 
 /// The first packet of a connection.
@@ -255,8 +254,6 @@ pub(super) enum Violation {
     TooLarge { bytes: usize, max: usize },
     #[error("topic alias {alias} is not defined on this connection, or over {max}")]
     Alias { alias: u16, max: u16 },
-    #[error("QoS 2 is not supported: publish with QoS 1")]
-    QosNotSupported,
     #[error("more than {max} unacknowledged messages in flight")]
     ReceiveMaximum { max: usize },
     #[error("nothing was heard for one and a half keep-alive intervals")]
@@ -271,7 +268,6 @@ impl Violation {
             Violation::Protocol(_) => reason::PROTOCOL_ERROR,
             Violation::TooLarge { .. } => reason::TOO_LARGE,
             Violation::Alias { .. } => reason::ALIAS_INVALID,
-            Violation::QosNotSupported => reason::QOS_NOT_SUPPORTED,
             Violation::ReceiveMaximum { .. } => reason::RECEIVE_MAXIMUM,
             Violation::KeepAlive => reason::KEEP_ALIVE_TIMEOUT,
         }
@@ -281,7 +277,6 @@ impl Violation {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Violation::TooLarge { .. } => "oversize",
-            Violation::QosNotSupported => "qos2",
             Violation::KeepAlive => "keep_alive",
             _ => "protocol",
         }

@@ -21,7 +21,6 @@ pub(super) const SUBSCRIPTION_ID: u8 = 11;
 pub(super) const SESSION_EXPIRY: u8 = 17;
 pub(super) const ASSIGNED_CLIENT_ID: u8 = 18;
 pub(super) const SERVER_KEEP_ALIVE: u8 = 19;
-pub(super) const AUTH_METHOD: u8 = 21;
 pub(super) const REQUEST_PROBLEM_INFO: u8 = 23;
 pub(super) const WILL_DELAY: u8 = 24;
 pub(super) const REQUEST_RESPONSE_INFO: u8 = 25;
@@ -102,7 +101,18 @@ pub(super) fn read_raw<'p>(
     let mut rest = Reader { packet, bytes };
     let length = rest.variable_integer()?;
     let header_bytes = bytes.len() - rest.bytes.len();
-    let mut block = Reader { packet, bytes: rest.take(length, "property block")? };
+    read_block(packet, rest.take(length, "property block")?, allowed, &mut each)?;
+    Ok(header_bytes + length)
+}
+
+/// As [`read_raw`], of a block without its length: exactly `bytes`.
+pub(super) fn read_block<'p>(
+    packet: &'static str,
+    bytes: &'p [u8],
+    allowed: &[u8],
+    mut each: impl FnMut(u8, Value<'p>, &'p [u8]),
+) -> Result<(), Violation> {
+    let mut block = Reader { packet, bytes };
     // Ids are below 64, so one word remembers which have been seen.
     let mut seen = 0u64;
     while !block.bytes.is_empty() {
@@ -119,7 +129,7 @@ pub(super) fn read_raw<'p>(
         check_range(packet, id, value)?;
         each(id, value, &before[..before.len() - block.bytes.len()]);
     }
-    Ok(header_bytes + length)
+    Ok(())
 }
 
 fn check_range(packet: &str, id: u8, value: Value<'_>) -> Result<(), Violation> {

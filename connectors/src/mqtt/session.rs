@@ -1,47 +1,33 @@
-//! What one connection knows and decides: a state machine without I/O, clock or waiting.
+//! What one connection knows and decides, whatever the packet: a state machine without I/O, clock or waiting.
 //!
 //! ```text
-//!   packets ──receive──► batch {messages, acks} ──take_batch──► messages to the log
-//!                            │                                       │ receipt
-//!                            └─► ack plan (first in, first out) ◄─durable
-//!                                     │
-//!                                     ▼ out: PUBACKs in the order of their PUBLISHes, and other answers
+//!                   ┌─ PUBLISH, PUBREL ──► Receiver ──► batches to the log, answers when they are durable
+//!   packets ─receive┤
+//!                   └─ the rest ─────────► answered at once, or told to the owner (Heard)
 //! ```
 //!
-//! A session lives exactly as long as its connection. So an acknowledgement can leave only on the connection that delivered
-//! the message: with the connection its plan is gone, and the peer sends again what it has no acknowledgement for. Topic
-//! aliases die with it for the same reason.
-//!
-//! QoS 2 fits in here and nowhere else: a PUBLISH at QoS 2 becomes an ack entry of another kind (PUBREC), `PUBREL` becomes a
-//! record of its own whose entry is PUBCOMP, and both wait in the same plan. Until then QoS 2 is refused by name.
+//! Here stands what differs between the two roles: a client asks for its subscription and does not want every retained copy; a
+//! server judges topics, and holds its clients to the limits it has announced.
 
-use std::collections::VecDeque;
-
-use bytes::{Bytes, BytesMut};
-use tidemill_engine::source::Message;
+use bytes::BytesMut;
+use tidemill_engine::source::Chunk;
 
 use super::packet::{
     FilterAck, Packet, Publish, QoS, RetainHandling, Subscribe, Subscription, Version, Violation, reason,
 };
+use super::receiver::{Fate, RECEIVE_MAXIMUM, Receiver};
+use super::remembered::{Copy, Remembered};
 use super::topic::TopicPattern;
 use super::write;
 
-/// How many unacknowledged messages we let a peer of version 5 have: enough for 100 bytes × one sync of 5 ms at wire speed.
-pub(super) const RECEIVE_MAXIMUM: u16 = 16_384;
-/// How many topic aliases a peer may define on one connection.
-pub(super) const TOPIC_ALIAS_MAX: u16 = 64;
-/// A batch is full when it has this many messages, or [`BATCH_BYTES_MAX`]: at most one packet more than that goes into a chunk.
-pub(super) const BATCH_MESSAGES_MAX: usize = 8_192;
-/// See [`BATCH_MESSAGES_MAX`].
-pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;
 /// The one packet id we ever use: for SUBSCRIBE.
 const SUBSCRIBE_ID: u16 = 1;
 
 /// What to do with messages that a broker kept from before we subscribed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Retained {
-    /// Take them as readings.
-    Keep,
+    /// Take them as readings, each copy once.
+    Use,
     /// Acknowledge and forget them.
     Skip,
 }
@@ -66,24 +52,12 @@ pub(super) enum Heard {
     Disconnected { code: u8, reason: Option<String> },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Ack {
-    id: u16,
-    code: u8,
-}
-
 /// One connection after its handshake.
 #[derive(Debug)]
 pub(super) struct Session {
     version: Version,
     role: Role,
-    /// Slot `n` holds alias `n + 1`; an empty topic is an alias that is not defined.
-    aliases: Vec<Bytes>,
-    messages: Vec<Message>,
-    message_bytes: usize,
-    acks: Vec<Ack>,
-    plan: VecDeque<Vec<Ack>>,
-    unacked_count: usize,
+    receiver: Receiver,
     /// What is to be written.
     pub(super) out: BytesMut,
     /// Kinds to be counted by the owner, who empties it.
@@ -91,30 +65,41 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Begins a session as the client of a broker.
-    pub(super) fn client(version: Version, retained: Retained) -> Self {
-        Session::new(version, Role::Client { retained, subscribing: None })
+    /// Begins a connection as the client of a broker.
+    pub(super) fn client(version: Version, retained: Retained, remembered: Remembered) -> Self {
+        Session::new(version, Role::Client { retained, subscribing: None }, remembered)
     }
 
-    /// Begins a session with a client of ours. `packet_bytes_max` is the largest packet it takes.
-    pub(super) fn server(version: Version, pattern: TopicPattern, packet_bytes_max: Option<u32>) -> Self {
+    /// Begins a connection with a client of ours. `packet_bytes_max` is the largest packet it takes.
+    pub(super) fn server(
+        version: Version,
+        pattern: TopicPattern,
+        packet_bytes_max: Option<u32>,
+        remembered: Remembered,
+    ) -> Self {
         let packet_bytes_max = packet_bytes_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
-        Session::new(version, Role::Server { pattern, packet_bytes_max })
+        Session::new(version, Role::Server { pattern, packet_bytes_max }, remembered)
     }
 
-    fn new(version: Version, role: Role) -> Self {
-        Session {
-            version,
-            role,
-            aliases: Vec::new(),
-            messages: Vec::new(),
-            message_bytes: 0,
-            acks: Vec::new(),
-            plan: VecDeque::new(),
-            unacked_count: 0,
-            out: BytesMut::new(),
-            errors: Vec::new(),
-        }
+    fn new(version: Version, role: Role, remembered: Remembered) -> Self {
+        let receiver = Receiver::new(version, remembered);
+        Session { version, role, receiver, out: BytesMut::new(), errors: Vec::new() }
+    }
+
+    /// Ends the connection, and gives back what outlives it. Every batch must be durable.
+    pub(super) fn into_remembered(self) -> Remembered {
+        self.receiver.into_remembered()
+    }
+
+    /// Says that the peer has lost the session, before anything is received.
+    pub(super) fn lose_session(&mut self) {
+        self.receiver.lose_session();
+        self.errors.push("session_lost");
+    }
+
+    /// Returns how often the peer has lost the session.
+    pub(super) fn epoch(&self) -> u64 {
+        self.receiver.remembered().epoch()
     }
 
     /// Returns the version the connection speaks.
@@ -132,7 +117,7 @@ impl Session {
         let Role::Client { retained, subscribing } = &mut self.role else { return Ok(()) };
         *subscribing = Some(qos);
         let retain_handling = match retained {
-            Retained::Keep => RetainHandling::IfNew,
+            Retained::Use => RetainHandling::IfNew,
             Retained::Skip => RetainHandling::Never,
         };
         let subscription = Subscription { filter: filter.to_owned(), qos, retain_handling, ..Subscription::default() };
@@ -143,9 +128,9 @@ impl Session {
     /// Takes a packet. After an error the connection must end; what was taken before is still good.
     pub(super) fn receive(&mut self, packet: Packet) -> Result<Heard, Violation> {
         match packet {
-            Packet::Publish(publish) => return self.publish(publish).map(|()| Heard::Nothing),
-            // A release that we know nothing of must be confirmed all the same, or the peer repeats it for ever.
-            Packet::PubRel(release) => write::pubcomp(self.version, release.id, reason::SUCCESS, &mut self.out),
+            Packet::Publish(publish) => self.publish(publish)?,
+            // Whatever its reason code says: it gives up the id.
+            Packet::PubRel(release) => self.receiver.release(release.id),
             Packet::Disconnect { code, reason } => return Ok(Heard::Disconnected { code, reason }),
             packet if self.is_client() => return self.receive_from_broker(packet),
             packet => self.receive_from_client(packet)?,
@@ -182,60 +167,45 @@ impl Session {
         Ok(())
     }
 
-    fn publish(&mut self, publish: Publish) -> Result<(), Violation> {
-        if publish.qos == QoS::ExactlyOnce {
-            return Err(Violation::QosNotSupported);
-        }
-        let topic = self.resolve(publish.topic, publish.alias)?;
-        let mut code = reason::SUCCESS;
-        let mut wanted = true;
-        match &self.role {
-            Role::Client { retained, .. } => wanted = !publish.retain || *retained == Retained::Keep,
-            Role::Server { pattern, .. } => {
-                // Kept all the same: the decoder makes a dead letter of it, where somebody can find it.
-                if !std::str::from_utf8(&topic).is_ok_and(|topic| pattern.accepts(topic)) {
-                    self.errors.push("topic");
-                    code = reason::NO_MATCHING_SUBSCRIBERS;
-                }
-            }
-        }
-        if publish.qos == QoS::AtLeastOnce {
-            self.unacked_count += 1;
-            let max = usize::from(RECEIVE_MAXIMUM);
-            // A broker that exceeds the window is tolerated: closing would bring the same messages again.
-            if self.unacked_count > max && self.version == Version::V5 && !self.is_client() {
-                return Err(Violation::ReceiveMaximum { max });
-            }
-            self.acks.push(Ack { id: publish.id, code });
-        }
-        if wanted {
-            self.message_bytes += topic.len() + publish.payload.len();
-            self.messages.push(Message::new(topic, publish.payload));
+    fn publish(&mut self, mut publish: Publish) -> Result<(), Violation> {
+        self.receiver.resolve(&mut publish)?;
+        let fate = self.judge(&publish);
+        self.errors.extend(self.receiver.publish(publish, fate)?);
+        // A broker that exceeds the window is tolerated: closing would bring the same messages again.
+        let max = usize::from(RECEIVE_MAXIMUM);
+        if self.receiver.in_flight() > max && self.version == Version::V5 && !self.is_client() {
+            return Err(Violation::ReceiveMaximum { max });
         }
         Ok(())
     }
 
-    fn resolve(&mut self, topic: Bytes, alias: Option<u16>) -> Result<Bytes, Violation> {
-        let Some(alias) = alias else {
-            if topic.is_empty() {
-                return Err(Violation::Protocol("a PUBLISH has neither topic nor alias".to_owned()));
+    fn judge(&mut self, publish: &Publish) -> Fate {
+        match &self.role {
+            Role::Client { retained: Retained::Skip, .. } if publish.retain => Fate::Drop(reason::SUCCESS),
+            Role::Client { retained: Retained::Skip, .. } => Fate::Take(reason::SUCCESS),
+            Role::Client { retained: Retained::Use, .. } if publish.retain => {
+                match self.receiver.retained_copy(publish) {
+                    Copy::Fresh => Fate::Take(reason::SUCCESS),
+                    Copy::Repeat => Fate::Drop(reason::SUCCESS),
+                    Copy::Forgotten => {
+                        self.errors.push("retained_topics");
+                        Fate::Take(reason::SUCCESS)
+                    }
+                }
             }
-            return Ok(topic);
-        };
-        let undefined = Violation::Alias { alias, max: TOPIC_ALIAS_MAX };
-        if alias == 0 || alias > TOPIC_ALIAS_MAX {
-            return Err(undefined);
+            Role::Client { retained: Retained::Use, .. } => {
+                self.receiver.may_be_retained(publish);
+                Fate::Take(reason::SUCCESS)
+            }
+            Role::Server { pattern, .. } => {
+                if std::str::from_utf8(&publish.topic).is_ok_and(|topic| pattern.accepts(topic)) {
+                    return Fate::Take(reason::SUCCESS);
+                }
+                // Kept all the same: the decoder makes a dead letter of it, where somebody can find it.
+                self.errors.push("topic");
+                Fate::Take(reason::NO_MATCHING_SUBSCRIBERS)
+            }
         }
-        let slot = usize::from(alias) - 1;
-        if topic.is_empty() {
-            return self.aliases.get(slot).filter(|topic| !topic.is_empty()).cloned().ok_or(undefined);
-        }
-        if self.aliases.len() <= slot {
-            self.aliases.resize(slot + 1, Bytes::new());
-        }
-        // Copied: a slice would keep its whole read buffer for the life of the connection.
-        self.aliases[slot] = Bytes::copy_from_slice(&topic);
-        Ok(topic)
     }
 
     fn suback(&mut self, id: u16, codes: &[u8], why: Option<String>) -> Result<Heard, Violation> {
@@ -266,37 +236,22 @@ impl Session {
 
     /// Says whether the batch should be handed over before more is read.
     pub(super) fn batch_is_full(&self) -> bool {
-        self.messages.len() >= BATCH_MESSAGES_MAX || self.message_bytes >= BATCH_BYTES_MAX
+        self.receiver.batch_is_full()
     }
 
-    /// Hands over what was received since the last call; its acknowledgements wait for [`Session::durable`].
-    pub(super) fn take_batch(&mut self) -> Option<Vec<Message>> {
-        let acks = std::mem::take(&mut self.acks);
-        self.message_bytes = 0;
-        if !self.messages.is_empty() {
-            self.plan.push_back(acks);
-            return Some(std::mem::take(&mut self.messages));
-        }
-        // Nothing to log, but the order of acknowledgements must hold: they leave with those before them.
-        match self.plan.back_mut() {
-            Some(last) => last.extend(acks),
-            None => self.write_acks(acks),
-        }
-        None
+    /// Says whether too many answers wait for the log.
+    pub(super) fn is_behind(&self) -> bool {
+        self.receiver.is_behind()
     }
 
-    /// Says that the oldest batch handed over is durable: its acknowledgements are written to `out`.
+    /// Hands over what was received since the last call, to be one record; its answers wait for [`Session::durable`].
+    pub(super) fn take_batch(&mut self) -> Option<Chunk> {
+        self.receiver.take_batch(&mut self.out)
+    }
+
+    /// Says that the oldest batch handed over is durable: its answers are written to `out`.
     pub(super) fn durable(&mut self) {
-        let acks = self.plan.pop_front().expect("every receipt belongs to a batch of the plan");
-        self.write_acks(acks);
-    }
-
-    fn write_acks(&mut self, acks: Vec<Ack>) {
-        self.unacked_count -= acks.len();
-        self.out.reserve(acks.len() * 4);
-        for ack in acks {
-            write::puback(self.version, ack.id, ack.code, &mut self.out);
-        }
+        self.receiver.durable(&mut self.out);
     }
 
     /// Writes the last packet of the connection, where the version and our role have one.
@@ -329,7 +284,21 @@ fn unexpected(packet: &Packet) -> Violation {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::mqtt::remembered::Lasts;
+
+    fn remembered() -> Remembered {
+        Remembered::new("test", Lasts::InLog)
+    }
+
+    fn batch(session: &mut Session) -> Option<Vec<tidemill_engine::source::Message>> {
+        session.take_batch().map(|chunk| match chunk {
+            Chunk::Messages(messages) | Chunk::Noted(messages, _) => messages,
+            Chunk::Range { .. } => panic!("MQTT cannot be read again"),
+        })
+    }
 
     fn message(topic: &str, id: u16, alias: Option<u16>) -> Packet {
         let qos = if id == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
@@ -338,7 +307,7 @@ mod tests {
     }
 
     fn client() -> Session {
-        Session::client(Version::V5, Retained::Skip)
+        Session::client(Version::V5, Retained::Skip, remembered())
     }
 
     #[test]
@@ -346,10 +315,10 @@ mod tests {
         let mut session = client();
         session.receive(message("a", 7, None)).expect("good");
         session.receive(message("a", 3, None)).expect("good");
-        assert_eq!(session.take_batch().map(|batch| batch.len()), Some(2));
+        assert_eq!(batch(&mut session).map(|batch| batch.len()), Some(2));
         session.receive(message("a", 0, None)).expect("good");
         session.receive(message("a", 5, None)).expect("good");
-        assert_eq!(session.take_batch().map(|batch| batch.len()), Some(2));
+        assert_eq!(batch(&mut session).map(|batch| batch.len()), Some(2));
         assert!(session.out.is_empty());
         session.durable();
         assert_eq!(&session.out[..], [0x40, 2, 0, 7, 0x40, 2, 0, 3]);
@@ -382,7 +351,7 @@ mod tests {
         for (topic, alias) in [("first", Some(2)), ("", Some(2)), ("second", Some(2)), ("", Some(2)), ("plain", None)] {
             session.receive(message(topic, 0, alias)).expect("good");
         }
-        let topics: Vec<Bytes> = session.take_batch().expect("messages").into_iter().map(|m| m.topic).collect();
+        let topics: Vec<Bytes> = batch(&mut session).expect("messages").into_iter().map(|m| m.topic).collect();
         assert_eq!(topics, ["first", "first", "second", "second", "plain"]);
         for alias in [1, 3, 64, 65, 0, 9999] {
             let violation = session.receive(message("", 0, Some(alias))).expect_err("undefined");
@@ -396,7 +365,7 @@ mod tests {
     #[test]
     fn a_publisher_beyond_the_window_is_told() {
         let pattern = TopicPattern::parse("#").expect("valid");
-        let mut server = Session::server(Version::V5, pattern, None);
+        let mut server = Session::server(Version::V5, pattern, None, remembered());
         for id in 1..=RECEIVE_MAXIMUM {
             server.receive(message("a", id, None)).expect("within the window");
         }

@@ -6,7 +6,7 @@ use bytes::{BufMut, BytesMut};
 use super::codec::{CONNACK, CONNECT, PACKET_BYTES_MAX};
 use super::packet::{ConnAck, Connect, Publish, QoS, Subscribe, Unsubscribe, Version, Violation, Will, reason};
 use super::properties;
-use super::session::{RECEIVE_MAXIMUM, TOPIC_ALIAS_MAX};
+use super::receiver::{RECEIVE_MAXIMUM, TOPIC_ALIAS_MAX};
 
 /// The longest packet that the length field of MQTT can tell.
 const REMAINING_BYTES_MAX: usize = 268_435_455;
@@ -97,12 +97,11 @@ pub(super) fn connack(version: Version, connack: &ConnAck, out: &mut BytesMut) {
     put_with_block(out, CONNACK, &[present, connack.code], &block);
 }
 
-/// Writes a CONNACK that accepts; `assigned` names the client if it came without an id (version 5).
+/// Writes a CONNACK that accepts, and goes on with a session or begins one; `assigned` names the client if it came without an id (version 5).
 pub(super) fn accept(version: Version, connect: &Connect, assigned: Option<&str>, out: &mut BytesMut) {
     let answer = ConnAck {
         receive_maximum: Some(RECEIVE_MAXIMUM),
         topic_alias_max: Some(TOPIC_ALIAS_MAX),
-        qos_max: Some(QoS::AtLeastOnce),
         subscription_ids_available: Some(false),
         shared_available: Some(false),
         packet_bytes_max: u32::try_from(PACKET_BYTES_MAX).ok(),

@@ -144,20 +144,19 @@ fn metadata_of(column: &ColumnDefinition, source: &CreateSource) -> Result<Optio
     let connector = source.options.entries.iter().find(|entry| entry.key.value == "connector");
     let connector = connector.map_or("", |entry| entry.value.value.as_str());
     let known = || Metadata::ALL.into_iter().filter(|metadata| metadata.is_known_to(connector)).map(Metadata::name);
-    let list = || format!("there are {}", known().collect::<Vec<_>>().join(", "));
     let Some(metadata) = Metadata::named(&what.value) else {
         let message = format!("there is no metadata \"{}\"", what.value);
-        let problem = Problem::new(Code::UnknownColumn, what.span, message).did_you_mean(&what.value, known());
-        return Err(if problem.hint.is_some() { problem } else { problem.hint(list()) });
+        return Err(Problem::new(Code::UnknownColumn, what.span, message).did_you_mean(&what.value, known()));
     };
     if !metadata.is_known_to(connector) {
         let message = format!("messages of connector {connector} have no {}", metadata.name());
-        return Err(Problem::new(Code::UnknownColumn, what.span, message).hint(list()));
+        let list = known().collect::<Vec<_>>().join(", ");
+        return Err(Problem::new(Code::UnknownColumn, what.span, message).hint(format!("known are {list}")));
     }
     let types = metadata.types();
     if !types.contains(&column.data_type) {
         let right = crate::type_name(&types[0]);
-        let message = format!("{} is {right}, not {}", metadata.name(), crate::type_name(&column.data_type));
+        let message = format!("metadata {} is {right}, not {}", metadata.name(), crate::type_name(&column.data_type));
         return Err(Problem::new(Code::WrongType, column.type_span, message).hint(format!("write {right}")));
     }
     Ok(Some(metadata))
@@ -207,7 +206,7 @@ fn event_time(
 }
 
 /// Finds the option an error is about: its key if nobody knows it, its value if that is bad, `WITH` if it is missing.
-fn option_problem(error: &OptionError, options: &OptionList) -> Problem {
+pub(super) fn option_problem(error: &OptionError, options: &OptionList) -> Problem {
     let (problem, hint) = match error.problem.split_once("; did you mean ") {
         Some((problem, known)) => {
             (problem, Some(format!("did you mean \"{}\"?", known.trim_end_matches('?').trim_matches('\''))))

@@ -93,9 +93,21 @@ impl Rows {
         topic: Option<&str>,
         shape: &Shape<'_>,
     ) -> Result<Rows, String> {
-        let time = source.watermark.as_ref().and_then(|time| source.columns.iter().position(|c| c.name == time.column));
+        let columns: Vec<ColumnParts> =
+            source.columns.iter().filter(|column| column.metadata.is_none()).cloned().collect();
+        let time = source.watermark.as_ref().map(|time| &time.column);
+        let time = match time.map(|name| columns.iter().position(|column| column.name == *name)) {
+            Some(None) => {
+                return Err(format!(
+                    "source {} has the arrival of a row for its event time, which no sender decides: verify needs an event \
+                     time that is in the rows",
+                    source.name
+                ));
+            }
+            found => found.flatten(),
+        };
         let carrier = |fits: fn(&DataType) -> bool, carried| {
-            source.columns.iter().position(|column| fits(&column.data_type)).map(|at| (at, carried))
+            columns.iter().position(|column| fits(&column.data_type)).map(|at| (at, carried))
         };
         let found = (time.map(|at| (at, Carrier::Time)))
             .or_else(|| carrier(|of| matches!(of, DataType::Timestamp(..)), Carrier::Time))
@@ -120,7 +132,7 @@ impl Rows {
         let disorder = u64::try_from(shape.delay_us / 2 / step_us).unwrap_or(0);
         let block = disorder.clamp(1, BLOCK_ROWS_MAX);
         Ok(Rows {
-            columns: source.columns.clone(),
+            columns,
             time,
             carrier,
             key,
@@ -265,6 +277,7 @@ impl Rows {
                 (near + roll % 20).into()
             }
             DataType::Date32 => rfc3339(time_us)[..10].into(),
+            DataType::Map(..) => serde_json::json!({"key": format!("{}-{}", column.name, roll % VARIETY)}),
             _ => rfc3339(time_us).into(),
         }
     }
@@ -323,7 +336,8 @@ mod tests {
 
     #[test]
     fn times_differ_are_out_of_order_and_never_late() {
-        let columns = "d TEXT, ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '1 second'";
+        let columns =
+            "heard BIGINT METADATA FROM 'position', d TEXT, ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '1 second'";
         for (delay_us, window_us) in [(0, 60_000_000), (1_000_000, 5_000_000), (10_000_000, 60_000_000), (9, 0)] {
             let rows = rows(columns, delay_us, window_us).expect("a time");
             let (mut greatest_us, mut disorder) = (i64::MIN, 0);
@@ -371,5 +385,8 @@ mod tests {
     fn a_source_whose_rows_cannot_differ_is_refused_with_what_it_needs() {
         let why = rows("ok BOOLEAN, n SMALLINT", 0, 0).expect_err("all rows look alike");
         assert!(why.contains("source r has no column") && why.contains("BIGINT"), "{why}");
+        let arrival = "v BIGINT, heard TIMESTAMP METADATA FROM 'arrival_time', WATERMARK FOR heard AS heard";
+        let why = rows(arrival, 0, 0).expect_err("nobody can send a time of arrival");
+        assert!(why.contains("source r has the arrival"), "{why}");
     }
 }

@@ -2,9 +2,13 @@
 
 mod bytes;
 mod client;
+mod exactly_once;
+mod lab;
 mod listener;
+mod model;
 mod mosquitto;
 mod packets;
+mod transport;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -33,6 +37,8 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 #[derive(Default)]
 struct Inner {
     chunks: Vec<Vec<Message>>,
+    /// What the log knows beside them.
+    notes: BTreeMap<Bytes, Bytes>,
     open: VecDeque<oneshot::Sender<Result<Appended, IntakeError>>>,
     by_itself: bool,
     blocked: bool,
@@ -135,12 +141,18 @@ impl Intake for HandIntake {
         assert!(self.inner.lock().partitions.iter().any(|open| open == partition), "{partition} was opened");
         Box::pin(async move {
             self.until("room", |inner| !inner.blocked).await;
-            let Chunk::Messages(messages) = chunk else { panic!("MQTT cannot be read again") };
-            assert!(!messages.is_empty(), "an empty chunk is a wasted sync");
+            let (messages, notes) = match chunk {
+                Chunk::Messages(messages) => (messages, Vec::new()),
+                Chunk::Noted(messages, notes) => (messages, notes),
+                Chunk::Range { .. } => panic!("MQTT cannot be read again"),
+            };
+            assert!(!messages.is_empty() || !notes.is_empty(), "an empty chunk is a wasted sync");
             let (give, take) = oneshot::channel();
             {
                 let mut inner = self.inner.lock();
                 inner.chunks.push(messages);
+                inner.notes.extend(notes.into_iter().map(|note| (note.key, note.value)));
+                inner.notes.retain(|_, value| !value.is_empty());
                 if inner.by_itself {
                     let _ = give.send(Ok(appended()));
                 } else {
@@ -217,6 +229,7 @@ fn context() -> Context {
         clock: Arc::new(ManualClock::at(0)),
         dice: Arc::new(SeededDice::new(42)),
         http: crate::HttpIngest::new(),
+        local_brokers: Default::default(),
     }
 }
 

@@ -30,7 +30,7 @@ use crate::dataflow::container::{LogPlace, Rows};
 use crate::dataflow::counters::SourceCounters;
 use crate::dataflow::operator::watermark::{MarkStream, Marks, to_all};
 use crate::dataflow::snapshot::{Snapshot, SourceCounts};
-use crate::decode::{DeadLetter, Decoder, Place};
+use crate::decode::{DeadLetter, Decoder, Place as ChunkPlace};
 use crate::epoch::Epoch;
 use crate::plan::{EventTimeNode, NodeId, SourceNode, dead_letter_schema};
 use crate::seeded_bugs::{SeededBug, is_planted};
@@ -73,8 +73,8 @@ pub struct FedChunk {
 }
 
 impl FedChunk {
-    fn place(&self) -> Place<'_> {
-        Place { partition: &self.partition_name, arrival_us: self.arrival_us, runs: &self.places }
+    fn place(&self) -> ChunkPlace<'_> {
+        ChunkPlace { partition: &self.partition_name, arrival_us: self.arrival_us, runs: &self.places }
     }
 }
 

@@ -10,7 +10,7 @@
 //! | CONNECT without an id | an assigned one (version 5); accepted with a clean session, else code 2 (3.1.1) |
 //! | PUBLISH QoS 0 | logged |
 //! | PUBLISH QoS 1 | logged, and PUBACK once durable, in order |
-//! | PUBLISH QoS 2 | DISCONNECT 0x9B, or the end of the connection in 3.1.1: not yet |
+//! | PUBLISH QoS 2 | logged, PUBREC once durable; PUBREL gets PUBCOMP. Exactly once while the connection lasts |
 //! | PUBLISH to a topic that the source's pattern does not match | logged and acknowledged (version 5: 0x10, no matching subscribers), counted as `topic`, and found among the dead letters. It does not vanish, and a device of 3.1.1, which cannot be told no, is not caught in an endless reconnect |
 //! | the retain flag | taken as any other message |
 //! | SUBSCRIBE | SUBACK with failure (0x80; version 5: 0x83) |
@@ -27,7 +27,6 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 use tidemill_engine::clock::Dice;
 use tidemill_engine::source::{Chunk, Intake, IntakeError, Message, Resume, Source, SourceError, Stop};
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
@@ -35,12 +34,14 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::codec::{self, ConnectError};
-use super::connection::{Connection, End, NoPacket, first_packet, linger};
+use super::connection::{Connection, End, NoPacket, first_packet};
 use super::inbox::Inbox;
 use super::keep_alive::KeepAlive;
 use super::packet::{Connect, Version, Violation, Will, reason};
+use super::remembered::{Lasts, Remembered};
 use super::session::Session;
 use super::topic::TopicPattern;
+use super::transport::Stream;
 use super::write;
 use crate::Context;
 use crate::descriptors;
@@ -263,16 +264,17 @@ impl Client {
         let taken_over = Stop::new();
         let number = id.as_deref().map(|id| self.shared.register(id, &taken_over));
         let now = Instant::now();
+        let remembered = Remembered::new(id.as_deref().unwrap_or_default(), Lasts::Connection);
         let connection = Connection {
             stream,
             inbox,
-            session: Session::server(version, self.shared.pattern.clone(), connect.packet_bytes_max),
+            session: Session::server(version, self.shared.pattern.clone(), connect.packet_bytes_max, remembered),
             keep_alive: KeepAlive::server(Duration::from_secs(u64::from(connect.keep_alive_s)), now),
             suback_by: now,
             intake: &*self.intake,
             partition: PARTITION,
         };
-        let end = connection.run(&self.stop, &taken_over, || ()).await;
+        let (end, _) = connection.run(&self.stop, &taken_over, || ()).await;
         if let (Some(id), Some(number)) = (&id, number) {
             self.shared.deregister(id, number);
         }
@@ -287,11 +289,15 @@ impl Client {
     }
 
     /// Waits for CONNECT and answers it.
-    async fn accept(&self, stream: TcpStream, inbox: &mut Inbox) -> Option<(TcpStream, Accepted)> {
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(peer = %self.peer, %error, "cannot set TCP_NODELAY");
-        }
-        let packet = match timeout(CONNECT_TIMEOUT, first_packet(&stream, inbox, codec::CONNECT)).await {
+    async fn accept(&self, stream: TcpStream, inbox: &mut Inbox) -> Option<(Stream, Accepted)> {
+        let mut stream = match Stream::plain(stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                debug!(peer = %self.peer, %error, "lost before CONNECT");
+                return None;
+            }
+        };
+        let packet = match timeout(CONNECT_TIMEOUT, first_packet(&mut stream, inbox, codec::CONNECT)).await {
             Err(_) => {
                 self.count("connect_timeout", "no CONNECT in time");
                 return None;
@@ -358,7 +364,7 @@ impl Client {
         Ok(Accepted { version, connect, id })
     }
 
-    async fn welcome(&self, mut stream: TcpStream, accepted: Accepted) -> Option<(TcpStream, Accepted)> {
+    async fn welcome(&self, mut stream: Stream, accepted: Accepted) -> Option<(Stream, Accepted)> {
         let assigned = accepted.id.as_deref().filter(|_| accepted.connect.client_id.is_empty());
         let mut out = BytesMut::new();
         write::accept(accepted.version, &accepted.connect, assigned, &mut out);
@@ -368,7 +374,7 @@ impl Client {
         }
     }
 
-    async fn refuse<T>(&self, mut stream: TcpStream, version: Version, code: u8, why: &str) -> Option<T> {
+    async fn refuse<T>(&self, mut stream: Stream, version: Version, code: u8, why: &str) -> Option<T> {
         let mut out = BytesMut::new();
         write::refuse(version, code, why, &mut out);
         let _ = timeout(CONNECT_TIMEOUT, async {
@@ -376,7 +382,7 @@ impl Client {
             stream.shutdown().await
         })
         .await;
-        linger(&stream).await;
+        stream.linger().await;
         None
     }
 

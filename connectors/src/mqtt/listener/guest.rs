@@ -1,0 +1,369 @@
+//! One client in the house: what it may publish, what it has subscribed to, and what it is sent.
+//!
+//! ```text
+//!   PUBLISH ──judge──► taken into the batch, or refused by the access file
+//!                        │ durable
+//!                        ▼
+//!                       Hub ──► Mailbox ──pump──► Sender ──► PUBLISH, PUBREL        ◄── PUBACK, PUBREC, PUBCOMP
+//!                                  ▲ subscribe
+//! ```
+//!
+//! A session (`../session.rs`) of ours as the server owns one and asks it. Like that it waits for nothing and does no I/O.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tidemill_engine::source::Note;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::super::packet::{Publish, QoS, RetainHandling, Subscribe, Subscription, Version, Violation, reason};
+use super::super::properties;
+use super::super::sender::{Answer, Outgoing};
+use super::super::topic::TopicPattern;
+use super::super::write;
+use super::acl::{Access, Acl, Permits};
+use super::auth::Who;
+use super::filter;
+use super::hub::{Delivery, Grant, Hub, Mailbox, Publication, expiry_of};
+use super::note;
+use super::sessions::{Kept, SUBSCRIPTIONS_MAX};
+
+/// So many bytes of packets may wait for the socket before no more are made.
+const OUT_BYTES_MAX: usize = 64 << 10;
+
+/// What a client is allowed, as the access file says now.
+pub(super) struct Rules {
+    file: Option<watch::Receiver<Arc<Acl>>>,
+    who: Who,
+    client_id: Arc<str>,
+    permits: Permits,
+}
+
+impl Rules {
+    /// Asks the access file, if there is one.
+    pub(super) fn new(file: Option<watch::Receiver<Arc<Acl>>>, who: Who, client_id: Arc<str>) -> Rules {
+        let mut rules = Rules { file, who, client_id, permits: Permits::everything() };
+        if let Some(file) = &mut rules.file {
+            file.mark_changed();
+        }
+        rules
+    }
+
+    /// Returns what is allowed now.
+    pub(super) fn permits(&mut self) -> &Permits {
+        if let Some(file) = &mut self.file
+            && file.has_changed().unwrap_or(false)
+        {
+            self.permits = file.borrow_and_update().permits(self.who.user(), &self.client_id);
+        }
+        &self.permits
+    }
+}
+
+/// What becomes of a PUBLISH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::mqtt) enum Verdict {
+    /// It is logged.
+    Taken,
+    /// It is logged, and will be a dead letter: the source's topic does not match.
+    Unmatched,
+    /// The access file does not allow it: it is not logged.
+    Refused,
+}
+
+/// See the module.
+pub(in crate::mqtt) struct Guest {
+    version: Version,
+    pattern: TopicPattern,
+    hub: Arc<Hub>,
+    rules: Rules,
+    client_id: Arc<str>,
+    kept: Kept,
+    /// The largest packet it takes.
+    packet_bytes_max: usize,
+    /// What has come for subscribers since the last batch, and in the batches that are not durable yet.
+    fresh: Vec<Publication>,
+    handed_over: VecDeque<Vec<Publication>>,
+}
+
+impl std::fmt::Debug for Guest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guest").field("client_id", &self.client_id).finish_non_exhaustive()
+    }
+}
+
+/// What a guest comes with.
+pub(super) struct Arrival {
+    pub(super) version: Version,
+    pub(super) pattern: TopicPattern,
+    pub(super) hub: Arc<Hub>,
+    pub(super) rules: Rules,
+    pub(super) client_id: Arc<str>,
+    pub(super) kept: Kept,
+    pub(super) packet_bytes_max: Option<u32>,
+    /// How many unacknowledged messages it takes.
+    pub(super) receive_maximum: Option<u16>,
+}
+
+impl Guest {
+    /// Lets a client in.
+    pub(super) fn new(arrival: Arrival) -> Guest {
+        let Arrival { version, pattern, hub, rules, client_id, mut kept, packet_bytes_max, receive_maximum } = arrival;
+        kept.mailbox.set_present(true);
+        kept.outbox.resume(receive_maximum);
+        let packet_bytes_max = packet_bytes_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
+        Guest {
+            version,
+            pattern,
+            hub,
+            rules,
+            client_id,
+            kept,
+            packet_bytes_max,
+            fresh: Vec::new(),
+            handed_over: VecDeque::new(),
+        }
+    }
+
+    /// Lets it out, and gives its session back.
+    pub(super) fn leave(self) -> Kept {
+        self.kept.mailbox.set_present(false);
+        self.kept
+    }
+
+    /// Returns the mailbox, whose bell says when to call [`Guest::pump`].
+    pub(in crate::mqtt) fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.kept.mailbox
+    }
+
+    /// Returns the largest packet that the client takes.
+    pub(in crate::mqtt) fn packet_bytes_max(&self) -> usize {
+        self.packet_bytes_max
+    }
+
+    /// Decides about a PUBLISH.
+    pub(in crate::mqtt) fn judge(&mut self, topic: &[u8]) -> Verdict {
+        let Ok(topic) = std::str::from_utf8(topic) else { return Verdict::Unmatched };
+        if !self.rules.permits().allow(Access::Write, topic) {
+            return Verdict::Refused;
+        }
+        if self.pattern.accepts(topic) { Verdict::Taken } else { Verdict::Unmatched }
+    }
+
+    /// Keeps a message, which is in the batch, for subscribers.
+    pub(in crate::mqtt) fn taken(&mut self, publish: &Publish) {
+        if (self.hub.is_idle() && !publish.retain) || std::str::from_utf8(&publish.topic).is_err() {
+            return;
+        }
+        self.fresh.push(publication(publish, self.kept.mailbox.number));
+    }
+
+    /// Says that the batch was handed to the log.
+    pub(in crate::mqtt) fn handed_over(&mut self) {
+        self.handed_over.push_back(std::mem::take(&mut self.fresh));
+    }
+
+    /// Says that the oldest batch handed over is durable: subscribers get it.
+    pub(in crate::mqtt) fn durable(&mut self) {
+        for publication in self.handed_over.pop_front().unwrap_or_default() {
+            self.hub.publish(publication);
+        }
+    }
+
+    /// Takes a SUBSCRIBE; returns the SUBACK, and what the log must know first.
+    pub(in crate::mqtt) fn subscribe(&mut self, subscribe: &Subscribe) -> (BytesMut, Option<Note>) {
+        let mut codes = Vec::with_capacity(subscribe.subscriptions.len());
+        let mut has_changed = false;
+        for subscription in &subscribe.subscriptions {
+            let code = match self.refusal(subscription) {
+                Some(code) if self.version == Version::V5 => code,
+                Some(_) => reason::SUBACK_FAILURE,
+                None => {
+                    has_changed |= self.add(subscription, subscribe.subscription_id);
+                    subscription.qos as u8
+                }
+            };
+            codes.push(code);
+        }
+        let mut suback = BytesMut::new();
+        write::suback(self.version, subscribe.id, &codes, &mut suback);
+        (suback, self.note_if(has_changed))
+    }
+
+    /// Takes an UNSUBSCRIBE; returns the UNSUBACK, and what the log must know first.
+    pub(in crate::mqtt) fn unsubscribe(&mut self, id: u16, filters: &[String]) -> (BytesMut, Option<Note>) {
+        let mut has_changed = false;
+        let codes: Vec<u8> = filters
+            .iter()
+            .map(|filter| {
+                if self.kept.subscriptions.remove(filter).is_none() {
+                    return reason::NO_SUBSCRIPTION_EXISTED;
+                }
+                has_changed = true;
+                self.hub.unsubscribe(self.kept.mailbox.number, filter);
+                reason::SUCCESS
+            })
+            .collect();
+        let mut unsuback = BytesMut::new();
+        write::unsuback(self.version, id, &codes, &mut unsuback);
+        (unsuback, self.note_if(has_changed))
+    }
+
+    /// Takes an answer to what was sent. After an error the connection must end.
+    pub(in crate::mqtt) fn answered(&mut self, answer: Answer) -> Result<(), Violation> {
+        self.kept.outbox.answered(answer)
+    }
+
+    /// Writes what is to be sent next, until `out` is full. An error: the client is too slow.
+    pub(in crate::mqtt) fn pump(&mut self, now: Instant, out: &mut BytesMut) -> Result<(), Violation> {
+        if self.kept.mailbox.has_overflowed() {
+            return Err(Violation::TooSlow);
+        }
+        while out.len() < OUT_BYTES_MAX {
+            match self.kept.outbox.next() {
+                Some(Outgoing::Publish { id, qos, dup, message, .. }) => {
+                    put_delivery(self.version, message, id, qos, dup, now, out);
+                }
+                Some(Outgoing::Release { id }) => write::pubrel(self.version, id, reason::SUCCESS, out),
+                Some(Outgoing::Unknown { id }) => {
+                    write::pubrel(self.version, id, reason::PACKET_ID_NOT_FOUND, out);
+                }
+                // One at a time: what the window holds back stays in the mailbox, where it is counted.
+                None if !self.kept.outbox.has_room() => return Ok(()),
+                None => match self.kept.mailbox.take() {
+                    Some(delivery) => self.offer(delivery, now),
+                    None => return Ok(()),
+                },
+            }
+        }
+        // There may be more; the socket is asked first.
+        self.kept.mailbox.bell.notify_one();
+        Ok(())
+    }
+
+    fn offer(&mut self, delivery: Delivery, now: Instant) {
+        let publication = &delivery.publication;
+        if publication.is_expired(now) || !self.rules.permits().allow(Access::Read, publication.topic()) {
+            return;
+        }
+        if self.packet_bytes_max < usize::MAX {
+            let mut packet = BytesMut::new();
+            put_delivery(self.version, &delivery, 1, delivery.qos, false, now, &mut packet);
+            if packet.len() > self.packet_bytes_max {
+                // The standard's way: as if it had been delivered.
+                return;
+            }
+        }
+        self.kept.outbox.offer(delivery);
+    }
+
+    /// Says why a subscription is refused, if it is.
+    fn refusal(&mut self, subscription: &Subscription) -> Option<u8> {
+        let wanted = subscription.filter.as_str();
+        let is_new = !self.kept.subscriptions.contains_key(wanted);
+        if wanted.starts_with("$share/") {
+            return Some(reason::SHARED_NOT_SUPPORTED);
+        }
+        if filter::problem(wanted).is_some() {
+            return Some(reason::TOPIC_FILTER_INVALID);
+        }
+        if !self.rules.permits().allow_subscription(wanted) {
+            return Some(reason::NOT_AUTHORIZED);
+        }
+        let is_full = is_new && self.kept.subscriptions.len() >= SUBSCRIPTIONS_MAX;
+        (is_full || self.kept.mailbox.is_full_of_retained()).then_some(reason::QUOTA_EXCEEDED)
+    }
+
+    /// Returns whether the session's subscriptions are different now.
+    fn add(&mut self, subscription: &Subscription, subscription_id: Option<u32>) -> bool {
+        let grant = Grant::new(subscription, subscription_id);
+        let mailbox = &self.kept.mailbox;
+        self.hub.subscribe(mailbox, &subscription.filter, grant.clone());
+        let before = self.kept.subscriptions.insert(subscription.filter.clone(), grant.clone());
+        let wants_retained = match subscription.retain_handling {
+            RetainHandling::Always => true,
+            RetainHandling::IfNew => before.is_none(),
+            RetainHandling::Never => false,
+        };
+        if wants_retained {
+            self.hub.send_retained(mailbox, &subscription.filter, &grant);
+        }
+        before != Some(grant)
+    }
+
+    fn note_if(&self, has_changed: bool) -> Option<Note> {
+        let Kept { expiry, subscriptions, noted, .. } = &self.kept;
+        (has_changed && noted.is_some()).then(|| note::remember(&self.client_id, *expiry, subscriptions))
+    }
+
+    /// Changes how long the session outlives its connection, as a DISCONNECT may.
+    pub(super) fn kept_mut(&mut self) -> &mut Kept {
+        &mut self.kept
+    }
+}
+
+/// Makes of a PUBLISH what subscribers get.
+pub(super) fn publication(publish: &Publish, publisher: u64) -> Publication {
+    let mut expiry_s = None;
+    if !publish.properties.is_empty() {
+        // What came through the codec is whole.
+        let _ = properties::read_block("PUBLISH", &publish.properties, properties::IN_PUBLISH, |id, value, _| {
+            if id == properties::MESSAGE_EXPIRY {
+                expiry_s = Some(value.number());
+            }
+        });
+    }
+    Publication {
+        topic: publish.topic.clone(),
+        payload: publish.payload.clone(),
+        qos: publish.qos,
+        retain: publish.retain,
+        properties: publish.properties.clone(),
+        publisher: Some(publisher),
+        expires_at: expiry_of(expiry_s, Instant::now()),
+    }
+}
+
+fn put_delivery(version: Version, delivery: &Delivery, id: u16, qos: QoS, dup: bool, now: Instant, out: &mut BytesMut) {
+    let publication = &delivery.publication;
+    let publish = Publish {
+        topic: publication.topic.clone(),
+        payload: publication.payload.clone(),
+        qos,
+        retain: delivery.retain,
+        duplicate: dup,
+        id,
+        alias: None,
+        properties: if version == Version::V5 { properties_for(delivery, now) } else { Bytes::new() },
+    };
+    // It came through the codec, or from a sink that keeps to the same lengths; the ids add some bytes only.
+    let written = write::publish(version, &publish, out);
+    debug_assert!(written.is_ok(), "{written:?}");
+}
+
+/// Returns the properties for one subscriber: with its subscription ids, and the time that is left.
+fn properties_for(delivery: &Delivery, now: Instant) -> Bytes {
+    let publication = &delivery.publication;
+    if delivery.subscription_ids.is_empty() && publication.expires_at.is_none() {
+        return publication.properties.clone();
+    }
+    let mut block = BytesMut::with_capacity(publication.properties.len() + 5 * delivery.subscription_ids.len());
+    let _ = properties::read_block("PUBLISH", &publication.properties, properties::IN_PUBLISH, |id, _, raw| {
+        match (id, publication.expires_at) {
+            (properties::MESSAGE_EXPIRY, Some(at)) => {
+                let left_s = (at.saturating_duration_since(now)).as_secs_f64().ceil();
+                block.put_u8(properties::MESSAGE_EXPIRY);
+                // At most what came, which had 32 bits.
+                block.put_u32(left_s as u32);
+            }
+            _ => block.extend_from_slice(raw),
+        }
+    });
+    for subscription_id in &delivery.subscription_ids {
+        block.put_u8(properties::SUBSCRIPTION_ID);
+        write::put_variable_integer(&mut block, usize::try_from(*subscription_id).unwrap_or(usize::MAX));
+    }
+    block.freeze()
+}

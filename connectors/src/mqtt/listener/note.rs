@@ -1,0 +1,108 @@
+//! What the log knows of a session: one note for each client id.
+//!
+//! ```text
+//!   key     's' │ client id
+//!   value   version: 1 │ expiry: u32, seconds │ subscriptions …
+//!           subscription: options: u8 │ id: u32, 0 for none │ length: u16 │ filter
+//!           options: bits 0-1 QoS, bit 2 no-local, bit 3 retain-as-published
+//!   numbers big-endian
+//! ```
+//!
+//! At most 100 subscriptions, so a note has seven mebibytes at the very most, and some dozen bytes in life. The packet ids of
+//! QoS 2 that a session holds are notes of their own, of the receiver.
+
+use std::collections::BTreeMap;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tidemill_engine::source::Note;
+
+use super::super::packet::QoS;
+use super::super::properties::Reader;
+use super::hub::Grant;
+use super::sessions::Expiry;
+
+/// The first byte of a session's key.
+const SESSION: u8 = b's';
+const VERSION: u8 = 1;
+
+/// Makes the note of a session.
+pub(super) fn remember(client_id: &str, expiry: Expiry, subscriptions: &BTreeMap<String, Grant>) -> Note {
+    let mut value = BytesMut::new();
+    value.put_u8(VERSION);
+    value.put_u32(expiry.0);
+    for (filter, grant) in subscriptions {
+        let options = grant.qos as u8 | u8::from(grant.no_local) << 2 | u8::from(grant.retain_as_published) << 3;
+        value.put_u8(options);
+        value.put_u32(grant.subscription_id.unwrap_or(0));
+        // A filter came with such a length.
+        value.put_u16(u16::try_from(filter.len()).unwrap_or(u16::MAX));
+        value.put_slice(filter.as_bytes());
+    }
+    Note::new(key(client_id), value.freeze())
+}
+
+/// Makes the note that a session is over.
+pub(super) fn forget(client_id: &str) -> Note {
+    Note::forget(key(client_id))
+}
+
+fn key(client_id: &str) -> Bytes {
+    let mut key = BytesMut::with_capacity(1 + client_id.len());
+    key.put_u8(SESSION);
+    key.put_slice(client_id.as_bytes());
+    key.freeze()
+}
+
+/// Reads a note; `None` if it is not one of a session, or not of a version that we know.
+pub(super) fn recall<'n>(key: &'n [u8], value: &[u8]) -> Option<(&'n str, Expiry, BTreeMap<String, Grant>)> {
+    let client_id = std::str::from_utf8(key.strip_prefix(&[SESSION])?).ok()?;
+    let mut reader = Reader { packet: "note", bytes: value };
+    if reader.u8().ok()? != VERSION {
+        return None;
+    }
+    let number = |reader: &mut Reader<'_>| reader.take(4, "a number").ok()?.try_into().ok().map(u32::from_be_bytes);
+    let expiry = Expiry(number(&mut reader)?);
+    let mut subscriptions = BTreeMap::new();
+    while !reader.bytes.is_empty() {
+        let options = reader.u8().ok()?;
+        let subscription_id = Some(number(&mut reader)?).filter(|id| *id != 0);
+        let filter = reader.text().ok()?.to_owned();
+        let grant = Grant {
+            qos: QoS::from_bits(options & 0b11)?,
+            no_local: options & 0b100 != 0,
+            retain_as_published: options & 0b1000 != 0,
+            subscription_id,
+        };
+        subscriptions.insert(filter, grant);
+    }
+    Some((client_id, expiry, subscriptions))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_is_recalled() {
+        let grant = |qos, id| Grant { qos, no_local: true, retain_as_published: false, subscription_id: id };
+        let subscriptions = BTreeMap::from([
+            ("a/+".to_owned(), grant(QoS::ExactlyOnce, Some(70_000))),
+            ("ä/#".to_owned(), grant(QoS::AtMostOnce, None)),
+        ]);
+        let note = remember("press-7", Expiry(3_600), &subscriptions);
+        let recalled = recall(&note.key, &note.value).expect("a note of a session");
+        assert_eq!(recalled, ("press-7", Expiry(3_600), subscriptions));
+        assert_eq!(forget("press-7"), Note::forget(note.key));
+    }
+
+    #[test]
+    fn a_note_that_is_cut_or_of_another_kind_is_not_recalled() {
+        let grant = Grant { qos: QoS::AtMostOnce, no_local: false, retain_as_published: false, subscription_id: None };
+        let note = remember("a", Expiry(1), &BTreeMap::from([("topic".to_owned(), grant)]));
+        let whole = 5;
+        for length in (0..note.value.len()).filter(|length| *length != whole) {
+            assert_eq!(recall(&note.key, &note.value[..length]), None, "{length}");
+        }
+        assert_eq!(recall(b"qa", &note.value), None);
+    }
+}

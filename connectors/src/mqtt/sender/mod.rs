@@ -1,0 +1,459 @@
+//! The outgoing half of an MQTT session: which packet is to be sent next, and which messages are delivered. Pure: no I/O, no
+//! clock, no bytes.
+//!
+//! ```text
+//!                           window             PUBACK
+//!   offer ─► queued ──────────────────► sent ─────────────────────────────────────────────► done      QoS 1
+//!                                        │ PUBREC                                  PUBCOMP   ▲
+//!                                        └───────► received ─(may be released)─► released ───┘         QoS 2
+//!   offer ─► queued ──────────────────────────────────────────────────────────────────────► done      QoS 0
+//!                    sent ── reason code from 0x80 on ──► refused: the owner gives it up, or it is sent again
+//! ```
+//!
+//! Messages are numbered in the order they are offered, and **the packet id is the number**, modulo 65,535. So whoever keeps
+//! two numbers durable, [`Sender::delivered`] and [`Sender::received`], goes on after a crash with the same ids, and a server
+//! that has kept the session tells what it has already. For that a PUBREL must leave only when `received` is durable: after a
+//! PUBREL the server has forgotten the id, and a second PUBLISH would be a second message. [`Release::WhenTold`] waits.
+//!
+//! Two messages in flight never share an id, since what is in flight spans fewer than 65,535 numbers. PUBRELs leave in the
+//! order of the messages, one behind the other: `received` is a single number.
+
+use std::collections::VecDeque;
+
+use super::packet::{QoS, Violation};
+
+/// There are so many packet ids: 1 to 65,535.
+const IDS: u64 = 65_535;
+
+/// From here on a reason code says that a packet was not accepted.
+const NEGATIVE: u8 = 0x80;
+
+/// How many PUBRECs that tell nothing new may wait for their answer; a peer that sends more is not answered.
+const REPEATS_MAX: usize = 64;
+
+/// When a PUBREL may leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Release {
+    /// As soon as the PUBREC has come.
+    AtOnce,
+    /// When the owner has made [`Sender::received`] durable, and said so with [`Sender::release`].
+    WhenTold,
+}
+
+/// What is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outgoing<'m, M> {
+    /// A PUBLISH; `id` is 0 at QoS 0.
+    Publish { number: u64, id: u16, qos: QoS, dup: bool, message: &'m M },
+    /// A PUBREL.
+    Release { id: u16 },
+    /// A PUBREL for a PUBREC that belongs to nothing: in version 5 with the reason that the id is not known.
+    Unknown { id: u16 },
+}
+
+/// An answer of the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// A PUBACK.
+    Ack { id: u16, code: u8 },
+    /// A PUBREC.
+    Received { id: u16, code: u8 },
+    /// A PUBCOMP. Whatever its reason code: the peer holds nothing under this id any more.
+    Complete { id: u16 },
+}
+
+/// What an answer told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Nothing that was not known.
+    Nothing,
+    /// The peer has a message, and it is not delivered yet: it is [`Sender::received`] at most.
+    Received,
+    /// A message is delivered.
+    Delivered { number: u64 },
+    /// The peer does not take a message: [`Sender::give_up`] on it, or it is sent again on the next connection.
+    Refused { number: u64, code: u8 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Queued,
+    Sent,
+    Received,
+    Released,
+    Refused,
+    Done,
+}
+
+#[derive(Debug)]
+struct Entry<M> {
+    number: u64,
+    qos: QoS,
+    stage: Stage,
+    /// Whether it takes a place in the window of this connection.
+    is_counted: bool,
+    /// There is none once it is done.
+    message: Option<M>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Sender<M> {
+    release: Release,
+    /// From the first that is not done on, by number.
+    entries: VecDeque<Entry<M>>,
+    /// The next number, if the next message has none of its own.
+    next_number: u64,
+    /// Everything below is done, or was received by the peer.
+    received: u64,
+    /// PUBRELs may leave for what is below.
+    may_release: u64,
+    /// On this connection everything below was published, as far as it had to be.
+    published: u64,
+    /// On this connection a PUBREL was sent for everything below that needs one.
+    released: u64,
+    /// How many messages the peer takes at a time.
+    window: u16,
+    /// How many of them it has.
+    in_flight: u16,
+    repeats: VecDeque<Repeat>,
+}
+
+/// The answer to a PUBREC that told nothing new.
+#[derive(Debug)]
+enum Repeat {
+    Release(u16),
+    Unknown(u16),
+}
+
+impl<M> Sender<M> {
+    /// Begins with a message of the number `first`; nothing is sent before [`Sender::resume`] or [`Sender::restart`].
+    pub(super) fn new(first: u64, release: Release) -> Self {
+        Sender {
+            release,
+            entries: VecDeque::new(),
+            next_number: first,
+            received: first,
+            may_release: first,
+            published: first,
+            released: first,
+            window: 0,
+            in_flight: 0,
+            repeats: VecDeque::new(),
+        }
+    }
+
+    /// Adds a message behind the others, and returns its number.
+    pub(super) fn offer(&mut self, message: M, qos: QoS) -> u64 {
+        self.offer_at(self.next_number, message, qos)
+    }
+
+    /// Adds a message with a number of its own, above those of the others.
+    pub(super) fn offer_at(&mut self, number: u64, message: M, qos: QoS) -> u64 {
+        assert!(number >= self.next_number, "messages are offered in the order of their numbers");
+        if self.entries.is_empty() && number > self.received {
+            // Nothing is in between.
+            self.received = number;
+        }
+        self.push(number, qos, Stage::Queued, Some(message));
+        number
+    }
+
+    /// Adds a message of QoS 1 or 2 that may have been sent before a crash.
+    pub(super) fn restore_sent(&mut self, number: u64, message: M, qos: QoS) {
+        self.push(number, qos, Stage::Sent, Some(message));
+    }
+
+    /// Adds a message of QoS 2 that the peer had received before a crash, and perhaps has released. It comes before any
+    /// other message is offered.
+    pub(super) fn restore_received(&mut self, number: u64, message: M) {
+        self.push(number, QoS::ExactlyOnce, Stage::Released, Some(message));
+        // The peer counts it.
+        self.in_flight = self.in_flight.saturating_add(1);
+        self.entries.back_mut().expect("pushed above").is_counted = true;
+        self.received = number + 1;
+        self.may_release = number + 1;
+    }
+
+    /// Leaves a number out, as if its message were delivered.
+    pub(super) fn skip(&mut self, number: u64) {
+        self.push(number, QoS::AtMostOnce, Stage::Done, None);
+        self.note_received();
+        self.drop_done();
+    }
+
+    fn push(&mut self, number: u64, qos: QoS, stage: Stage, message: Option<M>) {
+        assert!(number >= self.next_number, "messages are offered in the order of their numbers");
+        self.next_number = number + 1;
+        self.entries.push_back(Entry { number, qos, stage, is_counted: false, message });
+    }
+
+    /// Begins a connection on which the peer has kept the session. What it has not answered is sent again, in the same
+    /// order and with the same ids. `window` is the peer's Receive Maximum.
+    pub(super) fn resume(&mut self, window: u16) {
+        self.connect(window);
+        for entry in &mut self.entries {
+            entry.is_counted = matches!(entry.stage, Stage::Received | Stage::Released);
+            self.in_flight = self.in_flight.saturating_add(u16::from(entry.is_counted));
+            if entry.stage == Stage::Refused {
+                entry.stage = Stage::Queued;
+            }
+        }
+    }
+
+    /// Begins a connection on which the peer knows nothing of us: everything that is not done is sent as new.
+    pub(super) fn restart(&mut self, window: u16) {
+        self.connect(window);
+        for entry in self.entries.iter_mut().filter(|entry| entry.stage != Stage::Done) {
+            entry.is_counted = false;
+            entry.stage = Stage::Queued;
+        }
+        self.received = self.delivered();
+        self.may_release = self.received;
+        self.note_received();
+    }
+
+    fn connect(&mut self, window: u16) {
+        self.window = window.max(1);
+        self.in_flight = 0;
+        self.published = self.delivered();
+        self.released = self.delivered();
+        self.repeats.clear();
+    }
+
+    /// Returns what is to be sent next, and takes it for sent; `None` if there is nothing, or the window is full.
+    pub(super) fn next(&mut self) -> Option<Outgoing<'_, M>> {
+        match self.repeats.pop_front() {
+            Some(Repeat::Release(id)) => return Some(Outgoing::Release { id }),
+            Some(Repeat::Unknown(id)) => return Some(Outgoing::Unknown { id }),
+            None => {}
+        }
+        if let Some(at) = self.next_release() {
+            let entry = &mut self.entries[at];
+            entry.stage = Stage::Released;
+            return Some(Outgoing::Release { id: id_of(entry.number) });
+        }
+        let at = self.next_publish()?;
+        let is_counted = self.entries[at].qos != QoS::AtMostOnce;
+        self.in_flight += u16::from(is_counted);
+        if is_counted {
+            let entry = &mut self.entries[at];
+            let dup = entry.stage == Stage::Sent;
+            (entry.stage, entry.is_counted) = (Stage::Sent, true);
+            let message = entry.message.as_ref().expect("what is not done has its message");
+            return Some(Outgoing::Publish {
+                number: entry.number,
+                id: id_of(entry.number),
+                qos: entry.qos,
+                dup,
+                message,
+            });
+        }
+        // Its message must live until it is written: it is done now, and leaves with the next call.
+        let entry = &mut self.entries[at];
+        entry.stage = Stage::Done;
+        let (number, qos) = (entry.number, entry.qos);
+        self.note_received();
+        let message = self.entries[at].message.as_ref().expect("what is not done has its message");
+        Some(Outgoing::Publish { number, id: 0, qos, dup: false, message })
+    }
+
+    /// Says whether [`Sender::next`] would return something.
+    pub(super) fn has_next(&mut self) -> bool {
+        let (published, released) = (self.published, self.released);
+        let has_next = !self.repeats.is_empty() || self.next_release().is_some() || self.next_publish().is_some();
+        (self.published, self.released) = (published, released);
+        has_next
+    }
+
+    /// Finds the next message whose PUBREL is due.
+    fn next_release(&mut self) -> Option<usize> {
+        let limit = match self.release {
+            Release::AtOnce => self.received,
+            Release::WhenTold => self.received.min(self.may_release),
+        };
+        while self.released < limit {
+            let at = self.place_from(self.released);
+            let Some(entry) = self.entries.get(at).filter(|entry| entry.number < limit) else {
+                self.released = limit;
+                return None;
+            };
+            self.released = entry.number + 1;
+            if matches!(entry.stage, Stage::Received | Stage::Released) {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    /// Finds the next message to publish, if there is room for it.
+    fn next_publish(&mut self) -> Option<usize> {
+        self.drop_done();
+        let first = self.entries.front()?.number;
+        let mut at = self.place_from(self.published);
+        while let Some(entry) = self.entries.get(at) {
+            if matches!(entry.stage, Stage::Queued | Stage::Sent) {
+                let has_room = entry.qos == QoS::AtMostOnce || self.in_flight < self.window;
+                if !has_room || entry.number - first >= IDS {
+                    return None;
+                }
+                self.published = entry.number + 1;
+                return Some(at);
+            }
+            self.published = entry.number + 1;
+            at += 1;
+        }
+        None
+    }
+
+    /// Takes an answer. After an error the connection must end.
+    pub(super) fn receive(&mut self, answer: Answer) -> Result<Told, Violation> {
+        let (Answer::Ack { id, .. } | Answer::Received { id, .. } | Answer::Complete { id }) = answer;
+        let wants_release = matches!(answer, Answer::Received { code, .. } if code < NEGATIVE);
+        let Some(at) = self.place_of(id) else {
+            if wants_release {
+                self.repeat(Repeat::Unknown(id));
+            }
+            return Ok(Told::Nothing);
+        };
+        let Entry { number, qos, stage, .. } = self.entries[at];
+        let told = match (answer, qos, stage) {
+            (Answer::Ack { code, .. }, QoS::AtLeastOnce, Stage::Sent) => match code {
+                NEGATIVE.. => Told::Refused { number, code },
+                _ => Told::Delivered { number },
+            },
+            (Answer::Received { code: code @ NEGATIVE.., .. }, QoS::ExactlyOnce, Stage::Sent) => {
+                Told::Refused { number, code }
+            }
+            (Answer::Received { .. }, QoS::ExactlyOnce, Stage::Sent) => Told::Received,
+            (Answer::Received { .. }, QoS::ExactlyOnce, Stage::Released) => {
+                if wants_release && number < self.released {
+                    self.repeat(Repeat::Release(id));
+                }
+                Told::Nothing
+            }
+            // Its PUBREL is to come.
+            (Answer::Received { .. }, QoS::ExactlyOnce, Stage::Received) => Told::Nothing,
+            (Answer::Complete { .. }, QoS::ExactlyOnce, Stage::Released) => Told::Delivered { number },
+            (_, _, Stage::Refused | Stage::Queued | Stage::Done) => Told::Nothing,
+            (answer, qos, stage) => {
+                let name = match answer {
+                    Answer::Ack { .. } => "PUBACK",
+                    Answer::Received { .. } => "PUBREC",
+                    Answer::Complete { .. } => "PUBCOMP",
+                };
+                let state = if stage == Stage::Sent { "was published" } else { "was received" };
+                let problem = format!("a {name} for packet id {id}, which {state} at QoS {}", qos as u8);
+                return Err(Violation::Protocol(problem));
+            }
+        };
+        match told {
+            Told::Delivered { .. } => self.finish(at, Stage::Done),
+            Told::Refused { .. } => self.finish(at, Stage::Refused),
+            Told::Received => {
+                let entry = &mut self.entries[at];
+                entry.stage = Stage::Received;
+                if !std::mem::replace(&mut entry.is_counted, true) {
+                    self.in_flight = self.in_flight.saturating_add(1);
+                }
+            }
+            Told::Nothing => {}
+        }
+        self.note_received();
+        Ok(told)
+    }
+
+    fn repeat(&mut self, repeat: Repeat) {
+        if self.repeats.len() < REPEATS_MAX {
+            self.repeats.push_back(repeat);
+        }
+    }
+
+    /// Gives up on a message that the peer has refused: it counts as done.
+    pub(super) fn give_up(&mut self, number: u64) {
+        if let Ok(at) = self.entries.binary_search_by_key(&number, |entry| entry.number)
+            && self.entries[at].stage == Stage::Refused
+        {
+            self.finish(at, Stage::Done);
+            self.note_received();
+        }
+    }
+
+    /// Lets PUBRELs leave for messages below a number: [`Sender::received`] is durable so far.
+    pub(super) fn release(&mut self, below: u64) {
+        self.may_release = self.may_release.max(below);
+    }
+
+    /// Everything below this number is delivered, or given up.
+    pub(super) fn delivered(&self) -> u64 {
+        let first = self.entries.iter().find(|entry| entry.stage != Stage::Done);
+        first.map_or(self.next_number, |entry| entry.number)
+    }
+
+    /// Everything below this number is delivered, or the peer has received it.
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Returns how many messages are kept: queued, in flight, or behind one that is.
+    pub(super) fn kept_count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Returns the number that the next message gets.
+    pub(super) fn next_number(&self) -> u64 {
+        self.next_number
+    }
+
+    fn finish(&mut self, at: usize, stage: Stage) {
+        let entry = &mut self.entries[at];
+        entry.stage = stage;
+        if std::mem::take(&mut entry.is_counted) {
+            self.in_flight = self.in_flight.saturating_sub(1);
+        }
+        if stage == Stage::Done {
+            entry.message = None;
+        }
+        self.drop_done();
+    }
+
+    fn drop_done(&mut self) {
+        while self.entries.front().is_some_and(|entry| entry.stage == Stage::Done) {
+            self.entries.pop_front();
+        }
+    }
+
+    /// Moves [`Sender::received`] over what the peer has by now.
+    fn note_received(&mut self) {
+        let mut at = self.place_from(self.received);
+        while let Some(entry) = self.entries.get(at)
+            && matches!(entry.stage, Stage::Received | Stage::Released | Stage::Done)
+        {
+            self.received = entry.number + 1;
+            at += 1;
+        }
+        // What lies between two messages belongs to nobody.
+        self.received = self.entries.get(at).map_or(self.next_number, |entry| entry.number);
+    }
+
+    /// Returns the place of the first message from a number on.
+    fn place_from(&self, number: u64) -> usize {
+        self.entries.partition_point(|entry| entry.number < number)
+    }
+
+    /// Finds the message that would be in flight with a packet id.
+    fn place_of(&self, id: u16) -> Option<usize> {
+        let first = self.entries.front()?.number;
+        let ahead = (u64::from(id) + IDS - u64::from(id_of(first))) % IDS;
+        let found = self.entries.binary_search_by_key(&(first + ahead), |entry| entry.number);
+        found.ok().filter(|at| id != 0 && self.entries[*at].stage != Stage::Done)
+    }
+}
+
+/// Returns the packet id of a message.
+fn id_of(number: u64) -> u16 {
+    u16::try_from(number % IDS).expect("less than 65,535") + 1
+}
+
+#[cfg(test)]
+mod tests;
