@@ -9,6 +9,7 @@ mod backup;
 mod bits;
 mod change;
 mod damage;
+mod dedup;
 mod golden;
 mod housekeeping;
 mod knobs;
