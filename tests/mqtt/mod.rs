@@ -3,6 +3,7 @@
 //!
 //! - [`scripted`]: a broker that says exactly what a test tells it, byte by byte, conforming or not
 //! - [`devices`]: devices of our own at the listener, byte by byte
+//! - [`metadata`]: what a publisher says beside the payload, as columns
 //! - [`mosquitto`]: a real broker that restarts, forgets, or is away
 //! - [`numbered`]: numbered messages from all sides while the program is killed again and again
 //! - [`guarantees`]: the page that says what holds names the test of each claim
@@ -10,6 +11,7 @@
 mod scripted;
 
 mod devices;
+mod metadata;
 mod mosquitto;
 mod numbered;
 
