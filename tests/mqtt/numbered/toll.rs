@@ -66,10 +66,13 @@ async fn carry(program: TcpStream, broker: TcpStream) -> u64 {
 async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, kind: u8) -> u64 {
     let mut bytes = vec![0; 64 << 10];
     let mut counter = Counter { kind, head: Vec::new(), skip: 0, count: 0 };
+    let mut is_taken = true;
     while let Ok(length @ 1..) = from.read(&mut bytes).await {
-        counter.feed(&bytes[..length]);
-        if to.write_all(&bytes[..length]).await.is_err() {
-            break;
+        // What nobody takes any more is read all the same: to close with unread bytes would take back what was sent the other
+        // way, acknowledgements that have been counted.
+        if is_taken {
+            counter.feed(&bytes[..length]);
+            is_taken = to.write_all(&bytes[..length]).await.is_ok();
         }
     }
     // So that the other side reads to the end of what it was sent, and then learns that it is over.

@@ -14,7 +14,7 @@ async fn a_broker_without_version_5_is_spoken_to_in_3_1_1() {
         let scene = Scene::new(Version::V5, 1).await;
         let program = scene.serve.start();
         let mut link = scene.broker.accept().await;
-        link.expect("CONNECT v5 clean=1 ...").await;
+        link.expect("CONNECT v5 ...").await;
         link.send(refusal).await;
         drop(link);
         let mut link = scene.broker.accept().await;
