@@ -145,7 +145,9 @@ async fn rows_that_a_broker_refuses_wait_and_go_where_the_sink_points_next() {
     let mut serve = Serve::new(&folder, &pipeline(&format!("url = '{}'", refusing.url())));
     let program = serve.start_ready().await;
     program.http.ingest_durably("readings", &lines(0, 50)).await;
-    let sink = sink_until(&program.http, "the refusal is told", |sink| sink["outbox_rows"] == 50).await;
+    let sink =
+        sink_until(&program.http, "the refusal is told", |sink| sink["outbox_rows"] == 50 && !sink["error"].is_null())
+            .await;
     assert!(sink["error"].as_str().is_some_and(|error| error.contains("not authorized")), "{sink}");
     program.stop().await;
 
