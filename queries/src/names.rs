@@ -24,14 +24,19 @@ pub fn name_in_sql(name: &str) -> String {
 
 /// Tries a name in all places where names stand: words such as `order` are none in some of them.
 fn reads_as_a_name(name: &str) -> bool {
-    let probe =
-        format!("SELECT {name}, avg({name}) AS {name}, {name} - INTERVAL '1 second' FROM f(t, {name}, 1) GROUP BY {name}, x");
+    let probe = format!(
+        "SELECT {name}, avg({name}) AS {name}, {name} - INTERVAL '1 second' FROM f(t, {name}, 1) GROUP BY {name}, x"
+    );
     let (tokens, None) = tokenize(&probe) else { return false };
     let Ok(query) = parser(&tokens).parse_query() else { return false };
     let SetExpr::Select(select) = query.body.as_ref() else { return false };
     let is_it = |expr: &Expr| matches!(expr, Expr::Identifier(found) if normalize(found).value == name);
     let items_are_it = match select.projection.as_slice() {
-        [SelectItem::UnnamedExpr(plain), SelectItem::ExprWithAlias { alias, .. }, SelectItem::UnnamedExpr(difference)] => {
+        [
+            SelectItem::UnnamedExpr(plain),
+            SelectItem::ExprWithAlias { alias, .. },
+            SelectItem::UnnamedExpr(difference),
+        ] => {
             let is_difference = matches!(difference, Expr::BinaryOp { left, .. } if is_it(left));
             is_it(plain) && normalize(alias).value == name && is_difference
         }
@@ -46,10 +51,13 @@ mod tests {
 
     #[test]
     fn only_names_that_would_be_read_as_something_else_have_quotes() {
-        for plain in ["temperature", "ts", "time", "timestamp", "value", "date", "level", "_x", "t1", "key", "position"] {
+        for plain in ["temperature", "ts", "time", "timestamp", "value", "date", "level", "_x", "t1", "key", "position"]
+        {
             assert_eq!(name_in_sql(plain), plain);
         }
-        for odd in ["order", "select", "from", "case", "interval", "null", "true", "Temp", "a-b", "1st", "current_date", ""] {
+        for odd in
+            ["order", "select", "from", "case", "interval", "null", "true", "Temp", "a-b", "1st", "current_date", ""]
+        {
             assert_eq!(name_in_sql(odd), format!("\"{odd}\""));
         }
         assert_eq!(name_in_sql("a\"b"), "\"a\"\"b\"");

@@ -273,7 +273,8 @@ mod tests {
     #[test]
     fn an_object_of_the_payload_can_be_a_map() {
         let format = JsonFormat::new(Layout::new(&schema([Field::new("tags", text_map_type(), true)])));
-        let payload = "{\"tags\":{\"a\":\"x\",\"b\":2}}\n{}\n{\"tags\":{\"c\":null}}\n{\"tags\":7}\n{\"tags\":{\"d\":[1]}}";
+        let payload =
+            "{\"tags\":{\"a\":\"x\",\"b\":2}}\n{}\n{\"tags\":{\"c\":null}}\n{\"tags\":7}\n{\"tags\":{\"d\":[1]}}";
         let decoded = format.decoder().decode(&Data::Messages(vec![message("", payload, b"")]), &PLACE);
         let shown: Vec<String> = shown(&decoded).lines().map(|line| line.replace([' ', '|'], "")).collect();
         assert_eq!(shown[3..6], ["{a:x,b:2}", "", "{c:}"]);

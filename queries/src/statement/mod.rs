@@ -27,8 +27,8 @@ pub(crate) use flink::refuse_flink_window;
 pub(crate) use limits::{check_depth, check_length, parser};
 
 use crate::diagnostic::{Code, Problem};
-pub(crate) use reader::is_name;
 use reader::Reader;
+pub(crate) use reader::is_name;
 
 /// A statement that defines something.
 #[derive(Debug)]

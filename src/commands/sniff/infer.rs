@@ -125,7 +125,8 @@ fn describe_lateness(time: Option<&str>, lateness: Option<Lateness>) -> Vec<Stri
     };
     let Lateness { p50_us, p99_us, max_us, ahead_us, is_history, delay } = lateness;
     let [p50, p99, max] = [p50_us, p99_us, max_us].map(|late_us| seconds(late_us.max(0)));
-    let measured = format!("{time} is behind the arrival by {p50} mostly, {p99} for 99 % of the readings, {max} at most.");
+    let measured =
+        format!("{time} is behind the arrival by {p50} mostly, {p99} for 99 % of the readings, {max} at most.");
     let mut notes = vec![match is_history {
         true => format!("{measured} They are history: the watermark's {delay} are their disorder."),
         false => measured,

@@ -14,8 +14,18 @@ const UNNAMED_APART_US: f64 = 3_600e6;
 
 /// Names of times, the usual ones first.
 const NAMES: [&str; 12] = [
-    "ts", "timestamp", "time", "event_time", "eventtime", "datetime", "date_time", "measured_at", "measuredat", "date",
-    "t", "at",
+    "ts",
+    "timestamp",
+    "time",
+    "event_time",
+    "eventtime",
+    "datetime",
+    "date_time",
+    "measured_at",
+    "measuredat",
+    "date",
+    "t",
+    "at",
 ];
 
 /// How a field writes its instants.
@@ -31,7 +41,11 @@ pub(super) enum Written {
 pub(super) fn name_rank(name: &str) -> Option<usize> {
     let name = name.to_lowercase();
     let found = NAMES.iter().position(|known| *known == name);
-    let is_like = || ["time", "date", "created"].iter().any(|part| name.contains(part)) || name.ends_with("_at") || name.ends_with("_ts");
+    let is_like = || {
+        ["time", "date", "created"].iter().any(|part| name.contains(part))
+            || name.ends_with("_at")
+            || name.ends_with("_ts")
+    };
     found.or_else(|| is_like().then_some(NAMES.len()))
 }
 

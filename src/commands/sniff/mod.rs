@@ -59,8 +59,7 @@ struct Reach {
 impl Reach {
     fn of(args: &SniffArgs) -> Result<Reach> {
         let mut options = vec![("url".to_owned(), args.url.clone())];
-        let mut in_sql =
-            vec![("connector", text_in_sql("mqtt"), None), ("url", text_in_sql(&args.url), None)];
+        let mut in_sql = vec![("connector", text_in_sql("mqtt"), None), ("url", text_in_sql(&args.url), None)];
         if let Some(ca) = &args.ca {
             let path = ca.to_string_lossy().into_owned();
             in_sql.push(("'tls.ca'", text_in_sql(&path), None));

@@ -14,8 +14,20 @@ const KEYS_MAX: usize = 2;
 const COMMENT_CHARS_MAX: usize = 110;
 /// Names of what readings are of.
 const KEY_NAMES: [&str; 14] = [
-    "device", "device_id", "deviceid", "sensor", "sensor_id", "sensorid", "machine", "machine_id", "node", "host",
-    "station", "site", "id", "name",
+    "device",
+    "device_id",
+    "deviceid",
+    "sensor",
+    "sensor_id",
+    "sensorid",
+    "machine",
+    "machine_id",
+    "node",
+    "host",
+    "station",
+    "site",
+    "id",
+    "name",
 ];
 
 /// A source and its first view, before they are written.
@@ -98,10 +110,8 @@ impl Draft {
             lines.push((time.clone(), "TIMESTAMP METADATA FROM 'arrival_time'".to_owned(), Some(remark)));
         }
         let width = width_of(lines.iter().map(|(name, ..)| name));
-        let mut written: Vec<(String, Option<String>)> = lines
-            .into_iter()
-            .map(|(name, data_type, remark)| (format!("{name:width$} {data_type}"), remark))
-            .collect();
+        let mut written: Vec<(String, Option<String>)> =
+            lines.into_iter().map(|(name, data_type, remark)| (format!("{name:width$} {data_type}"), remark)).collect();
         written.push((format!("WATERMARK FOR {time} AS {time} - INTERVAL '{}'", self.delay), None));
         sql.push_str("CREATE SOURCE readings (\n");
         for (name, why) in &self.columns.left {
@@ -144,8 +154,7 @@ impl Draft {
         let width = width_of(items.iter().map(|(call, _)| call));
         let items: Vec<String> = items.iter().map(|(call, name)| format!("       {call:width$} AS {name}")).collect();
         let keys: Vec<String> = keys.iter().map(|key| name_in_sql(key)).collect();
-        let group: Vec<String> =
-            keys.into_iter().chain(["window_start", "window_end"].map(str::to_owned)).collect();
+        let group: Vec<String> = keys.into_iter().chain(["window_start", "window_end"].map(str::to_owned)).collect();
         let group = group.join(", ");
         let _ = write!(
             sql,
@@ -173,7 +182,8 @@ impl Draft {
             .filter(known)
             .filter_map(|name| texts.iter().find(|column| column.name.eq_ignore_ascii_case(name)).copied())
             .collect();
-        let few = texts.iter().copied().filter(|column| column.distinct > 1 && column.distinct * 2 <= columns.row_count);
+        let few =
+            texts.iter().copied().filter(|column| column.distinct > 1 && column.distinct * 2 <= columns.row_count);
         let chosen: Vec<&Column> = if named.is_empty() { few.take(1).collect() } else { named };
         chosen.into_iter().take(KEYS_MAX).map(|column| column.name.clone()).collect()
     }

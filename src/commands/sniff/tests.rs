@@ -74,7 +74,21 @@ fn every_case_gives_the_pipeline_written_beside_it() {
 #[test]
 fn whatever_is_heard_what_is_printed_is_a_pipeline() {
     const NAMES: [&str; 16] = [
-        "ts", "time", "v", "V", "n", "order", "window_end", "a-b", "\u{e9}t\u{e9}", "", "x y", "'", "\"", "level1", "topic_level1",
+        "ts",
+        "time",
+        "v",
+        "V",
+        "n",
+        "order",
+        "window_end",
+        "a-b",
+        "\u{e9}t\u{e9}",
+        "",
+        "x y",
+        "'",
+        "\"",
+        "level1",
+        "topic_level1",
         "--",
     ];
     const LEVELS: [&str; 8] = ["a", "b", "", "{v}", "o'x", "--", "a,b", "devices"];

@@ -66,7 +66,8 @@ pub(super) fn infer(group: &Group<'_>, asked: &str) -> Topics {
 
 /// Finds a field that has the text of a level in every row.
 fn field_of_level(group: &Group<'_>, level: usize) -> Option<String> {
-    let mut candidates: Vec<&str> = group.fields.iter().map(String::as_str).filter(|name| is_level_name(name)).collect();
+    let mut candidates: Vec<&str> =
+        group.fields.iter().map(String::as_str).filter(|name| is_level_name(name)).collect();
     for (heard, rows) in &group.messages {
         let topic = String::from_utf8_lossy(&heard.message.topic);
         let value = topic.split('/').nth(level)?;
@@ -80,7 +81,8 @@ fn field_of_level(group: &Group<'_>, level: usize) -> Option<String> {
 
 /// Whether a level looks like one of many of a kind, as `freezer-17` does: the last such level mostly is a device.
 fn is_numbered(level: &&str) -> bool {
-    level.contains(|letter: char| letter.is_ascii_digit()) && level.contains(|letter: char| letter.is_ascii_alphabetic())
+    level.contains(|letter: char| letter.is_ascii_digit())
+        && level.contains(|letter: char| letter.is_ascii_alphabetic())
 }
 
 /// Names a level by the word before it: `sites/x` is a site, and what stands behind a word between two levels is that.

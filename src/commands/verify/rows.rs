@@ -303,7 +303,8 @@ mod tests {
 
     #[test]
     fn times_differ_are_out_of_order_and_never_late() {
-        let columns = "heard BIGINT METADATA FROM 'position', d TEXT, ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '1 second'";
+        let columns =
+            "heard BIGINT METADATA FROM 'position', d TEXT, ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '1 second'";
         for (delay_us, window_us) in [(0, 60_000_000), (1_000_000, 5_000_000), (10_000_000, 60_000_000), (9, 0)] {
             let rows = rows(columns, delay_us, window_us).expect("a time");
             let (mut greatest_us, mut disorder) = (i64::MIN, 0);
