@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use crate::harness::broker::{Broker, Devices};
 use crate::harness::folder::Folder;
 use crate::harness::http::Client;
-use crate::harness::program::{free_port, program, signal};
+use crate::harness::program::{Serve, free_port, program, signal};
 use crate::harness::python::interpreter;
 use crate::harness::wait::eventually;
+use crate::sinks::subscriber::Subscriber;
 
 const README: &str = include_str!("../README.md");
 
@@ -219,4 +220,24 @@ async fn the_pipeline_of_the_readme_checks_serves_and_answers_as_it_says() {
         assert!(printed.contains(expected), "{expected} is not in\n{printed}");
     }
     server.interrupt().await;
+}
+
+/// The pipeline of the README with its sink: delivered to a real subscriber.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sink_of_the_readme_delivers_to_a_subscriber() {
+    let folder = Folder::new();
+    let broker = Broker::start(&folder).await;
+    let subscriber = Subscriber::start(&folder, broker.port, "rooms/#").await;
+    let sink = block("sink").text.replace("1883", &broker.port.to_string());
+    let program = Serve::new(&folder, &(block("file cold_chain.sql").text + &sink)).start_ready().await;
+    let row = |c: f64, second: &str| {
+        format!("{{\"site\":\"north\",\"device\":\"f1\",\"temperature\":{c},\"ts\":\"2026-01-01T09:{second}Z\"}}\n")
+    };
+    let rows = row(-18.5, "00:01") + &row(-17.5, "00:31") + &row(-16.0, "01:15");
+    program.http.ingest_durably("readings", &rows).await;
+    subscriber.saw(1).await;
+    let (_, topic, payload) = subscriber.messages().remove(0);
+    assert_eq!((topic.as_str(), &payload["avg_c"]), ("rooms/north/f1", &serde_json::json!(-18.0)), "{payload}");
+    assert_eq!(payload["window_start"], "2026-01-01T09:00:00Z");
+    program.stop().await;
 }

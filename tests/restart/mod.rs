@@ -5,6 +5,7 @@
 
 mod scene;
 
+mod backup;
 mod bits;
 mod change;
 mod damage;

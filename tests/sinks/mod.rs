@@ -2,7 +2,7 @@
 
 mod mqtt;
 mod outbox;
-mod subscriber;
+pub(crate) mod subscriber;
 
 use std::time::Duration;
 

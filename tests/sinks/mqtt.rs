@@ -6,10 +6,11 @@ use std::time::Duration;
 use rand::{Rng, SeedableRng};
 
 use super::subscriber::Subscriber;
-use super::{lines, pipeline, sink_until};
+use super::{DELIVERY_MAX, lines, pipeline, sink_until};
 use crate::harness::broker::Broker;
 use crate::harness::folder::Folder;
 use crate::harness::program::Serve;
+use crate::harness::wait::eventually;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn results_arrive_with_their_topic_in_both_versions() {
@@ -77,7 +78,11 @@ async fn killed(qos: u8, seed: u64, kills: usize) -> (Vec<u64>, Vec<u64>) {
     sink_until(&program.http, "everything is delivered", |sink| sink["outbox_rows"] == 0).await;
     let rows = program.http.query("SELECT n FROM hot ORDER BY n").await.expect("rows");
     let stored: Vec<u64> = rows.iter().filter_map(|row| row["n"].as_u64()).collect();
-    subscriber.saw(stored.len()).await;
+    eventually("every result has arrived", DELIVERY_MAX, async || {
+        let distinct: BTreeSet<u64> = subscriber.numbers().into_iter().collect();
+        (distinct.len() >= stored.len()).then_some(())
+    })
+    .await;
     program.stop().await;
     (subscriber.numbers(), stored)
 }

@@ -11,14 +11,14 @@ use crate::harness::program::installed;
 use crate::harness::wait::eventually;
 
 /// A subscriber with a session that the broker keeps. Dropping it kills it.
-pub(super) struct Subscriber {
+pub(crate) struct Subscriber {
     child: Child,
     seen: PathBuf,
 }
 
 impl Subscriber {
     /// Subscribes, and waits until the broker knows it.
-    pub(super) async fn start(folder: &Folder, port: u16, filter: &str) -> Subscriber {
+    pub(crate) async fn start(folder: &Folder, port: u16, filter: &str) -> Subscriber {
         let seen = folder.join("seen");
         let out = std::fs::File::create(&seen).expect("a writable file");
         let errors = folder.join("subscriber.stderr");
@@ -42,7 +42,7 @@ impl Subscriber {
     }
 
     /// Returns what it has seen: retained or not, topic, payload.
-    pub(super) fn messages(&self) -> Vec<(bool, String, Value)> {
+    pub(crate) fn messages(&self) -> Vec<(bool, String, Value)> {
         let text = std::fs::read_to_string(&self.seen).expect("a readable file");
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let message = |line: &str| {
@@ -57,12 +57,12 @@ impl Subscriber {
     }
 
     /// Returns the numbers it has seen, in the order they came.
-    pub(super) fn numbers(&self) -> Vec<u64> {
+    pub(crate) fn numbers(&self) -> Vec<u64> {
         self.messages().iter().map(|(_, _, payload)| payload["n"].as_u64().expect("a number")).collect()
     }
 
     /// Waits until it has seen so many messages.
-    pub(super) async fn saw(&self, count: usize) {
+    pub(crate) async fn saw(&self, count: usize) {
         eventually(&format!("the subscriber sees {count} messages"), DELIVERY_MAX, async || {
             (self.messages().len() >= count).then_some(())
         })

@@ -20,7 +20,7 @@ use super::link::{Broker, Link, Message, NoLink, Session};
 use super::packet::{QoS, Version};
 use super::publisher::{Before, Ended, Outbound, Supplied, Supply};
 use super::sender::Release;
-use crate::outbox::{Courier, DeliveryError, Desk, DeskEvent, Progress, Row, WINDOW_ROWS};
+use crate::outbox::{Courier, DeliveryError, Desk, DeskEvent, Progress, Row};
 
 /// How a sink publishes.
 #[derive(Clone, Debug)]
@@ -102,7 +102,7 @@ impl Courier for MqttCourier {
         let release = if qos == QoS::ExactlyOnce { Release::WhenTold } else { Release::AtOnce };
         let sent_before = match (&self.outbound, session) {
             // A process before may have sent these.
-            (None, Session::Kept) => durable.delivered + WINDOW_ROWS,
+            (None, Session::Kept) => desk.window_end(),
             _ => 0,
         };
         let received_before = if sent_before > 0 { durable.received } else { 0 };

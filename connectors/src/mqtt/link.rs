@@ -1,10 +1,12 @@
 //! A connection to a broker that only publishes: its handshake, its bytes, its keep-alive.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncWriteExt, Interest};
+use tidemill_engine::error::with_causes;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -12,7 +14,9 @@ use super::codec::{self, Header};
 use super::keep_alive::{Due, KeepAlive};
 use super::packet::{ConnAck, Connect, Packet, QoS, Version, Violation, reason};
 use super::sender::Outgoing;
+use super::transport::Stream;
 use super::write;
+use crate::tls::TlsClient;
 
 /// How long a broker may take to accept a connection, and again to answer our CONNECT.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,12 +30,14 @@ const OUT_BYTES_MAX: usize = 256 << 10;
 const READ_BYTES: usize = 16 << 10;
 
 /// Where a broker is, and who we are to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Broker {
     /// Its name or address.
     pub host: String,
     /// Its port.
     pub port: u16,
+    /// How TLS is spoken to it, if it is.
+    pub tls: Option<Arc<TlsClient>>,
     /// Our name: the session at the broker belongs to it.
     pub client_id: String,
     /// Who we are, if the broker asks.
@@ -76,7 +82,7 @@ pub(super) enum Session {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Link {
-    stream: TcpStream,
+    stream: Stream,
     version: Version,
     read: BytesMut,
     out: BytesMut,
@@ -104,8 +110,10 @@ impl Link {
             .await
             .map_err(|_| failed(format!("the broker {host}:{port} does not answer")))?
             .map_err(|error| failed(format!("cannot connect to {host}:{port}: {error}")))?;
-        // Messages are written in large pieces; nothing is won by waiting.
-        stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
+        let stream = timeout(HANDSHAKE_TIMEOUT, secure(broker, stream))
+            .await
+            .map_err(|_| failed(format!("the broker {host}:{port} does not answer the TLS handshake")))?
+            .map_err(|why| failed(format!("the broker {host}:{port}: {why}")))?;
         let connect = Connect {
             client_id: broker.client_id.clone(),
             clean: session == Session::Clean,
@@ -143,7 +151,7 @@ impl Link {
                     _ => Err(io::Error::new(io::ErrorKind::InvalidData, "its first packet is no CONNACK")),
                 };
             }
-            self.stream.readable().await?;
+            self.stream.ready(Interest::READABLE).await?;
             self.fill()?;
         }
     }
@@ -182,7 +190,7 @@ impl Link {
 
     /// Says whether everything written has left.
     pub(super) fn is_flushed(&self) -> bool {
-        self.out.is_empty()
+        self.out.is_empty() && !self.stream.has_unsent()
     }
 
     /// Writes a packet.
@@ -215,7 +223,7 @@ impl Link {
     /// and called again.
     pub(super) async fn turn(&mut self) -> io::Result<()> {
         self.flush()?;
-        let interest = match self.out.is_empty() {
+        let interest = match self.is_flushed() {
             true => Interest::READABLE,
             false => Interest::READABLE | Interest::WRITABLE,
         };
@@ -238,12 +246,12 @@ impl Link {
             }
             self.keep_alive.sent(Instant::now());
         }
-        Ok(())
+        self.stream.try_flush()
     }
 
     fn fill(&mut self) -> io::Result<()> {
         self.read.reserve(READ_BYTES);
-        match self.stream.try_read_buf(&mut self.read) {
+        match self.stream.try_read(&mut self.read) {
             Ok(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the broker closed the connection")),
             Ok(_) => {
                 self.keep_alive.heard(Instant::now());
@@ -284,18 +292,18 @@ impl Link {
         write::disconnect(self.version, reason::SUCCESS, "", &mut self.out);
         let _ = timeout(CLOSE_TIMEOUT, async {
             self.stream.write_all(&self.out).await?;
-            self.stream.shutdown().await?;
-            // What the broker still says would reset the connection, and could take our last bytes with it.
-            loop {
-                self.stream.readable().await?;
-                self.read.clear();
-                self.fill()?;
-            }
-            #[expect(unreachable_code, reason = "names the type of the block")]
-            io::Result::Ok(())
+            self.stream.shutdown().await
         })
         .await;
+        self.stream.linger().await;
     }
+}
+
+async fn secure(broker: &Broker, tcp: TcpStream) -> Result<Stream, String> {
+    let Some(tls) = &broker.tls else { return Stream::plain(tcp).map_err(|error| error.to_string()) };
+    let config = tls.config().await.map_err(|error| with_causes(&error))?;
+    let name = tls.server_name(&broker.host).map_err(|error| with_causes(&error))?;
+    Stream::connect_tls(tcp, config, name).await.map_err(|error| error.to_string())
 }
 
 fn invalid(violation: &Violation) -> io::Error {

@@ -107,7 +107,10 @@ impl Courier for LocalCourier {
                     self.waiting.push(LocalMessage { topic: row.key, payload: row.payload, qos, retain });
                 }
             }
-            broker.publish(self.waiting.clone()).await.map_err(DeliveryError::Failed)?;
+            tokio::select! {
+                published = broker.publish(self.waiting.clone()) => published.map_err(DeliveryError::Failed)?,
+                () = stop.cancelled() => return Ok(()),
+            }
             self.waiting.clear();
             desk.confirm(Progress { delivered: self.end, received: self.end });
         }

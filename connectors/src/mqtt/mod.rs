@@ -24,7 +24,9 @@
 //! least once, QoS 2 exactly once into the log, through kill -9 and power loss on our side. How is in `receiver.rs`; what a
 //! peer's mistakes cost is in `held.rs`.
 //!
-//! Not here: shared subscriptions, publishing.
+//! What leaves goes through `sender.rs`, which decides, `link.rs`, which writes, and for sinks `courier.rs`.
+//!
+//! Not here: shared subscriptions.
 
 pub mod topic;
 

@@ -18,6 +18,7 @@ use crate::Context;
 use crate::format::JsonRows;
 use crate::options::{OptionError, Options};
 use crate::outbox::{Courier, Destination, Encoded, Encoder};
+use crate::tls::TlsClient;
 
 /// What `url` begins with for the subscribers of a listener in the same process.
 const LOCAL: &str = "listener:";
@@ -59,7 +60,7 @@ pub fn destination(
     let way = match url.strip_prefix(LOCAL) {
         Some("") => return Err(OptionError::new("url", "names no source: say 'listener:name'")),
         Some(source) => Way::Local { brokers: context.local_brokers.clone(), source: source.to_owned(), qos, retain },
-        None => Way::Broker(publishing(&url, qos, retain, options)?),
+        None => Way::Broker(publishing(&url, qos, retain, options, context)?),
     };
     Ok(Arc::new(MqttDestination {
         encoder: Arc::new(MqttEncoder { template, rows }),
@@ -70,10 +71,23 @@ pub fn destination(
     }))
 }
 
-fn publishing(url: &str, qos: QoS, retain: bool, options: &mut Options) -> Result<Publishing, OptionError> {
+fn publishing(
+    url: &str,
+    qos: QoS,
+    retain: bool,
+    options: &mut Options,
+    context: &Context,
+) -> Result<Publishing, OptionError> {
     let Address { host, port, has_tls } = parse_url(url)?;
-    if has_tls {
-        return Err(OptionError::new("url", "a sink does not speak TLS yet: write mqtt://"));
+    let tls = match has_tls {
+        true => Some(Arc::new(TlsClient::take(options, &context.base_dir, &context.clock)?)),
+        false => {
+            TlsClient::refuse(options, "say mqtts:// in the url")?;
+            None
+        }
+    };
+    if let Some(tls) = &tls {
+        tls.server_name(&host).map_err(|error| OptionError::new("url", error.to_string()))?;
     }
     let client_id = options.take("client_id");
     if client_id.as_deref() == Some("") {
@@ -93,6 +107,7 @@ fn publishing(url: &str, qos: QoS, retain: bool, options: &mut Options) -> Resul
     let broker = Broker {
         host,
         port,
+        tls,
         client_id: client_id.unwrap_or_default(),
         username,
         password,

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
 use super::desk::Desk;
+use super::papers::About;
 use super::shelf::Shelf;
 use super::{Courier, Gauges};
 use crate::mqtt::Backoff;
@@ -34,9 +35,8 @@ pub(super) type Patience = Arc<std::sync::atomic::AtomicU64>;
 /// Starts a courier.
 pub(super) fn start(
     runtime: &Handle,
-    name: String,
     shelf: Arc<Shelf>,
-    generation: u64,
+    about: About,
     courier: Box<dyn Courier>,
     dice: Arc<dyn Dice>,
     patience: Patience,
@@ -45,7 +45,8 @@ pub(super) fn start(
     let (ended_sender, ended) = std::sync::mpsc::sync_channel(1);
     let closer = close(closing.clone(), stop.clone(), Arc::clone(&shelf), patience);
     runtime.spawn(async move {
-        let desk = Desk::new(Arc::clone(&shelf), generation);
+        let name = about.name.clone();
+        let desk = Desk::new(Arc::clone(&shelf), about);
         tokio::join!(closer, async {
             run(&name, &shelf.gauges, desk, courier, &*dice, &stop).await;
             // So that nobody waits for a task that has ended by itself.

@@ -7,10 +7,10 @@ use tidemill_engine::storage::StorageError;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::papers::{Cursor, VERSION};
+use super::papers::{About, Cursor, VERSION};
 use super::rows::Row;
 use super::shelf::Shelf;
-use super::{DeliveryError, Gauges, WINDOW_ROWS};
+use super::{DeliveryError, Gauges};
 
 /// How far delivery came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub enum DeskEvent {
 /// Where a courier gets its rows.
 pub struct Desk {
     shelf: Arc<Shelf>,
-    generation: u64,
+    about: About,
     changed: watch::Receiver<()>,
     /// The number of the next row to hand out, or a smaller one.
     next: u64,
@@ -47,10 +47,10 @@ pub struct Desk {
 }
 
 impl Desk {
-    pub(super) fn new(shelf: Arc<Shelf>, generation: u64) -> Desk {
+    pub(super) fn new(shelf: Arc<Shelf>, about: About) -> Desk {
         let (cursor, changed) = (shelf.cursor(), shelf.watch());
         Desk {
-            generation,
+            about,
             changed,
             next: cursor.delivered,
             rows: VecDeque::new(),
@@ -63,10 +63,15 @@ impl Desk {
         }
     }
 
-    /// Returns what is durable: rows from `delivered` on may have been sent by a process before, those from
-    /// `delivered` + [`WINDOW_ROWS`] on have not.
+    /// Returns what is durable: rows from `delivered` on may have been sent by a process before.
     pub fn durable(&self) -> Progress {
         Progress { delivered: self.durable.delivered, received: self.durable.received }
+    }
+
+    /// Rows from this number on have not been sent yet: [`WINDOW_ROWS`](super::WINDOW_ROWS) behind the first row that is not
+    /// delivered, as far as the cursor is durable.
+    pub fn window_end(&self) -> u64 {
+        self.shelf.window_end()
     }
 
     /// Returns the session that the durable progress belongs to; empty if none was begun.
@@ -76,7 +81,13 @@ impl Desk {
 
     /// Returns how often the content of the outbox was replaced: rows of another content are no part of a session.
     pub fn generation(&self) -> u64 {
-        self.generation
+        self.about.generation
+    }
+
+    /// Returns a name for rows `[first, end)` that no other rows ever have, the same after a crash: a receiver that
+    /// remembers names takes them once.
+    pub fn batch_id(&self, first: u64, end: u64) -> String {
+        format!("{}-{}-{first}-{end}", self.about.job, self.about.name)
     }
 
     /// Where the courier says how it goes.
@@ -151,7 +162,7 @@ impl Desk {
 
     fn take_row(&mut self) -> Option<Row> {
         let first = self.rows.front()?;
-        if first.number >= self.durable.delivered + WINDOW_ROWS {
+        if first.number >= self.shelf.window_end() {
             return None;
         }
         let row = self.rows.pop_front()?;

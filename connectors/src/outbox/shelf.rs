@@ -81,9 +81,15 @@ impl State {
 
     /// Counts the rows that are not delivered.
     fn waiting_rows(&self) -> u64 {
-        let first = self.parts.first_key_value();
-        let passed = first.map_or(0, |(first, part)| self.cursor.delivered.saturating_sub(*first).min(part.rows));
-        self.rows - passed
+        let delivered = self.cursor.delivered;
+        let passed = self.parts.range(..delivered).map(|(first_row, part)| part.rows.min(delivered - first_row));
+        self.rows - passed.sum::<u64>()
+    }
+
+    /// The number behind the last row that may have been sent. Numbers of rows that were left out lie behind nobody.
+    fn window_end(&self) -> u64 {
+        let first = self.parts.iter().find(|(first_row, part)| *first_row + part.rows > self.cursor.delivered);
+        first.map_or(self.next_row, |(first_row, _)| *first_row).max(self.cursor.delivered) + WINDOW_ROWS
     }
 }
 
@@ -94,7 +100,7 @@ pub(super) struct Plan {
 }
 
 impl Shelf {
-    /// Reads what is committed of a content and not delivered; removes what a crash has left of what is.
+    /// Reads what is committed of a content and not delivered. Writes nothing.
     pub(super) fn load(
         storage: Arc<dyn Storage>,
         dir: &str,
@@ -104,8 +110,12 @@ impl Shelf {
         let mut readies: Vec<Ready> = Vec::new();
         for entry in storage.list(&format!("{dir}/ready"))? {
             let path = format!("{dir}/ready/{}", entry.name);
-            let ready: Ready =
-                unseal(&storage.get(&path)?).map_err(|problem| LoadError::Damaged { path: path.clone(), problem })?;
+            let bytes = match storage.get(&path) {
+                // Delivered and removed meanwhile, if another process runs on it.
+                Err(StorageError::Missing { .. }) => continue,
+                read => read?,
+            };
+            let ready: Ready = unseal(&bytes).map_err(|problem| LoadError::Damaged { path: path.clone(), problem })?;
             if ready.generation == about.generation {
                 readies.push(ready);
             }
@@ -146,7 +156,7 @@ impl Shelf {
         state.cursor.received = state.cursor.received.max(state.cursor.delivered);
         let shelf =
             Shelf { storage, dir: dir.to_owned(), gauges, state: Mutex::new(state), changed: watch::Sender::new(()) };
-        shelf.remove_delivered()?;
+        shelf.show();
         Ok(shelf)
     }
 
@@ -169,6 +179,11 @@ impl Shelf {
     /// Returns how far delivery came, as it is on disk.
     pub(super) fn cursor(&self) -> Cursor {
         self.state.lock().cursor.clone()
+    }
+
+    /// Returns the number behind the last row that may be sent.
+    pub(super) fn window_end(&self) -> u64 {
+        self.state.lock().window_end()
     }
 
     /// Says whether everything is delivered.
@@ -204,7 +219,7 @@ impl Shelf {
             removed = std::mem::take(&mut ready.parts);
         } else {
             // What begins before may be in flight.
-            let safe = state.cursor.delivered + WINDOW_ROWS;
+            let safe = state.window_end();
             let oldest: Vec<u64> = state.parts.range(safe..).map(|(first_row, _)| *first_row).collect();
             for first_row in oldest {
                 if !is_full(rows, bytes, files) {
@@ -257,7 +272,7 @@ impl Shelf {
         let holding = before.filter(|(first_row, part)| *first_row + part.rows > number);
         let (first_row, part) = holding.or_else(|| state.parts.range(number..).next())?;
         // Behind the window it may still be left out.
-        (*first_row < state.cursor.delivered + WINDOW_ROWS).then(|| (*first_row, part.clone()))
+        (*first_row < state.window_end()).then(|| (*first_row, part.clone()))
     }
 
     /// Reads a file. Blocking.
@@ -283,11 +298,7 @@ impl Shelf {
             let mut state = self.state.lock();
             let before = state.waiting_rows();
             state.cursor = cursor.clone();
-            // All that is passed lies in the first files: they are removed below.
-            let passed: u64 = (state.parts.range(..cursor.delivered))
-                .map(|(first_row, part)| part.rows.min(cursor.delivered - first_row))
-                .sum();
-            let delivered = before.saturating_sub(state.rows - passed);
+            let delivered = before.saturating_sub(state.waiting_rows());
             self.gauges.delivered.fetch_add(delivered, Ordering::Relaxed);
         }
         self.remove_delivered()?;
@@ -297,7 +308,7 @@ impl Shelf {
 
     /// Removes the files of rows that are delivered, and the small ones of their epochs but for the newest: it says what is
     /// committed. What a crash leaves is removed by the next start.
-    fn remove_delivered(&self) -> Result<(), StorageError> {
+    pub(super) fn remove_delivered(&self) -> Result<(), StorageError> {
         let (mut gone, mut epochs) = (Vec::new(), Vec::new());
         {
             let mut state = self.state.lock();

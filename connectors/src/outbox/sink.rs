@@ -249,15 +249,15 @@ impl Sink for OutboxSink {
         };
         let about = self.about.as_ref().expect("made above if there was none");
         let shelf = Arc::new(self.shared.load(about)?);
+        shelf.remove_delivered().map_err(|error| self.shared.storage_error(error))?;
         self.committed = shelf.last_committed().unwrap_or(about.base).max(about.base);
         let _ = self.shared.generation.set(about.generation);
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|_| self.shared.refused("an outbox needs the runtime of the program to deliver".to_owned()))?;
         let delivery = delivery::start(
             &runtime,
-            self.shared.spec.name.clone(),
             Arc::clone(&shelf),
-            about.generation,
+            about.clone(),
             self.destination.courier(),
             Arc::clone(&self.dice),
             Arc::clone(&self.patience),

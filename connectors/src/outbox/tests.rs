@@ -99,7 +99,7 @@ impl Courier for TestCourier {
                 () = stop.cancelled() => return Ok(()),
             };
             let DeskEvent::Row(row) = event else { continue };
-            assert!(row.number < desk.durable().delivered + WINDOW_ROWS, "beyond the window");
+            assert!(row.number < desk.window_end(), "beyond the window");
             assert!(row.number >= desk.durable().delivered, "it is delivered, and that is durable");
             send(&self.receiver, &row);
             if mood() == Mood::Stumbles && row.number % 7 == 6 {
@@ -238,7 +238,7 @@ async fn rows_outlive_kills_and_power_losses_at_any_point() {
                 disk.stop_at_call(disk.calls() + 1 + dice.roll() % 150, when);
             }
             let lived = live(&opening, seed * 100 + life, &mut decided, &mut next_epoch, &mut expected, &dice);
-            assert!(lived.is_ok() || disk.is_stopped(), "seed {seed}: {lived:?}");
+            assert!(lived.is_ok() || disk.is_stopped(), "seed {seed}: {:?}", lived.err());
             if let Ok(sink) = lived {
                 if is_last {
                     opening.until("all are delivered", |status| status.rows == 0).await;
@@ -376,7 +376,7 @@ async fn damage_is_told_and_no_row_is_skipped() {
             opening.until("the damage is told", |status| status.error.is_some()).await;
             let error = opening.status().error.expect("told");
             assert!(error.contains(path) && error.contains("is damaged"), "{error}");
-            assert_eq!(opening.receiver.values(), []);
+            assert!(opening.receiver.values().is_empty());
             drop(sink);
         } else {
             let error = opening.open(2).err().expect("refused").to_string();

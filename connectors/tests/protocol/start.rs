@@ -190,6 +190,10 @@ pub(crate) fn restore(
         let Found::Same { generation, .. } = sink.found() else { return Ok(false) };
         let Some(known) = target.tables.get(Sink::name(&sink)) else { return Ok(false) };
         let committed = committed_with(target, known);
+        if Sink::last_committed(&sink) < committed {
+            // As the program does: the next start fills it first.
+            return Ok(false);
+        }
         let state = TableState { base: known.base, committed, pending: Vec::new(), generation: Some(generation + 1) };
         tables.insert(Sink::name(&sink).to_owned(), state);
     }

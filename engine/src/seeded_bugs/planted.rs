@@ -133,6 +133,17 @@ pub const HARNESSES: &[(SeededBug, Harness, &str)] = &[
     (SeededBug::NoteLost, Harness::Engine, NOTES),
     (SeededBug::NoteApart, Harness::Whole, "simulation::judge::tests::the_judge_sees_what_is_wrong"),
     (SeededBug::NotesNotSaved, Harness::Engine, NOTES),
+    (
+        SeededBug::RolledOverHole,
+        Harness::Engine,
+        "checkpoint::recovery::tests::model::whatever_happens_a_table_has_every_epoch_once_or_the_start_is_refused",
+    ),
+    (SeededBug::RolledOverHole, Harness::Protocol, TWO_PHASES),
+    (
+        SeededBug::SparsePacksKept,
+        Harness::Engine,
+        "runtime::simulation::tests::panes_that_live_long_keep_no_packs_of_others_on_the_disk",
+    ),
     (SeededBug::CountTooHigh, Harness::Engine, DECISIONS),
 ];
 

@@ -43,9 +43,9 @@ pub use explain::explain;
 pub use history::rewrite_windows_for_history;
 pub use text::{CompiledExpression, compile_expression};
 
-use crate::catalog::{DedupInfo, Partitioning, Pipeline, SinkInfo, SourceInfo, Storage, TableInfo, ViewInfo};
+use crate::catalog::{Partitioning, Pipeline, SinkInfo, SourceInfo, Storage, TableInfo, ViewInfo};
 use crate::diagnostic::{Code, Diagnostic, Problem};
-use crate::statement::{CreateSource, CreateView, Statement, parse_file};
+use crate::statement::{CreateSource, CreateView, DedupClause, Statement, parse_file};
 use names::Functions;
 use options::TableOptions;
 use source::PlannedSource;
@@ -182,10 +182,7 @@ impl<'a> Compiler<'a> {
         self.sources.push(SourceInfo {
             name: name.to_owned(),
             connector: connector.map_or_else(String::new, |entry| entry.value.value.clone()),
-            dedup: source.dedup.as_ref().map(|dedup| DedupInfo {
-                key: dedup.columns.iter().map(|column| column.value.clone()).collect(),
-                within: dedup.within.to_string(),
-            }),
+            dedup: source.dedup.as_ref().map(DedupClause::info),
             schema: Arc::clone(&relation.schema),
         });
         let time_column = relation.time_columns.first().map(|column| relation.schema.field(*column).name().clone());

@@ -387,7 +387,8 @@ mod tests {
             ..JobStatus::default()
         };
         let read_only = Some(ReadOnly { reason: "disk full".into(), since_us: 500_000 });
-        let service = ServiceStatus { job: Some(job), read_only, disk_failures: 4 };
+        let sink = OutboxStatus { name: "alerts".into(), rows: 7, breaker_open: true, ..OutboxStatus::default() };
+        let service = ServiceStatus { job: Some(job), read_only, disk_failures: 4, sinks: vec![sink] };
         let text = render(&service, 3_500_000, "1.2.3");
         for line in [
             "tidemill_build_info{version=\"1.2.3\"} 1",
@@ -411,6 +412,9 @@ mod tests {
             "tidemill_log_bytes 4096",
             "tidemill_view_late_rows_total{view=\"room\"} 5",
             "tidemill_sink_rows_total{sink=\"room\"} 9",
+            "tidemill_sink_outbox_rows{sink=\"alerts\"} 7",
+            "tidemill_sink_breaker_open{sink=\"alerts\"} 1",
+            "tidemill_sink_connected{sink=\"alerts\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }

@@ -207,7 +207,8 @@ mod tests {
             (job(|job| job.failure = Some("disk full".into())), read_only(), "read_only"),
             (None, read_only(), "read_only"),
         ] {
-            let document = status_document(&ServiceStatus { job, read_only: read_only.clone(), disk_failures: 0 });
+            let document =
+                status_document(&ServiceStatus { job, read_only: read_only.clone(), ..ServiceStatus::default() });
             assert_eq!(document["state"], state);
             assert_eq!(document["read_only"]["reason"].as_str(), read_only.map(|_| "disk full"));
         }

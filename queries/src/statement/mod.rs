@@ -26,6 +26,7 @@ pub(crate) use data_type::TYPE_NAMES;
 pub(crate) use flink::refuse_flink_window;
 pub(crate) use limits::{check_depth, check_length, parser};
 
+use crate::catalog::DedupInfo;
 use crate::diagnostic::{Code, Problem};
 use reader::Reader;
 pub(crate) use reader::is_name;
@@ -80,6 +81,16 @@ pub(crate) struct DedupClause {
     pub(crate) within: Expr,
     /// The words `DEDUP KEY`.
     pub(crate) span: Span,
+}
+
+impl DedupClause {
+    /// Returns what it says, without places.
+    pub(crate) fn info(&self) -> DedupInfo {
+        DedupInfo {
+            key: self.columns.iter().map(|column| column.value.clone()).collect(),
+            within: self.within.to_string(),
+        }
+    }
 }
 
 /// `WITH ( key = value, … )`; empty if it was not written.

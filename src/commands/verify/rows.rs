@@ -9,7 +9,7 @@
 use arrow::datatypes::DataType;
 use tidemill::Result;
 use tidemill_engine::clock::{Dice, SeededDice};
-use tidemill_queries::{ColumnParts, SourceParts};
+use tidemill_queries::{ColumnParts, DedupInfo, SourceParts};
 
 /// 2020-01-01: before any arrival, so no row is from the future. Microseconds.
 const START_US: i64 = 1_577_836_800_000_000;
@@ -56,6 +56,8 @@ pub(super) struct Rows {
     columns: Vec<ColumnParts>,
     time: Option<usize>,
     carrier: usize,
+    /// Columns that tell events apart, and so tell rows apart.
+    key: Vec<usize>,
     pub(super) carried: Carrier,
     pub(super) encoding: Encoding,
     /// The levels of the topic, for MQTT.
@@ -120,6 +122,10 @@ impl Rows {
                 source.name
             ));
         };
+        let key = match &source.dedup {
+            None => Vec::new(),
+            Some(dedup) => key_columns(source, dedup, carrier)?,
+        };
         let rows = i64::try_from(shape.rows.max(1)).unwrap_or(i64::MAX);
         let step_us = if shape.window_us > 0 { WINDOWS_MIN.saturating_mul(shape.window_us) / rows } else { STEP_US };
         let step_us = step_us.max(1);
@@ -129,6 +135,7 @@ impl Rows {
             columns,
             time,
             carrier,
+            key,
             carried,
             encoding,
             topic: topic.map_or_else(Vec::new, |topic| topic.split('/').map(str::to_owned).collect()),
@@ -241,6 +248,12 @@ impl Rows {
                 Carrier::Text => format!("{}-{row}", column.name).into(),
             };
         }
+        if self.key.contains(&at) {
+            return match &column.data_type {
+                DataType::Utf8 | DataType::Utf8View => format!("{}-{row}", column.name).into(),
+                _ => row.into(),
+            };
+        }
         if column.nullable && dice.roll().is_multiple_of(NULLS_ONE_IN) {
             return serde_json::Value::Null;
         }
@@ -268,6 +281,26 @@ impl Rows {
             _ => rfc3339(time_us).into(),
         }
     }
+}
+
+/// Returns the columns of the key that can hold a row's number; says why rows would be repeats of each other if none can.
+fn key_columns(source: &SourceParts, dedup: &DedupInfo, carrier: usize) -> Result<Vec<usize>, String> {
+    let can = |data_type: &DataType| {
+        use DataType::{Float64, Int32, Int64, UInt32, UInt64, Utf8, Utf8View};
+        matches!(data_type, Float64 | Int32 | Int64 | UInt32 | UInt64 | Utf8 | Utf8View)
+    };
+    let columns = source.columns.iter().enumerate();
+    let in_key = columns.filter(|(_, column)| dedup.key.contains(&column.name));
+    let fits = in_key.filter(|(at, column)| *at == carrier || can(&column.data_type));
+    let key: Vec<usize> = fits.map(|(at, _)| at).collect();
+    if key.is_empty() {
+        return Err(format!(
+            "the DEDUP KEY of source {} has no column whose values can all differ, so rows would be repeats of each other: \
+             verify needs a column of type BIGINT, INTEGER, DOUBLE or TEXT in it",
+            source.name
+        ));
+    }
+    Ok(key)
 }
 
 fn rfc3339(us: i64) -> String {
@@ -334,6 +367,18 @@ mod tests {
             assert!(value["d"].is_string() && value["n"].as_i64().is_none_or(|n| n <= 127), "{line}");
         }
         assert!(made.topic(4).starts_with("plant/site-") && made.topic(4).ends_with("/any/rest"));
+    }
+
+    #[test]
+    fn rows_of_a_deduplicated_source_are_no_repeats_of_each_other() {
+        let within = "WITHIN INTERVAL '1 hour'";
+        let made = rows(&format!("id TEXT, n INTEGER, v DOUBLE, ts TIMESTAMP, DEDUP KEY (id) {within}"), 0, 0);
+        let text = made.expect("fits").encode(0..500);
+        let ids: std::collections::BTreeSet<&str> = text.split("\"id\":").skip(1).map(|rest| &rest[..9]).collect();
+        assert_eq!(ids.len(), 500, "{text}");
+        let why =
+            rows(&format!("ok BOOLEAN, ts TIMESTAMP, DEDUP KEY (ok) {within}"), 0, 0).expect_err("all are repeats");
+        assert!(why.contains("DEDUP KEY of source r"), "{why}");
     }
 
     #[test]
