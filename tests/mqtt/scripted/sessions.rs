@@ -26,7 +26,7 @@ async fn a_broker_without_version_5_is_spoken_to_in_3_1_1() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resumed_session_of_3_1_1_is_not_subscribed_again_so_retained_messages_do_not_come_twice() {
-    let scene = Scene::with(Version::V4, 1, ", retained = 'keep'").await;
+    let scene = Scene::with(Version::V4, 1, ", retained = 'use'").await;
     let program = scene.serve.start();
     let mut link = scene.broker.session(false).await;
     link.play("> PUBLISH q1 id=1 retain=1 v=1 \n < PUBACK 1").await;
