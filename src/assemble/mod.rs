@@ -21,6 +21,8 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use tidemill_connectors::http::HttpIngest;
+use tidemill_connectors::mqtt::LocalBrokers;
+use tidemill_connectors::outbox::OutboxStatus;
 use tidemill_connectors::table::{self, TableSink, TableSpec};
 use tidemill_engine::clock::{Clock, Dice, SystemClock, SystemDice};
 use tidemill_engine::epoch::Epoch;
@@ -29,9 +31,9 @@ use tidemill_engine::ingest::{Log, LogOptions};
 use tidemill_engine::plan::{Operator, Plan};
 use tidemill_engine::runtime::{self, Job, JobError, JobOptions, LOG_FOLDER, Outlook};
 use tidemill_engine::sink::Sink;
-use tidemill_engine::storage::{FolderLock, LocalStorage, MemoryStorage, Storage};
+use tidemill_engine::storage::{Disk, FolderLock, LocalStorage, MemoryStorage, Storage, SystemDisk};
 use tidemill_queries::history::{History, TABLES_FOLDER, TableLocation};
-use tidemill_queries::{Diagnostic, TableInfo};
+use tidemill_queries::{Diagnostic, SinkInfo, TableInfo};
 use tokio::sync::broadcast;
 
 use crate::{Error, Result};
@@ -71,6 +73,7 @@ impl Default for Settings {
 
 /// A data folder that this process holds alone, until this is dropped.
 pub struct Folder {
+    disk: Arc<dyn Disk>,
     storage: Arc<LocalStorage>,
     /// None for one who only looks.
     lock: Option<Arc<FolderLock>>,
@@ -80,22 +83,28 @@ impl Folder {
     /// Opens a data folder, makes it if need be, locks it, and finishes a [`restore`] that a crash has interrupted:
     /// nobody may use its tables before.
     pub fn open(path: &Path) -> Result<Folder> {
-        let storage = LocalStorage::open(path)?;
+        Folder::on(Arc::new(SystemDisk), path)
+    }
+
+    /// Does the same as [`Folder::open`] through another disk than the machine's. Questions, and tables outside of the
+    /// folder, go past it: it must keep its files where the machine has them.
+    pub fn on(disk: Arc<dyn Disk>, path: &Path) -> Result<Folder> {
+        let storage = LocalStorage::on(Arc::clone(&disk), path)?;
         let lock = storage.lock()?;
-        let folder = Folder { storage: Arc::new(storage), lock: Some(Arc::new(lock)) };
+        let folder = Folder { disk, storage: Arc::new(storage), lock: Some(Arc::new(lock)) };
         restore::finish(&folder, &SystemClock)?;
         Ok(folder)
     }
 
     /// Looks into a data folder that must be there; another process may run on it.
     fn look_into(path: &Path) -> Result<Folder> {
-        Ok(Folder { storage: Arc::new(LocalStorage::existing(path)?), lock: None })
+        Ok(Folder { disk: Arc::new(SystemDisk), storage: Arc::new(LocalStorage::existing(path)?), lock: None })
     }
 
     /// Opens the same folder anew, under the same lock: nothing is believed that was known of it before.
     fn reopened(&self) -> Result<Folder> {
-        let storage = LocalStorage::open(self.path())?;
-        Ok(Folder { storage: Arc::new(storage), lock: self.lock.clone() })
+        let storage = LocalStorage::on(Arc::clone(&self.disk), self.path())?;
+        Ok(Folder { disk: Arc::clone(&self.disk), storage: Arc::new(storage), lock: self.lock.clone() })
     }
 
     /// Returns where it is.
@@ -154,6 +163,7 @@ pub fn context(storage: Arc<dyn Storage>, settings: &Settings) -> Result<tidemil
         clock: Arc::clone(&settings.clock),
         dice: Arc::clone(&settings.dice),
         http: HttpIngest::new(),
+        local_brokers: LocalBrokers::default(),
     })
 }
 
@@ -234,21 +244,66 @@ pub fn table_path(folder: &Path, table: &TableInfo) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| unusable(format!("is not a folder: {error}")))
 }
 
-/// Opens the tables of a plan, in its order. Blocking.
+/// Where the rows of a plan leave: its tables and its sinks.
+#[derive(Clone)]
+pub struct Outlets {
+    order: Vec<String>,
+    tables: Vec<TableInfo>,
+    sinks: Vec<SinkInfo>,
+}
+
+impl Outlets {
+    /// Returns those of a pipeline.
+    pub fn of(pipeline: &tidemill_queries::Pipeline) -> Outlets {
+        Outlets {
+            order: pipeline.plan.tables().into_iter().map(|(name, _)| name).collect(),
+            tables: pipeline.tables.clone(),
+            sinks: pipeline.sinks.clone(),
+        }
+    }
+
+    /// Returns those that are tables.
+    pub fn tables(&self) -> &[TableInfo] {
+        &self.tables
+    }
+
+    /// Returns those that deliver.
+    pub fn sinks(&self) -> &[SinkInfo] {
+        &self.sinks
+    }
+
+    /// Returns what the outboxes say of themselves.
+    pub fn outboxes(&self) -> Vec<OutboxStatus> {
+        self.sinks.iter().map(|sink| sink.connected.status(&sink.of)).collect()
+    }
+
+    /// Opens all, in the order of the plan. Blocking.
+    pub fn open(&self, folder: &Folder, settings: &Settings) -> Result<Vec<Box<dyn Sink>>> {
+        self.open_for(log_id(folder, settings)?, folder, settings)
+    }
+
+    fn open_for(&self, job: u128, folder: &Folder, settings: &Settings) -> Result<Vec<Box<dyn Sink>>> {
+        let open = |name: &String| match self.sinks.iter().find(|sink| sink.name == *name) {
+            Some(SinkInfo { connected, fingerprint, .. }) => {
+                let (storage, dice) = (folder.storage(), Arc::clone(&settings.dice));
+                Ok(connected.open(storage, format!("{job:032x}"), fingerprint.clone(), dice)?)
+            }
+            None => {
+                let table = self.tables.iter().find(|table| table.name == *name);
+                open_table(folder, job, table.expect("what is no sink is a table"), settings)
+            }
+        };
+        self.order.iter().map(open).collect()
+    }
+}
+
+/// Opens tables, in their order. Blocking.
 pub fn open_sinks(folder: &Folder, tables: &[TableInfo], settings: &Settings) -> Result<Vec<Box<dyn Sink>>> {
     let job = log_id(folder, settings)?;
-    sinks_of(folder, job, tables, settings)
+    tables.iter().map(|table| open_table(folder, job, table, settings)).collect()
 }
 
-fn sinks_of(folder: &Folder, job: u128, tables: &[TableInfo], settings: &Settings) -> Result<Vec<Box<dyn Sink>>> {
-    let mut sinks: Vec<Box<dyn Sink>> = Vec::with_capacity(tables.len());
-    for table in tables {
-        sinks.push(open_sink(folder, job, table, settings)?);
-    }
-    Ok(sinks)
-}
-
-fn open_sink(folder: &Folder, job: u128, table: &TableInfo, settings: &Settings) -> Result<Box<dyn Sink>> {
+fn open_table(folder: &Folder, job: u128, table: &TableInfo, settings: &Settings) -> Result<Box<dyn Sink>> {
     let (storage, dir) = table_storage(folder, table)?;
     let spec = TableSpec {
         name: table.name.clone(),
@@ -289,7 +344,7 @@ pub fn foresee(data: &Path, pipeline: &tidemill_queries::Pipeline) -> Result<Opt
     let (folder, settings) = (Folder::look_into(data)?, Settings::default());
     let log = Log::existing(folder.storage(), LOG_FOLDER, LogOptions::default());
     let Some(log) = log.map_err(|error| Error::Environment(with_causes(&error)))? else { return Ok(None) };
-    let sinks = sinks_of(&folder, log.log_id(), &pipeline.tables, &settings)?;
+    let sinks = Outlets::of(pipeline).open_for(log.log_id(), &folder, &settings)?;
     Ok(runtime::foresee(&pipeline.plan, &sinks, &folder.storage())?)
 }
 

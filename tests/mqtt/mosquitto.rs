@@ -10,7 +10,7 @@ use crate::harness::folder::Folder;
 use crate::harness::mqtt_script::sender::Ids;
 use crate::harness::mqtt_script::words::Version;
 use crate::harness::peer::{Peer, Plan, Role};
-use crate::harness::program::{Program, Serve, free_port, signal};
+use crate::harness::program::{Program, Serve, signal};
 use crate::harness::tables::Judge;
 use crate::harness::wait::eventually;
 
@@ -156,7 +156,8 @@ async fn counted(program: &Program, kind: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_restarts_under_load_is_exactly_once_at_qos_2() {
     let folder = Folder::new();
-    let mut broker = Broker::patient(&folder, 100).await;
+    // With more in flight than its window, Mosquitto 2.0.11 publishes again what it had released before it restarted.
+    let mut broker = Broker::patient(&folder, 0).await;
     let serve = Serve::new(&folder, &numbers(&broker.url(), 2, ""));
     let program = serve.start_ready().await;
     let device = device(&broker, &folder, 2);
@@ -243,38 +244,20 @@ async fn stops_and_starts_under_a_steady_stream_lose_nothing_and_at_qos_2_double
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_program_with_the_same_client_id_takes_over_and_the_first_stops_and_says_why() {
-    let folder = Folder::new();
-    let broker = Broker::start(&folder).await;
-    let serve = Serve::new(&folder, &pipeline_at(&broker.url(), 1, ", client_id = 'the-one'"));
-    let mut second = serve.clone();
-    second.http = free_port();
-    second.data = folder.join("second");
-    second.log = folder.join("second.stderr");
-    let first = serve.start_ready().await;
-    let program = second.start_ready().await;
-    let status = first.ended(Duration::from_secs(20)).await;
-    let said = std::fs::read_to_string(&serve.log).expect("a log");
-    assert_eq!(status.code(), Some(2), "{said}");
-    assert!(said.contains("\\\"the-one\\\"") || said.contains("the-one"), "{said}");
-    assert!(said.contains("two programs use the client id"), "{said}");
-    mosquitto_pub(broker.port, "5", 1, TOPIC, "{\"v\":1}");
-    program.http.query_until(COUNT, 1).await;
-    program.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn what_a_full_queue_of_the_broker_drops_is_seen_and_said() {
     let folder = Folder::new();
-    let broker = Broker::with(&folder, "persistence true\nmax_queued_messages 10\nsys_interval 1\n").await;
-    let serve = Serve::new(&folder, &pipeline_at(&broker.url(), 1, ""));
+    let lines_of_broker = "persistence true\nmax_queued_messages 10\nmax_inflight_messages 10\nsys_interval 1\n";
+    let broker = Broker::with(&folder, lines_of_broker).await;
+    let serve = Serve::new(&folder, &pipeline_at(&broker.url(), 1, ", version = '3.1.1', watch_drops = 'yes'"));
     let program = serve.start_ready().await;
     mosquitto_pub(broker.port, "311", 1, TOPIC, "{\"v\":0}");
     program.http.query_until(COUNT, 1).await;
-    program.stop().await;
+    // The broker tells its count every second; what it was before is not ours.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    signal("STOP", program.pid());
     mosquitto_pub_lines(broker.port, "311", 1, TOPIC, &lines(1, 500));
-    let program = serve.start_ready().await;
-    counted(&program, "broker_dropped").await;
+    signal("CONT", program.pid());
+    counted(&program, "broker_drops").await;
     program.stop().await;
 }
 
@@ -282,7 +265,7 @@ async fn what_a_full_queue_of_the_broker_drops_is_seen_and_said() {
 async fn four_connections_that_share_a_subscription_are_exactly_once_through_kills() {
     let folder = Folder::new();
     let broker = Broker::patient(&folder, 100).await;
-    let serve = Serve::new(&folder, &numbers(&broker.url(), 2, ", connections = '4'"));
+    let serve = Serve::new(&folder, &numbers(&broker.url(), 2, ", connections = 4"));
     let program = serve.start_ready().await;
     let device = device(&broker, &folder, 2);
     let mut program = Some(program);
@@ -301,4 +284,26 @@ async fn four_connections_that_share_a_subscription_are_exactly_once_through_kil
     program.stop().await;
     assert_eq!(rows_and_numbers(&serve), (4_000, 4_000));
     device.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_data_folder_begins_again_with_what_was_not_acknowledged() {
+    for (qos, version) in [(0, "311"), (1, "5"), (2, "311")] {
+        let folder = Folder::new();
+        let broker = Broker::patient(&folder, 100).await;
+        let serve = Serve::new(&folder, &pipeline_at(&broker.url(), qos, ", client_id = 'stays'"));
+        let program = serve.start_ready().await;
+        mosquitto_pub_lines(broker.port, version, qos, TOPIC, &lines(0, 50));
+        program.http.query_until(COUNT, 50).await;
+        program.stop().await;
+        mosquitto_pub_lines(broker.port, version, qos, TOPIC, &lines(50, 80));
+        std::fs::remove_dir_all(&serve.data).expect("a folder to lose");
+        let program = serve.start_ready().await;
+        // At QoS 0 a broker keeps nothing for who is away.
+        let waiting = if qos == 0 { 0 } else { 30 };
+        mosquitto_pub(broker.port, version, qos, TOPIC, "{\"v\":1000}");
+        program.http.query_until(COUNT, waiting + 1).await;
+        program.http.query_until("SELECT count(*) AS n FROM history WHERE v < 50", 0).await;
+        program.stop().await;
+    }
 }

@@ -39,6 +39,8 @@ use member::{Member, Shared};
 use retired::left_behind;
 use settings::Settings;
 
+pub(super) use settings::{Address, FIELD_BYTES_MAX, keep_alive_s, session_expiry_s};
+
 /// The partition of a source with one connection: a broker's topics have no order among each other that a partition could keep.
 const PARTITION: &str = "broker";
 
@@ -151,7 +153,7 @@ impl Readiness {
     }
 }
 
-fn stored_or_new(storage: &dyn Storage, path: &str, fresh: &str) -> Result<String, StorageError> {
+pub(super) fn stored_or_new(storage: &dyn Storage, path: &str, fresh: &str) -> Result<String, StorageError> {
     match storage.put_new(path, fresh.as_bytes()) {
         Ok(()) => Ok(fresh.to_owned()),
         Err(StorageError::Exists { .. }) => Ok(String::from_utf8_lossy(&storage.get(path)?).into_owned()),

@@ -19,7 +19,7 @@ const SESSION_EXPIRY_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Each connection is a task, a session at the broker, and a partition.
 pub(super) const CONNECTIONS_MAX: u16 = 64;
 /// MQTT's length field has 16 bits.
-const FIELD_BYTES_MAX: usize = u16::MAX as usize;
+pub(in crate::mqtt) const FIELD_BYTES_MAX: usize = u16::MAX as usize;
 
 /// What the options say.
 #[derive(Debug)]
@@ -52,10 +52,10 @@ pub(super) enum OnSessionLoss {
 
 /// Where a broker is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Address {
-    pub(super) host: String,
-    pub(super) port: u16,
-    pub(super) has_tls: bool,
+pub(in crate::mqtt) struct Address {
+    pub(in crate::mqtt) host: String,
+    pub(in crate::mqtt) port: u16,
+    pub(in crate::mqtt) has_tls: bool,
 }
 
 /// What a connection says who it is with.
@@ -110,8 +110,8 @@ impl Settings {
             username,
             password,
             version: options.choice("version", &[("5", Version::V5), ("3.1.1", Version::V311)])?.unwrap_or(Version::V5),
-            keep_alive_s: seconds(options, "keep_alive", KEEP_ALIVE_DEFAULT, 1)?,
-            session_expiry_s: seconds(options, "session_expiry", SESSION_EXPIRY_DEFAULT, 1)?,
+            keep_alive_s: keep_alive_s(options)?,
+            session_expiry_s: session_expiry_s(options, 1)?,
             receive_maximum: number(options, "receive_maximum", 1, u16::MAX)?.unwrap_or(RECEIVE_MAXIMUM),
             retained: options
                 .choice("retained", &[("use", Retained::Use), ("skip", Retained::Skip)])?
@@ -141,7 +141,7 @@ impl Settings {
 
 impl Address {
     /// Reads `mqtt://host[:port]` or `mqtts://host[:port]`.
-    fn parse(url: &str) -> Result<Address, OptionError> {
+    pub(in crate::mqtt) fn parse(url: &str) -> Result<Address, OptionError> {
         let error = |problem: String| Err(OptionError::new("url", problem));
         // First of all, and without repeating it: a password may stand there.
         if url.contains('@') {
@@ -187,6 +187,16 @@ impl Address {
         };
         Ok(Address { host: host.to_owned(), port, has_tls })
     }
+}
+
+/// Takes option `keep_alive`.
+pub(in crate::mqtt) fn keep_alive_s(options: &mut Options) -> Result<u16, OptionError> {
+    seconds(options, "keep_alive", KEEP_ALIVE_DEFAULT, 1)
+}
+
+/// Takes option `session_expiry`.
+pub(in crate::mqtt) fn session_expiry_s(options: &mut Options, min: u64) -> Result<u32, OptionError> {
+    seconds(options, "session_expiry", SESSION_EXPIRY_DEFAULT, min)
 }
 
 fn check_client_id(client_id: Option<&str>, connections: u16) -> Result<(), OptionError> {

@@ -230,6 +230,7 @@ fn context() -> Context {
         clock: Arc::new(ManualClock::at(0)),
         dice: Arc::new(SeededDice::new(42)),
         http: crate::HttpIngest::new(),
+        local_brokers: Default::default(),
     }
 }
 
