@@ -109,49 +109,54 @@ pub struct NamedSecret {
     pub values: BTreeMap<String, Secret>,
 }
 
-/// Replaces by asterisks what stands as a password in a line of SQL; the line keeps its width.
+/// Replaces by asterisks what may stand as a secret in a line of SQL; the line keeps its width.
 ///
-/// For lines that are shown beside a mistake: `password = 'x'`, `PASSWORD 'x'`, also without the closing quote.
+/// For lines that are shown beside a mistake: every text behind `CREATE SECRET`, every text behind a word such as `password`, however
+/// it is misspelt, and what stands before the `@` of a URL. A text without its closing quote ends with the line.
 pub fn masked(line: &str) -> String {
-    const WORD: &str = "password";
-    let letters: Vec<char> = line.chars().collect();
-    let lower: Vec<char> = letters.iter().map(char::to_ascii_lowercase).collect();
-    let mut out = letters.clone();
-    let word: Vec<char> = WORD.chars().collect();
+    let lower = line.to_ascii_lowercase();
+    let words: Vec<&str> = lower.split_whitespace().collect();
+    let defines = words.windows(2).any(|pair| pair == ["create", "secret"]);
+    let mut letters: Vec<char> = line.chars().collect();
     let mut at = 0;
-    while at + word.len() <= letters.len() {
-        if lower[at..at + word.len()] != word[..] {
+    while at < letters.len() {
+        if letters[at] != '\'' {
             at += 1;
             continue;
         }
-        at += word.len();
-        // The quote of a quoted key, blanks, the sign: then a text begins, or this is another word.
-        let mut start = at;
-        if letters.get(start).is_some_and(|letter| ['\'', '"'].contains(letter)) {
-            start += 1;
+        let end = end_of_text(&letters, at);
+        if defines || is_secret_key(&letters[..at]) {
+            letters[at + 1..end].fill('*');
         }
-        while letters.get(start).is_some_and(|letter| letter.is_whitespace() || *letter == '=') {
-            start += 1;
-        }
-        if start == at || letters.get(start) != Some(&'\'') {
-            continue;
-        }
-        at = start + 1;
-        while at < letters.len() {
-            if letters[at] == '\'' {
-                // A doubled quote is part of the text.
-                if letters.get(at + 1) != Some(&'\'') {
-                    break;
-                }
-                out[at] = '*';
-                at += 1;
-            }
-            out[at] = '*';
-            at += 1;
+        at = end + 1;
+    }
+    mask_url(&mut letters);
+    letters.into_iter().collect()
+}
+
+/// Returns where the text that begins at a quote ends: at its closing quote, or with the line. A doubled quote is part of it.
+fn end_of_text(letters: &[char], start: usize) -> usize {
+    let mut at = start + 1;
+    while at < letters.len() {
+        match (letters[at], letters.get(at + 1)) {
+            ('\'', Some('\'')) => at += 2,
+            ('\'', _) => return at,
+            _ => at += 1,
         }
     }
-    mask_url(&mut out);
-    out.into_iter().collect()
+    letters.len()
+}
+
+/// Says whether what stands before a text ends with the key of a secret: `password =`, `PASSWORD`, `'passwd'=`.
+fn is_secret_key(before: &[char]) -> bool {
+    let is_sign = |letter: &char| letter.is_whitespace() || ['=', '\'', '"'].contains(letter);
+    let end = before.iter().rposition(|letter| !is_sign(letter)).map_or(0, |last| last + 1);
+    let is_word = |letter: &char| letter.is_alphanumeric() || *letter == '_';
+    let start = before[..end].iter().rposition(|letter| !is_word(letter)).map_or(0, |last| last + 1);
+    let word: String = before[start..end].iter().map(char::to_ascii_lowercase).collect();
+    // What names a place may be read.
+    let names_place = word.ends_with("_env") || word.ends_with("_file");
+    !names_place && ["pass", "pasw", "pwd", "token"].iter().any(|part| word.contains(part))
 }
 
 /// Masks what stands before the `@` of a URL: credentials that do not belong there.
@@ -202,7 +207,8 @@ mod tests {
         for (line, shown) in [
             ("WITH (username = 'u', password = 'p''w', qos = 1)", "WITH (username = 'u', password = '****', qos = 1)"),
             ("'password'='abc',", "'password'='***',"),
-            ("CREATE SECRET s (TYPE mqtt, PASSWORD 'abc')", "CREATE SECRET s (TYPE mqtt, PASSWORD '***')"),
+            ("CREATE SECRET s (TYPE mqtt, PSWRD 'abc' 'de')", "CREATE SECRET s (TYPE mqtt, PSWRD '***' '**')"),
+            ("    PASSWRD 'abc',", "    PASSWRD '***',"),
             ("password = 'open", "password = '****"),
             ("password_env = 'VAR', PASSWORD ENV 'VAR'", "password_env = 'VAR', PASSWORD ENV 'VAR'"),
             ("password", "password"),
