@@ -278,7 +278,8 @@ impl Member {
         let (username, password) = settings.credentials().await.map_err(|error| again(error.to_string()))?;
         let connect = Connect {
             client_id: self.client_id.clone(),
-            clean: begin != Begin::Resume,
+            // A session that is not to outlive its connection leaves nothing behind; 3.1.1 knows no other way to say so.
+            clean: begin != Begin::Resume || settings.session_expiry_s == 0,
             keep_alive_s: settings.keep_alive_s,
             username,
             password: password.map(Bytes::from),

@@ -111,7 +111,8 @@ impl Settings {
             password,
             version: options.choice("version", &[("5", Version::V5), ("3.1.1", Version::V311)])?.unwrap_or(Version::V5),
             keep_alive_s: keep_alive_s(options)?,
-            session_expiry_s: session_expiry_s(options, 1)?,
+            // At QoS 0 nothing waits for us at the broker, so a session need not outlive its connection.
+            session_expiry_s: session_expiry_s(options, if qos == QoS::AtMostOnce { 0 } else { 1 })?,
             receive_maximum: number(options, "receive_maximum", 1, u16::MAX)?.unwrap_or(RECEIVE_MAXIMUM),
             retained: options
                 .choice("retained", &[("use", Retained::Use), ("skip", Retained::Skip)])?
