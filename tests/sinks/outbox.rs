@@ -12,7 +12,7 @@ use crate::harness::program::{Serve, free_port, tidemill};
 async fn a_full_outbox_leaves_rows_out_counts_them_and_holds_nothing_up() {
     for on_full in ["drop_oldest", "drop_newest"] {
         let folder = Folder::new();
-        let mut broker = Broker::start(&folder).await;
+        let mut broker = Broker::patient(&folder, 1_000).await;
         let subscriber = Subscriber::start(&folder, broker.port, "alerts/#").await;
         broker.stop().await;
         let options = format!("url = '{}', qos = 2, outbox_bytes = '1 MiB', on_full = '{on_full}'", broker.url());
@@ -62,7 +62,7 @@ async fn run_delivers_before_it_ends_and_says_what_waits() {
         "{nobody}"
     );
 
-    let broker = Broker::start(&folder).await;
+    let broker = Broker::patient(&folder, 1_000).await;
     let subscriber = Subscriber::start(&folder, broker.port, "alerts/#").await;
     let somebody = run(&folder.write("somebody.sql", &sql(broker.port)));
     assert!(somebody.contains("sink alerts  2,000 rows delivered\n"), "{somebody}");
