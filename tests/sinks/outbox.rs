@@ -29,7 +29,8 @@ async fn a_full_outbox_leaves_rows_out_counts_them_and_holds_nothing_up() {
         let sink = sink_until(&program.http, "all rows are in the outbox or left out", all).await;
         let number = |key: &str| sink[key].as_u64().expect("a number");
         assert!(number("dropped") > 10_000, "{sink}");
-        assert!(number("outbox_bytes") < 2 << 20, "{sink}");
+        // What may be in flight comes on top, and one file.
+        assert!(number("outbox_bytes") < (1 << 20) + (256 << 10), "{sink}");
         broker.resume().await;
         subscriber.saw(usize::try_from(number("outbox_rows")).expect("few")).await;
         let mut seen = subscriber.numbers();
