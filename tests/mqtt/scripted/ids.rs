@@ -8,7 +8,12 @@ async fn a_release_of_an_unknown_id_is_answered_and_the_connection_stays() {
     for version in Version::ALL {
         let scene = Scene::new(version, 2).await;
         let program = scene.serve.start();
-        scene.broker.session(false).await.play("> PUBLISH q2 id=1 v=0 \n < PUBREC 1 \n > PUBREL 1 \n < PUBCOMP 1").await;
+        scene
+            .broker
+            .session(false)
+            .await
+            .play("> PUBLISH q2 id=1 v=0 \n < PUBREC 1 \n > PUBREL 1 \n < PUBCOMP 1")
+            .await;
         let mut link = scene.broker.session(true).await;
         link.play(
             "> PUBREL 77
