@@ -11,8 +11,6 @@ use std::time::Duration;
 
 use crate::workload::{Count, now};
 
-/// Messages in flight, at most.
-const WINDOW: usize = 8_192;
 /// Messages in one write.
 const BATCH: usize = 512;
 /// At a given rate, messages are sent so often.
@@ -28,6 +26,8 @@ pub(crate) struct Plan {
     pub(crate) qos: u8,
     /// How many.
     pub(crate) messages: usize,
+    /// In flight, at most.
+    pub(crate) window: usize,
     /// In a second; `None` is as fast as possible.
     pub(crate) rate: Option<f64>,
 }
@@ -91,7 +91,7 @@ fn write(plan: Plan, writer: &Mutex<TcpStream>, sent_ns: &[AtomicU64], acknowled
         let in_flight = if plan.qos == 0 { 0 } else { next - acknowledged.load(Ordering::Acquire) };
         let allowed =
             plan.rate.map_or(plan.messages, |rate| ((now(Count::Wall) - begin).as_secs_f64() * rate) as usize);
-        let count = (WINDOW - in_flight).min(BATCH).min(allowed.min(plan.messages).saturating_sub(next));
+        let count = (plan.window - in_flight).min(BATCH).min(allowed.min(plan.messages).saturating_sub(next));
         if count == 0 {
             std::thread::sleep(if plan.rate.is_some() { TICK } else { Duration::from_micros(50) });
             continue;
