@@ -98,9 +98,9 @@ fn write(plan: Plan, writer: &Mutex<TcpStream>, sent_ns: &[AtomicU64], acknowled
         }
         bytes.clear();
         let sent = now(Count::Wall).as_nanos() as u64;
-        for seq in next..next + count {
+        for (seq, at) in sent_ns.iter().enumerate().skip(next).take(count) {
             message(plan.qos, seq, &mut bytes);
-            sent_ns[seq].store(sent, Ordering::Release);
+            at.store(sent, Ordering::Release);
         }
         writer.lock().expect("no holder panics").write_all(&bytes).expect("a listener");
         next += count;
