@@ -25,6 +25,10 @@ const BACKLOGS: [(u8, usize); 3] = [(0, 300_000), (1, 60_000), (2, 60_000)];
 /// Messages to the listener, by QoS.
 const STREAMS: [(u8, usize); 2] = [(1, 1_000_000), (2, 500_000)];
 const ROUNDS: usize = 5;
+/// What a publisher has in flight at the listener.
+const WINDOW: usize = 8_192;
+/// What the broker lets each client have in flight; it throws a publisher out that exceeds it.
+const BROKER_WINDOW: usize = 1_000;
 /// What latency is measured at.
 const SHARE_OF_CAPACITY: f64 = 0.7;
 const LATENCY_TIME: Duration = Duration::from_secs(5);
@@ -90,7 +94,7 @@ fn drain(qos: u8, messages: usize) {
         // Both have a session before anything comes.
         program.start().stop();
         assert!(broker.subscriber(qos).arg("-E").status().expect("mosquitto_sub").success());
-        publish(Plan { port: broker.port, qos: qos.max(1), messages, rate: None });
+        publish(Plan { port: broker.port, qos: qos.max(1), messages, window: BROKER_WINDOW / 2, rate: None });
         theirs.push(drain_theirs(&broker, qos, messages));
         ours.push(drain_ours(&program, messages));
     }
@@ -131,7 +135,7 @@ fn listener(qos: u8, messages: usize) {
     let connector = format!("connector = 'mqtt_listener', bind = '127.0.0.1:{port}', topic = 'bench/{{device}}'");
     let running = Program::new(folder.path(), &connector).start();
     for _ in 0..ROUNDS {
-        let (took, _) = publish(Plan { port, qos, messages, rate: None });
+        let (took, _) = publish(Plan { port, qos, messages, window: WINDOW, rate: None });
         rates.push(messages as f64 / took.as_secs_f64());
     }
     let capacity = median(rates.into_iter());
@@ -139,7 +143,7 @@ fn listener(qos: u8, messages: usize) {
     if workload::wanted("latency") {
         let rate = capacity * SHARE_OF_CAPACITY;
         let messages = part((rate * LATENCY_TIME.as_secs_f64()) as usize);
-        let (_, mut waits) = publish(Plan { port, qos, messages, rate: Some(rate) });
+        let (_, mut waits) = publish(Plan { port, qos, messages, window: WINDOW, rate: Some(rate) });
         waits.sort();
         let at = |share: f64| waits[((waits.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
         println!(
@@ -190,7 +194,7 @@ impl Broker {
         let config = folder.join("mosquitto.conf");
         let lines = format!(
             "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\nmax_queued_messages 0\n\
-             max_inflight_messages 1000\nqueue_qos0_messages true\n"
+             max_inflight_messages {BROKER_WINDOW}\nqueue_qos0_messages true\n"
         );
         std::fs::write(&config, lines).expect("writes");
         let child = Command::new("mosquitto")

@@ -11,8 +11,6 @@ use std::time::Duration;
 
 use crate::workload::{Count, now};
 
-/// Messages in flight, at most.
-const WINDOW: usize = 8_192;
 /// Messages in one write.
 const BATCH: usize = 512;
 /// At a given rate, messages are sent so often.
@@ -28,6 +26,8 @@ pub(crate) struct Plan {
     pub(crate) qos: u8,
     /// How many.
     pub(crate) messages: usize,
+    /// In flight, at most.
+    pub(crate) window: usize,
     /// In a second; `None` is as fast as possible.
     pub(crate) rate: Option<f64>,
 }
@@ -91,16 +91,16 @@ fn write(plan: Plan, writer: &Mutex<TcpStream>, sent_ns: &[AtomicU64], acknowled
         let in_flight = if plan.qos == 0 { 0 } else { next - acknowledged.load(Ordering::Acquire) };
         let allowed =
             plan.rate.map_or(plan.messages, |rate| ((now(Count::Wall) - begin).as_secs_f64() * rate) as usize);
-        let count = (WINDOW - in_flight).min(BATCH).min(allowed.min(plan.messages).saturating_sub(next));
+        let count = (plan.window - in_flight).min(BATCH).min(allowed.min(plan.messages).saturating_sub(next));
         if count == 0 {
             std::thread::sleep(if plan.rate.is_some() { TICK } else { Duration::from_micros(50) });
             continue;
         }
         bytes.clear();
         let sent = now(Count::Wall).as_nanos() as u64;
-        for seq in next..next + count {
+        for (seq, at) in sent_ns.iter().enumerate().skip(next).take(count) {
             message(plan.qos, seq, &mut bytes);
-            sent_ns[seq].store(sent, Ordering::Release);
+            at.store(sent, Ordering::Release);
         }
         writer.lock().expect("no holder panics").write_all(&bytes).expect("a listener");
         next += count;

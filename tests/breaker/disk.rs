@@ -49,12 +49,12 @@ impl Disk {
     }
 
     /// Nothing reaches the disk any more; its log is not flushed.
-    pub(super) fn lose_power(&self) {
+    pub(crate) fn lose_power(&self) {
         run("xfs_io", &["-x".as_ref(), "-c".as_ref(), "shutdown".as_ref(), &self.mounted_at]).expect("a shutdown");
     }
 
     /// Power is back. Nobody may have a file open.
-    pub(super) async fn mount_again(&self) {
+    pub(crate) async fn mount_again(&self) {
         eventually("the dead file system is unmounted", UNMOUNT_MAX, async || run("umount", &[&self.mounted_at]).ok())
             .await;
         self.mount().expect("the journal can be replayed");

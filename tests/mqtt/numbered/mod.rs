@@ -24,6 +24,15 @@ use self::size::Size;
 use crate::harness::mqtt_script::sender::Ids;
 use crate::harness::mqtt_script::words::Version;
 
+/// How the program is struck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// By SIGKILL.
+    Kill,
+    /// Its disk loses its power.
+    PowerLoss,
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_mosquitto_kills_lose_nothing_and_at_qos_2_double_nothing() {
     let inputs = [
@@ -66,4 +75,14 @@ async fn a_backlog_of_sixty_thousand_is_drained_through_kills() {
         Input { name: "backlog2", way: Way::Mosquitto, qos: 2, version: Version::V5, dedup: false },
     ];
     run("backlog", &inputs, Size::of_backlogs()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn power_losses_lose_nothing_and_at_qos_2_double_nothing() {
+    let inputs = [
+        Input { name: "p1", way: Way::Broker(Ids::Upwards), qos: 1, version: Version::V4, dedup: false },
+        Input { name: "p2", way: Way::Broker(Ids::LowestFree), qos: 2, version: Version::V5, dedup: false },
+        Input { name: "q2", way: Way::Mosquitto, qos: 2, version: Version::V4, dedup: false },
+    ];
+    run("power losses", &inputs, Size::of_power_losses()).await;
 }

@@ -7,11 +7,13 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 
+use super::Fault;
 use super::input::{BROKER_WINDOW, Input, Running};
 use super::size::Size;
+use crate::breaker::Disk;
 use crate::harness::broker::Broker;
 use crate::harness::folder::Folder;
-use crate::harness::program::{Program, Serve};
+use crate::harness::program::{Program, Serve, signal};
 use crate::harness::tables::Judge;
 use crate::harness::wait::eventually;
 
@@ -21,6 +23,8 @@ const LIFE_MS: std::ops::Range<u64> = 20..250;
 const TICK: Duration = Duration::from_millis(4);
 /// Of so many kills one strikes before the program is ready.
 const EARLY_OF: u64 = 4;
+/// A disk that can lose its power.
+const DISK_BYTES: &str = "800M";
 /// A debug build that takes the rest.
 const REST_MAX: Duration = Duration::from_secs(300);
 
@@ -28,13 +32,23 @@ const REST_MAX: Duration = Duration::from_secs(300);
 pub(super) async fn run(what: &str, inputs: &[Input], size: Size) {
     let begin = Instant::now();
     let folder = Folder::new();
+    let disk = match size.fault {
+        Fault::Kill => None,
+        Fault::PowerLoss => match Disk::make(&folder, DISK_BYTES) {
+            Ok(disk) => Some(disk),
+            Err(why) => return publish(&format!("*** NOT PROVEN HERE: it needs root, loop devices and xfs_io: {why}")),
+        },
+    };
     let mosquitto = Broker::patient(&folder, BROKER_WINDOW).await;
     let ledgers = folder.join("ledgers");
     let mut running = Vec::new();
     for input in inputs {
         running.push(input.begin(&mosquitto, &ledgers).await);
     }
-    let serve = Serve::new(&folder, &running.iter().map(Running::sql).collect::<String>());
+    let mut serve = Serve::new(&folder, &running.iter().map(Running::sql).collect::<String>());
+    if let Some(disk) = &disk {
+        serve.data = disk.mounted_at.join("data");
+    }
     let mut dice = StdRng::seed_from_u64(size.seed);
     // A broker must know its subscribers before it keeps anything for them.
     serve.start_ready().await.stop().await;
@@ -61,8 +75,7 @@ pub(super) async fn run(what: &str, inputs: &[Input], size: Size) {
             let share = (after - half) * i64::try_from(ms).expect("short") / i64::try_from(life_ms).expect("short");
             send_until(&running, half + share);
         }
-        let ended = program.kill9();
-        assert!(ended.code().is_none(), "the program ended by itself: {ended}");
+        strike(program, disk.as_ref()).await;
     }
     let killed = begin.elapsed();
     send_until(&running, size.messages);
@@ -91,6 +104,20 @@ pub(super) async fn run(what: &str, inputs: &[Input], size: Size) {
     assert!(offences.is_empty(), "seed {}:\n{}", size.seed, offences.join("\n"));
     for input in running {
         input.peer.end().await;
+    }
+}
+
+/// Kills the program, or takes the power from its disk and gives it back once the program is dead.
+async fn strike(program: Program, disk: Option<&Disk>) {
+    if let Some(disk) = disk {
+        // Held first: a program that sees its disk fail could end by itself, and that is another fault.
+        signal("STOP", program.pid());
+        disk.lose_power();
+    }
+    let ended = program.kill9();
+    assert!(ended.code().is_none(), "the program ended by itself: {ended}");
+    if let Some(disk) = disk {
+        disk.mount_again().await;
     }
 }
 

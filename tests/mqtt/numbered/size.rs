@@ -1,21 +1,25 @@
 //! How much is tried: `TIDEMILL_BREAKER=gate|soak|campaign`, as for the tests that break the program under load.
 //!
-//! | size           | messages of each input | kills | backlog of each input | kills |
-//! |----------------|------------------------|-------|-----------------------|-------|
-//! | gate           |                 20,000 |    30 |                60,000 |     8 |
-//! | soak, campaign |                200,000 | 1,000 |                60,000 |   100 |
+//! | size           | messages of each input | kills | backlog of each input | kills | messages | power losses |
+//! |----------------|------------------------|-------|-----------------------|-------|----------|--------------|
+//! | gate           |                 20,000 |    30 |                60,000 |     8 |    5,000 |            6 |
+//! | soak, campaign |                200,000 | 1,000 |                60,000 |   100 |   50,000 |          100 |
 //!
 //! `TIDEMILL_BREAKER_PERCENT=5` takes a twentieth of it; `TIDEMILL_SEED` chooses the times of the kills.
 
 use std::str::FromStr;
+
+use super::Fault;
 
 /// What one test does.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size {
     /// Messages of each input.
     pub(super) messages: i64,
-    /// Kills of the program.
+    /// How often the program is struck.
     pub(super) kills: u64,
+    /// In which way.
+    pub(super) fault: Fault,
     /// Whether all messages wait before the program comes, or they come while it is killed.
     pub(super) waiting: bool,
     /// Chooses when the program is killed.
@@ -25,21 +29,27 @@ pub(super) struct Size {
 impl Size {
     /// Messages that come while the program is killed.
     pub(super) fn of_kills() -> Size {
-        Size::asked([(20_000, 30), (200_000, 1_000)], false)
+        Size::asked([(20_000, 30), (200_000, 1_000)], Fault::Kill, false)
     }
 
     /// Messages that have all waited.
     pub(super) fn of_backlogs() -> Size {
-        Size::asked([(60_000, 8), (60_000, 100)], true)
+        Size::asked([(60_000, 8), (60_000, 100)], Fault::Kill, true)
     }
 
-    fn asked([gate, soak]: [(i64, u64); 2], waiting: bool) -> Size {
+    /// Messages that come while the power fails.
+    pub(super) fn of_power_losses() -> Size {
+        Size::asked([(5_000, 6), (50_000, 100)], Fault::PowerLoss, false)
+    }
+
+    fn asked([gate, soak]: [(i64, u64); 2], fault: Fault, waiting: bool) -> Size {
         let word: String = from_environment("TIDEMILL_BREAKER").unwrap_or_else(|| "gate".to_owned());
         let (messages, kills) = if word == "gate" { gate } else { soak };
         let percent: u64 = from_environment("TIDEMILL_BREAKER_PERCENT").unwrap_or(100);
         Size {
             messages: (messages * i64::try_from(percent).expect("a percentage")).div_euclid(100).max(100),
             kills: (kills * percent).div_ceil(100),
+            fault,
             waiting,
             seed: from_environment("TIDEMILL_SEED").unwrap_or(1),
         }
