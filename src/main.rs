@@ -52,6 +52,7 @@ fn run(cli: Cli) -> Result<()> {
         | Command::Inspect(_)
         | Command::Restore(_)
         | Command::Verify(_)
+        | Command::Password(_)
         | Command::Demo(_) => Verbosity::Tool,
     };
     logging::start(&config, verbosity);
@@ -69,6 +70,7 @@ fn run(cli: Cli) -> Result<()> {
             Command::Inspect(args) => commands::inspect(&args, &config, cli.format),
             Command::Restore(args) => commands::restore(args, &config, cli.format),
             Command::Verify(args) => commands::verify(args).await,
+            Command::Password(args) => commands::password(&args),
             Command::Demo(args) => demo::run(args, config).await,
         }
     });

@@ -49,6 +49,8 @@ pub struct Context {
     pub dice: Arc<dyn Dice>,
     /// Where HTTP sources meet the server.
     pub http: HttpIngest,
+    /// Where `mqtt` sinks meet the listeners of the same program.
+    pub hubs: mqtt::Hubs,
 }
 
 /// A source that is ready to be planned.

@@ -154,6 +154,7 @@ pub fn context(storage: Arc<dyn Storage>, settings: &Settings) -> Result<tidemil
         clock: Arc::clone(&settings.clock),
         dice: Arc::clone(&settings.dice),
         http: HttpIngest::new(),
+        hubs: tidemill_connectors::mqtt::Hubs::default(),
     })
 }
 

@@ -392,7 +392,7 @@ impl MqttSource {
         if !session.is_subscribing() {
             connected(intake);
         }
-        let connection = Connection {
+        let mut connection = Connection {
             stream,
             inbox,
             session,

@@ -11,18 +11,20 @@
 //! Whatever ends a connection, what was received before is appended, and acknowledged if the peer still listens.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures::FutureExt;
 use futures::stream::{FuturesOrdered, StreamExt};
-use tidemill_engine::source::{Appended, BoxFuture, Chunk, Intake, IntakeError, Receipt, Stop};
+use tidemill_engine::source::{Appended, BoxFuture, Intake, IntakeError, Receipt, Stop};
 use tokio::io::Interest;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::codec::Header;
 use super::inbox::{Inbox, Read};
 use super::keep_alive::{Due, KeepAlive};
+use super::listener::Mailbox;
 use super::packet::{Violation, reason};
 use super::session::{Heard, Session};
 use super::transport::Stream;
@@ -74,7 +76,7 @@ pub(super) struct Connection<'c> {
 
 impl Connection<'_> {
     /// Runs until the end. `taken_over` ends it too; `subscribed` is called when a subscription is granted.
-    pub(super) async fn run(mut self, stop: &Stop, taken_over: &Stop, mut subscribed: impl FnMut()) -> End {
+    pub(super) async fn run(&mut self, stop: &Stop, taken_over: &Stop, mut subscribed: impl FnMut()) -> End {
         let intake = self.intake;
         let stopped = stop.cancelled();
         let taken = taken_over.cancelled();
@@ -82,6 +84,7 @@ impl Connection<'_> {
         tokio::pin!(stopped, taken, alarm);
         let mut appending: Option<BoxFuture<'_, Result<Receipt, IntakeError>>> = None;
         let mut receipts: FuturesOrdered<Receipt> = FuturesOrdered::new();
+        let mailbox = self.session.guest().map(|guest| Arc::clone(guest.mailbox()));
         // The handshake may have left packets behind.
         let mut end = self.decode(&mut subscribed);
         let mut broken = false;
@@ -90,8 +93,15 @@ impl Connection<'_> {
                 if self.inbox.has_packets() && end.is_none() && self.has_room(&receipts) {
                     end = self.decode(&mut subscribed);
                 }
-                if let Some(messages) = self.session.take_batch() {
-                    appending = Some(intake.append(self.partition, Chunk::Messages(messages)));
+                if let Some(chunk) = self.session.take_batch() {
+                    appending = Some(intake.append(self.partition, chunk));
+                }
+            }
+            let mut has_more = false;
+            if end.is_none() {
+                match self.session.pump(Instant::now()) {
+                    Ok(more) => has_more = more,
+                    Err(violation) => end = Some(self.violated(violation)),
                 }
             }
             if !broken && let Err(error) = self.flush() {
@@ -99,8 +109,13 @@ impl Connection<'_> {
                 end.get_or_insert(End::Io(error));
             }
             broken |= matches!(end, Some(End::Io(_)));
-            if end.is_some() && appending.is_none() && (broken || receipts.is_empty()) {
+            // A server waits also for what it can acknowledge no more: subscribers get it when it is durable.
+            let is_done = receipts.is_empty() || (broken && self.session.is_client());
+            if end.is_some() && appending.is_none() && is_done {
                 break;
+            }
+            if has_more && self.session.out.is_empty() && let Some(mailbox) = &mailbox {
+                mailbox.bell.notify_one();
             }
             let reading = end.is_none() && appending.is_none() && !self.inbox.has_packets() && self.has_room(&receipts);
             let interest = match (reading, !broken && (!self.session.out.is_empty() || self.stream.has_unsent())) {
@@ -137,6 +152,7 @@ impl Connection<'_> {
                         Err(error) => end = Some(End::Io(error)),
                     }
                 }
+                () = rung(mailbox.as_deref()), if end.is_none() => {}
                 () = &mut alarm, if end.is_none() => match self.look_at_the_clock(reading) {
                     Ok(again_at) => alarm.as_mut().reset(again_at),
                     Err(last) => end = Some(last),
@@ -145,12 +161,7 @@ impl Connection<'_> {
             self.count_errors();
         }
         self.count_errors();
-        let end = end.unwrap_or(End::Closed);
-        if !broken {
-            // Boxed, so that ten thousand idle connections do not reserve room for their end.
-            Box::pin(self.close(&end)).await;
-        }
-        end
+        end.unwrap_or(End::Closed)
     }
 
     /// Writes the acknowledgements of a receipt, and of those that came with it: the receipts of one sync come together, and
@@ -230,11 +241,13 @@ impl Connection<'_> {
             }
             Ok(Heard::Refused(why)) => Some(End::Refused(why)),
             Ok(Heard::Disconnected { code, reason }) => Some(End::Disconnected { code, reason }),
-            Err(violation) => {
-                self.session.errors.push(violation.kind());
-                Some(End::Violation(violation))
-            }
+            Err(violation) => Some(self.violated(violation)),
         }
+    }
+
+    fn violated(&mut self, violation: Violation) -> End {
+        self.session.errors.push(violation.kind());
+        End::Violation(violation)
     }
 
     /// Writes as much as the socket takes now.
@@ -263,8 +276,9 @@ impl Connection<'_> {
     }
 
     /// Says good-bye where the peer still listens, and waits a little for it to close.
-    async fn close(mut self, end: &End) {
+    pub(super) async fn close(mut self, end: &End) {
         let listens = match end {
+            End::Io(_) => return,
             End::Stopped if self.session.is_client() => {
                 self.session.farewell(reason::SUCCESS, "");
                 true
@@ -320,6 +334,14 @@ pub(super) async fn first_packet(
         if let Read::End = inbox.fill(stream).map_err(NoPacket::Io)? {
             return Err(NoPacket::Closed);
         }
+    }
+}
+
+/// Waits until something has come for a subscriber; for ever where there is none.
+async fn rung(mailbox: Option<&Mailbox>) {
+    match mailbox {
+        Some(mailbox) => mailbox.bell.notified().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -39,5 +39,5 @@ mod tests;
 
 pub use attributes::Attributes;
 pub use client::{MqttSource, client};
-pub use listener::{MqttListener, listener};
+pub use listener::{Hub, Hubs, MqttListener, PasswordError, Publication, listener, password_line};
 pub use topic::{TopicPattern, TopicPatternError};

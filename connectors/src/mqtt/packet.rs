@@ -54,11 +54,15 @@ pub(super) mod reason {
     pub(crate) const BAD_AUTH_METHOD: u8 = 0x8C;
     pub(crate) const KEEP_ALIVE_TIMEOUT: u8 = 0x8D;
     pub(crate) const TAKEN_OVER: u8 = 0x8E;
+    pub(crate) const TOPIC_FILTER_INVALID: u8 = 0x8F;
+    pub(crate) const TOPIC_NAME_INVALID: u8 = 0x90;
     pub(crate) const RECEIVE_MAXIMUM: u8 = 0x93;
     pub(crate) const ALIAS_INVALID: u8 = 0x94;
     pub(crate) const TOO_LARGE: u8 = 0x95;
     pub(crate) const PACKET_ID_NOT_FOUND: u8 = 0x92;
+    pub(crate) const QUOTA_EXCEEDED: u8 = 0x97;
     pub(crate) const QOS_NOT_SUPPORTED: u8 = 0x9B;
+    pub(crate) const SHARED_NOT_SUPPORTED: u8 = 0x9E;
 }
 
 /// The first packet of a connection.
@@ -217,6 +221,8 @@ pub(super) enum Packet {
     Disconnect {
         code: u8,
         reason: Option<String>,
+        /// Version 5 only: replaces that of the CONNECT.
+        session_expiry_s: Option<u32>,
     },
     /// A packet that has no business on a connection of ours; its name.
     Other(&'static str),
@@ -261,6 +267,8 @@ pub(super) enum Violation {
     ReceiveMaximum { max: usize },
     #[error("nothing was heard for one and a half keep-alive intervals")]
     KeepAlive,
+    #[error("more messages wait for this subscriber than may")]
+    TooSlow,
 }
 
 impl Violation {
@@ -274,6 +282,7 @@ impl Violation {
             Violation::QosNotSupported => reason::QOS_NOT_SUPPORTED,
             Violation::ReceiveMaximum { .. } => reason::RECEIVE_MAXIMUM,
             Violation::KeepAlive => reason::KEEP_ALIVE_TIMEOUT,
+            Violation::TooSlow => reason::QUOTA_EXCEEDED,
         }
     }
 
@@ -283,6 +292,7 @@ impl Violation {
             Violation::TooLarge { .. } => "oversize",
             Violation::QosNotSupported => "qos2",
             Violation::KeepAlive => "keep_alive",
+            Violation::TooSlow => "subscriber",
             _ => "protocol",
         }
     }

@@ -102,7 +102,18 @@ pub(super) fn read_raw<'p>(
     let mut rest = Reader { packet, bytes };
     let length = rest.variable_integer()?;
     let header_bytes = bytes.len() - rest.bytes.len();
-    let mut block = Reader { packet, bytes: rest.take(length, "property block")? };
+    read_block(packet, rest.take(length, "property block")?, allowed, &mut each)?;
+    Ok(header_bytes + length)
+}
+
+/// As [`read_raw`], of a block without its length: exactly `bytes`.
+pub(super) fn read_block<'p>(
+    packet: &'static str,
+    bytes: &'p [u8],
+    allowed: &[u8],
+    mut each: impl FnMut(u8, Value<'p>, &'p [u8]),
+) -> Result<(), Violation> {
+    let mut block = Reader { packet, bytes };
     // Ids are below 64, so one word remembers which have been seen.
     let mut seen = 0u64;
     while !block.bytes.is_empty() {
@@ -119,7 +130,7 @@ pub(super) fn read_raw<'p>(
         check_range(packet, id, value)?;
         each(id, value, &before[..before.len() - block.bytes.len()]);
     }
-    Ok(header_bytes + length)
+    Ok(())
 }
 
 fn check_range(packet: &str, id: u8, value: Value<'_>) -> Result<(), Violation> {

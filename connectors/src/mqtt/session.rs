@@ -18,12 +18,15 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
-use tidemill_engine::source::Message;
+use tidemill_engine::source::{Chunk, Message, Note};
+use tokio::time::Instant;
 
 use super::packet::{
     FilterAck, Packet, Publish, QoS, RetainHandling, Subscribe, Subscription, Version, Violation, reason,
 };
-use super::topic::TopicPattern;
+use super::attributes;
+use super::listener::{Guest, Verdict};
+use super::sender::Answer;
 use super::write;
 
 /// How many unacknowledged messages we let a peer of version 5 have: enough for 100 bytes × one sync of 5 ms at wire speed.
@@ -50,7 +53,7 @@ pub(super) enum Retained {
 #[derive(Debug)]
 enum Role {
     Client { retained: Retained, subscribing: Option<QoS> },
-    Server { pattern: TopicPattern, packet_bytes_max: usize },
+    Server(Box<Guest>),
 }
 
 /// What a packet told besides messages.
@@ -66,10 +69,11 @@ pub(super) enum Heard {
     Disconnected { code: u8, reason: Option<String> },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Ack {
-    id: u16,
-    code: u8,
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Ack {
+    Puback { id: u16, code: u8 },
+    /// An answer to something else than a message.
+    Packet(Bytes),
 }
 
 /// One connection after its handshake.
@@ -81,6 +85,7 @@ pub(super) struct Session {
     aliases: Vec<Bytes>,
     messages: Vec<Message>,
     message_bytes: usize,
+    notes: Vec<Note>,
     acks: Vec<Ack>,
     plan: VecDeque<Vec<Ack>>,
     unacked_count: usize,
@@ -96,10 +101,17 @@ impl Session {
         Session::new(version, Role::Client { retained, subscribing: None })
     }
 
-    /// Begins a session with a client of ours. `packet_bytes_max` is the largest packet it takes.
-    pub(super) fn server(version: Version, pattern: TopicPattern, packet_bytes_max: Option<u32>) -> Self {
-        let packet_bytes_max = packet_bytes_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
-        Session::new(version, Role::Server { pattern, packet_bytes_max })
+    /// Begins a session with a client of ours.
+    pub(super) fn server(version: Version, guest: Guest) -> Self {
+        Session::new(version, Role::Server(Box::new(guest)))
+    }
+
+    /// Returns who is at the other end of a server's session.
+    pub(super) fn guest(&mut self) -> Option<&mut Guest> {
+        match &mut self.role {
+            Role::Server(guest) => Some(guest),
+            Role::Client { .. } => None,
+        }
     }
 
     fn new(version: Version, role: Role) -> Self {
@@ -109,6 +121,7 @@ impl Session {
             aliases: Vec::new(),
             messages: Vec::new(),
             message_bytes: 0,
+            notes: Vec::new(),
             acks: Vec::new(),
             plan: VecDeque::new(),
             unacked_count: 0,
@@ -146,7 +159,12 @@ impl Session {
             Packet::Publish(publish) => return self.publish(publish).map(|()| Heard::Nothing),
             // A release that we know nothing of must be confirmed all the same, or the peer repeats it for ever.
             Packet::PubRel(release) => write::pubcomp(self.version, release.id, reason::SUCCESS, &mut self.out),
-            Packet::Disconnect { code, reason } => return Ok(Heard::Disconnected { code, reason }),
+            Packet::Disconnect { code, reason, session_expiry_s } => {
+                if let (Role::Server(guest), Some(session_expiry_s)) = (&mut self.role, session_expiry_s) {
+                    guest.change_expiry(session_expiry_s)?;
+                }
+                return Ok(Heard::Disconnected { code, reason });
+            }
             packet if self.is_client() => return self.receive_from_broker(packet),
             packet => self.receive_from_client(packet)?,
         }
@@ -162,42 +180,53 @@ impl Session {
     }
 
     fn receive_from_client(&mut self, packet: Packet) -> Result<(), Violation> {
+        let Role::Server(guest) = &mut self.role else { return Err(unexpected(&packet)) };
         match packet {
             Packet::PingReq => write::pingresp(&mut self.out),
             Packet::Subscribe(subscribe) => {
-                self.errors.push("subscribe");
-                let code = match self.version {
-                    Version::V311 => reason::SUBACK_FAILURE,
-                    Version::V5 => reason::IMPLEMENTATION_SPECIFIC,
-                };
-                let codes = vec![code; subscribe.subscriptions.len()];
-                write::suback(self.version, subscribe.id, &codes, &mut self.out);
+                let answer = guest.subscribe(&subscribe);
+                self.answer(answer);
             }
             Packet::Unsubscribe(unsubscribe) => {
-                let codes = vec![reason::NO_SUBSCRIPTION_EXISTED; unsubscribe.filters.len()];
-                write::unsuback(self.version, unsubscribe.id, &codes, &mut self.out);
+                let answer = guest.unsubscribe(&unsubscribe);
+                self.answer(answer);
             }
+            Packet::PubAck(ack) => guest.answered(Answer::Ack { id: ack.id, code: ack.code })?,
+            Packet::PubRec(ack) => guest.answered(Answer::Received { id: ack.id, code: ack.code })?,
+            Packet::PubComp(ack) => guest.answered(Answer::Complete { id: ack.id })?,
             other => return Err(unexpected(&other)),
         }
         Ok(())
     }
 
-    fn publish(&mut self, publish: Publish) -> Result<(), Violation> {
+    /// Plans an answer to a SUBSCRIBE or UNSUBSCRIBE: it leaves when the log knows what has changed.
+    fn answer(&mut self, (packet, note): (Bytes, Option<Note>)) {
+        self.notes.extend(note);
+        self.acks.push(Ack::Packet(packet));
+    }
+
+    fn publish(&mut self, mut publish: Publish) -> Result<(), Violation> {
         if publish.qos == QoS::ExactlyOnce {
             return Err(Violation::QosNotSupported);
         }
-        let topic = self.resolve(publish.topic, publish.alias)?;
+        publish.topic = self.resolve(std::mem::take(&mut publish.topic), publish.alias)?;
         let mut code = reason::SUCCESS;
         let mut wanted = true;
-        match &self.role {
+        match &mut self.role {
             Role::Client { retained, .. } => wanted = !publish.retain || *retained == Retained::Keep,
-            Role::Server { pattern, .. } => {
+            Role::Server(guest) => match guest.judge(&publish.topic) {
+                Verdict::Taken => {}
                 // Kept all the same: the decoder makes a dead letter of it, where somebody can find it.
-                if !std::str::from_utf8(&topic).is_ok_and(|topic| pattern.accepts(topic)) {
+                Verdict::Unmatched => {
                     self.errors.push("topic");
                     code = reason::NO_MATCHING_SUBSCRIBERS;
                 }
-            }
+                Verdict::Refused => {
+                    self.errors.push("acl");
+                    code = reason::NOT_AUTHORIZED;
+                    wanted = false;
+                }
+            },
         }
         if publish.qos == QoS::AtLeastOnce {
             self.unacked_count += 1;
@@ -206,11 +235,15 @@ impl Session {
             if self.unacked_count > max && self.version == Version::V5 && !self.is_client() {
                 return Err(Violation::ReceiveMaximum { max });
             }
-            self.acks.push(Ack { id: publish.id, code });
+            self.acks.push(Ack::Puback { id: publish.id, code });
         }
         if wanted {
-            self.message_bytes += topic.len() + publish.payload.len();
-            self.messages.push(Message::new(topic, publish.payload));
+            let message = attributes::message(publish);
+            self.message_bytes += message.byte_count();
+            if let Role::Server(guest) = &mut self.role {
+                guest.taken(&message);
+            }
+            self.messages.push(message);
         }
         Ok(())
     }
@@ -259,6 +292,14 @@ impl Session {
         Ok(Heard::Subscribed)
     }
 
+    /// Writes what subscribers of ours get next; returns whether there may be more.
+    pub(super) fn pump(&mut self, now: Instant) -> Result<bool, Violation> {
+        match &mut self.role {
+            Role::Server(guest) => guest.pump(now, &mut self.out),
+            Role::Client { .. } => Ok(false),
+        }
+    }
+
     /// Says whether a SUBSCRIBE waits for its answer.
     pub(super) fn is_subscribing(&self) -> bool {
         matches!(self.role, Role::Client { subscribing: Some(_), .. })
@@ -270,12 +311,16 @@ impl Session {
     }
 
     /// Hands over what was received since the last call; its acknowledgements wait for [`Session::durable`].
-    pub(super) fn take_batch(&mut self) -> Option<Vec<Message>> {
+    pub(super) fn take_batch(&mut self) -> Option<Chunk> {
         let acks = std::mem::take(&mut self.acks);
         self.message_bytes = 0;
-        if !self.messages.is_empty() {
+        if !self.messages.is_empty() || !self.notes.is_empty() {
             self.plan.push_back(acks);
-            return Some(std::mem::take(&mut self.messages));
+            if let Role::Server(guest) = &mut self.role {
+                guest.handed_over();
+            }
+            let (messages, notes) = (std::mem::take(&mut self.messages), std::mem::take(&mut self.notes));
+            return Some(if notes.is_empty() { Chunk::Messages(messages) } else { Chunk::Noted(messages, notes) });
         }
         // Nothing to log, but the order of acknowledgements must hold: they leave with those before them.
         match self.plan.back_mut() {
@@ -289,13 +334,21 @@ impl Session {
     pub(super) fn durable(&mut self) {
         let acks = self.plan.pop_front().expect("every receipt belongs to a batch of the plan");
         self.write_acks(acks);
+        if let Role::Server(guest) = &mut self.role {
+            guest.durable();
+        }
     }
 
     fn write_acks(&mut self, acks: Vec<Ack>) {
-        self.unacked_count -= acks.len();
         self.out.reserve(acks.len() * 4);
         for ack in acks {
-            write::puback(self.version, ack.id, ack.code, &mut self.out);
+            match ack {
+                Ack::Puback { id, code } => {
+                    self.unacked_count -= 1;
+                    write::puback(self.version, id, code, &mut self.out);
+                }
+                Ack::Packet(packet) => self.out.extend_from_slice(&packet),
+            }
         }
     }
 
@@ -308,11 +361,11 @@ impl Session {
                 }
             }
             // In 3.1.1 a server has no DISCONNECT: it closes.
-            Role::Server { packet_bytes_max, .. } => {
+            Role::Server(guest) => {
                 if self.version == Version::V5 {
                     let mut packet = BytesMut::new();
                     write::disconnect(self.version, code, why, &mut packet);
-                    if packet.len() > *packet_bytes_max {
+                    if packet.len() > guest.packet_bytes_max() {
                         packet.clear();
                         write::disconnect(self.version, code, "", &mut packet);
                     }
@@ -337,6 +390,13 @@ mod tests {
         Packet::Publish(Publish { topic, payload: Bytes::from_static(b"x"), qos, id, alias, ..Publish::default() })
     }
 
+    fn batch(session: &mut Session) -> Option<Vec<Message>> {
+        session.take_batch().map(|chunk| match chunk {
+            Chunk::Messages(messages) | Chunk::Noted(messages, _) => messages,
+            Chunk::Range { .. } => panic!("MQTT cannot be read again"),
+        })
+    }
+
     fn client() -> Session {
         Session::client(Version::V5, Retained::Skip)
     }
@@ -346,10 +406,10 @@ mod tests {
         let mut session = client();
         session.receive(message("a", 7, None)).expect("good");
         session.receive(message("a", 3, None)).expect("good");
-        assert_eq!(session.take_batch().map(|batch| batch.len()), Some(2));
+        assert_eq!(batch(&mut session).map(|batch| batch.len()), Some(2));
         session.receive(message("a", 0, None)).expect("good");
         session.receive(message("a", 5, None)).expect("good");
-        assert_eq!(session.take_batch().map(|batch| batch.len()), Some(2));
+        assert_eq!(batch(&mut session).map(|batch| batch.len()), Some(2));
         assert!(session.out.is_empty());
         session.durable();
         assert_eq!(&session.out[..], [0x40, 2, 0, 7, 0x40, 2, 0, 3]);
@@ -382,7 +442,7 @@ mod tests {
         for (topic, alias) in [("first", Some(2)), ("", Some(2)), ("second", Some(2)), ("", Some(2)), ("plain", None)] {
             session.receive(message(topic, 0, alias)).expect("good");
         }
-        let topics: Vec<Bytes> = session.take_batch().expect("messages").into_iter().map(|m| m.topic).collect();
+        let topics: Vec<Bytes> = batch(&mut session).expect("messages").into_iter().map(|m| m.topic).collect();
         assert_eq!(topics, ["first", "first", "second", "second", "plain"]);
         for alias in [1, 3, 64, 65, 0, 9999] {
             let violation = session.receive(message("", 0, Some(alias))).expect_err("undefined");
@@ -395,8 +455,7 @@ mod tests {
 
     #[test]
     fn a_publisher_beyond_the_window_is_told() {
-        let pattern = TopicPattern::parse("#").expect("valid");
-        let mut server = Session::server(Version::V5, pattern, None);
+        let mut server = Session::server(Version::V5, Guest::anybody(Version::V5));
         for id in 1..=RECEIVE_MAXIMUM {
             server.receive(message("a", id, None)).expect("within the window");
         }

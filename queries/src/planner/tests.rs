@@ -24,6 +24,7 @@ fn context() -> Context {
         clock: Arc::new(ManualClock::at(0)),
         dice: Arc::new(SeededDice::new(1)),
         http: HttpIngest::new(),
+        hubs: tidemill_connectors::mqtt::Hubs::default(),
     }
 }
 

@@ -11,6 +11,7 @@ use tidemill_engine::source::{Chunk, Intake, IntakeError, Message, Note, Resume,
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
+use super::super::attributes;
 use super::super::packet::{Publish, Will};
 use super::super::topic::TopicPattern;
 use super::PARTITION;
@@ -125,8 +126,12 @@ impl House {
         if !std::str::from_utf8(&publish.topic).is_ok_and(|topic| self.pattern.accepts(topic)) {
             log.intake.count_error("topic");
         }
-        if log.append(vec![publish.message()], Vec::new()).await.is_ok() {
-            self.hub.publish(publication(&publish, publisher));
+        let message = attributes::message(publish);
+        let publication = publication(&message, publisher);
+        if log.append(vec![message], Vec::new()).await.is_ok()
+            && let Some(publication) = publication
+        {
+            self.hub.publish(publication);
         }
     }
 

@@ -37,16 +37,16 @@ pub(super) const RETAINED_WAITING_MAX: usize = 20_000;
 /// A message for whoever subscribes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publication {
-    pub(crate) topic: Bytes,
-    pub(crate) payload: Bytes,
-    pub(crate) qos: QoS,
-    pub(crate) retain: bool,
+    pub(in crate::mqtt) topic: Bytes,
+    pub(in crate::mqtt) payload: Bytes,
+    pub(in crate::mqtt) qos: QoS,
+    pub(in crate::mqtt) retain: bool,
     /// Properties of MQTT 5 as on the wire, without topic alias and subscription ids.
-    pub(crate) properties: Bytes,
+    pub(in crate::mqtt) properties: Bytes,
     /// The mailbox of its publisher, if that is a client of the listener.
-    pub(crate) publisher: Option<u64>,
+    pub(in crate::mqtt) publisher: Option<u64>,
     /// When it is of no more use.
-    pub(crate) expires_at: Option<Instant>,
+    pub(in crate::mqtt) expires_at: Option<Instant>,
 }
 
 impl Publication {
@@ -103,11 +103,11 @@ impl Grant {
 
 /// The messages that wait for one subscriber.
 #[derive(Debug)]
-pub(super) struct Mailbox {
+pub(in crate::mqtt) struct Mailbox {
     pub(super) number: u64,
     waiting: Mutex<Waiting>,
     /// Told when there is something, or too much.
-    pub(super) bell: Notify,
+    pub(in crate::mqtt) bell: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -203,7 +203,7 @@ impl Hub {
     }
 
     /// Gives a message to all who subscribed; returns to how many. Does not wait.
-    pub(crate) fn publish(&self, publication: Publication) -> usize {
+    pub(in crate::mqtt) fn publish(&self, publication: Publication) -> usize {
         if publication.retain && !self.retained.lock().keep(&publication, Instant::now()) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }

@@ -177,7 +177,7 @@ fn what_mqtt_forbids_is_refused_with_its_reason() {
 #[test]
 fn a_short_disconnect_is_understood() {
     for (bytes, code) in [(vec![0xE0, 0], 0), (vec![0xE0, 1, 0x8E], 0x8E), (vec![0xE0, 2, 0x8B, 0], 0x8B)] {
-        assert_eq!(read(Version::V5, &bytes), Ok(Packet::Disconnect { code, reason: None }));
+        assert_eq!(read(Version::V5, &bytes), Ok(Packet::Disconnect { code, reason: None, session_expiry_s: None }));
     }
 }
 

@@ -136,8 +136,12 @@ impl Intake for HandIntake {
         assert!(self.inner.lock().partitions.iter().any(|open| open == partition), "{partition} was opened");
         Box::pin(async move {
             self.until("room", |inner| !inner.blocked).await;
-            let Chunk::Messages(messages) = chunk else { panic!("MQTT cannot be read again") };
-            assert!(!messages.is_empty(), "an empty chunk is a wasted sync");
+            let (messages, notes) = match chunk {
+                Chunk::Messages(messages) => (messages, Vec::new()),
+                Chunk::Noted(messages, notes) => (messages, notes),
+                Chunk::Range { .. } => panic!("MQTT cannot be read again"),
+            };
+            assert!(!messages.is_empty() || !notes.is_empty(), "an empty chunk is a wasted sync");
             let (give, take) = oneshot::channel();
             {
                 let mut inner = self.inner.lock();
@@ -218,6 +222,7 @@ fn context() -> Context {
         clock: Arc::new(ManualClock::at(0)),
         dice: Arc::new(SeededDice::new(42)),
         http: crate::HttpIngest::new(),
+        hubs: crate::mqtt::Hubs::default(),
     }
 }
 
