@@ -26,7 +26,7 @@ mod ingest;
 mod inspect;
 
 mod listener;
-mod mosquitto;
+mod mqtt;
 mod readers_while_running;
 mod readme;
 mod restart;

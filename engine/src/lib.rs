@@ -5,7 +5,7 @@
 //!
 //! - words: [`epoch`], [`time`], [`key`], [`error`]; and [`seeded_bugs`], which any module may plant
 //! - traits, each a contract: [`clock`], [`storage`], [`source`], [`decode`], [`expr`], [`sink`]
-//! - pure, without I/O and without a clock: [`watermark`], [`window`], [`aggregate`], [`plan`]
+//! - pure, without I/O and without a clock: [`watermark`], [`window`], [`dedup`], [`aggregate`], [`plan`]
 //! - files: [`checkpoint`], [`fence`], [`ingest`]
 //! - operators on timely: [`dataflow`]
 //! - threads: [`runtime`]
@@ -25,6 +25,7 @@ pub mod source;
 pub mod storage;
 
 pub mod aggregate;
+pub mod dedup;
 pub mod plan;
 pub mod watermark;
 pub mod window;

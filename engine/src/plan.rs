@@ -5,7 +5,8 @@
 //!
 //! ```text
 //!   Source ─► Filter ─► Window ─► Filter (HAVING) ─► Project ─► Sink
-//!      └────► Project ─► Sink                          └──────► Window ─► …      a view that reads a view
+//!      ├────► Project ─► Sink                          └──────► Window ─► …      a view that reads a view
+//!      └────► Dedup ─► …                                                        a source with DEDUP KEY
 //! ```
 
 use std::collections::BTreeMap;
@@ -44,6 +45,8 @@ pub struct Node {
 pub enum Operator {
     /// Rows from outside.
     Source(SourceNode),
+    /// Lets each event of a source through once.
+    Dedup(DedupNode),
     /// Keeps the rows for which the predicate is true (not false, not null).
     Filter {
         /// Whose rows.
@@ -67,6 +70,20 @@ pub enum Operator {
         /// The table's name, as a person would say it: `room_1m`, `room_1m$late`, `readings$dead`.
         name: String,
     },
+}
+
+impl Operator {
+    /// Returns whose rows it takes; `None` for a source.
+    pub fn input(&self) -> Option<NodeId> {
+        match self {
+            Operator::Source(_) => None,
+            Operator::Dedup(dedup) => Some(dedup.input),
+            Operator::Window(window) => Some(window.input),
+            Operator::Filter { input, .. } | Operator::Project { input, .. } | Operator::Table { input, .. } => {
+                Some(*input)
+            }
+        }
+    }
 }
 
 /// A source with all that decides about its time.
@@ -101,6 +118,22 @@ pub struct EventTimeNode {
     pub future_limit_us: Option<i64>,
 }
 
+/// Lets each event of a source through once: see [`dedup`](crate::dedup). Columns out: those of the source.
+#[derive(Clone)]
+pub struct DedupNode {
+    /// Everything that decides about its results, in short: a checkpoint's state belongs to a node of this identity.
+    pub identity: String,
+    /// Whose rows: always a source itself, whose rows stand in the order of the log.
+    pub input: NodeId,
+    /// The columns that tell one event from another.
+    pub keys: Vec<usize>,
+    /// Rows with equal keys are one event if their times are at most so far apart; at least
+    /// [`WITHIN_US_MIN`](crate::dedup::WITHIN_US_MIN).
+    pub within_us: i64,
+    /// Fills the table of rows that are too old to tell; columns of the source. There are none without an event time.
+    pub late_table: Option<String>,
+}
+
 /// A windowed aggregate. Columns out: keys, `window_start`, `window_end`, aggregates.
 #[derive(Clone)]
 pub struct WindowNode {
@@ -132,7 +165,7 @@ impl Plan {
         &self.nodes[id.0]
     }
 
-    /// Returns the key of each source's and each window's state in a checkpoint: its identity, numbered where several
+    /// Returns the key of each stateful node's state in a checkpoint: its identity, numbered where several
     /// nodes compute the same.
     pub fn state_keys(&self) -> BTreeMap<NodeId, String> {
         let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
@@ -140,6 +173,7 @@ impl Plan {
         for (at, node) in self.nodes.iter().enumerate() {
             let identity = match &node.operator {
                 Operator::Source(source) => &source.identity,
+                Operator::Dedup(dedup) => &dedup.identity,
                 Operator::Window(window) => &window.identity,
                 Operator::Filter { .. } | Operator::Project { .. } | Operator::Table { .. } => continue,
             };
@@ -152,6 +186,20 @@ impl Plan {
 
     /// Returns the windows that a table's rows come through, nearest first.
     pub fn windows_of(&self, table: &str) -> Vec<NodeId> {
+        let mut path = self.path_of(table);
+        path.retain(|id| matches!(self.node(*id).operator, Operator::Window(_)));
+        path
+    }
+
+    /// Returns the nodes whose state decides about a table's rows, beside the sources: nearest first.
+    pub fn states_of(&self, table: &str) -> Vec<NodeId> {
+        let mut path = self.path_of(table);
+        path.retain(|id| matches!(self.node(*id).operator, Operator::Window(_) | Operator::Dedup(_)));
+        path
+    }
+
+    /// Returns the nodes that a table's rows come through, from the one whose rows they are to its source.
+    fn path_of(&self, table: &str) -> Vec<NodeId> {
         let named = |name: &Option<String>| name.as_deref() == Some(table);
         let start = self.nodes.iter().enumerate().find_map(|(at, node)| match &node.operator {
             Operator::Table { input, name } if name == table => Some(*input),
@@ -159,22 +207,15 @@ impl Plan {
                 Some(NodeId(at))
             }
             Operator::Window(window) if named(&window.late_table) => Some(NodeId(at)),
+            Operator::Dedup(dedup) if named(&dedup.late_table) => Some(NodeId(at)),
             _ => None,
         });
-        let (mut windows, mut next) = (Vec::new(), start);
+        let (mut path, mut next) = (Vec::new(), start);
         while let Some(id) = next {
-            next = match &self.node(id).operator {
-                Operator::Source(_) => None,
-                Operator::Window(window) => {
-                    windows.push(id);
-                    Some(window.input)
-                }
-                Operator::Filter { input, .. } | Operator::Project { input, .. } | Operator::Table { input, .. } => {
-                    Some(*input)
-                }
-            };
+            path.push(id);
+            next = self.node(id).operator.input();
         }
-        windows
+        path
     }
 
     /// Returns every table the plan fills, with its columns: the sinks that a job must be given.
@@ -189,6 +230,9 @@ impl Plan {
                 Operator::Window(window) => {
                     let late = Arc::clone(&self.node(window.input).schema);
                     tables.extend(window.late_table.iter().map(|name| (name.clone(), Arc::clone(&late))));
+                }
+                Operator::Dedup(dedup) => {
+                    tables.extend(dedup.late_table.iter().map(|name| (name.clone(), Arc::clone(&node.schema))));
                 }
                 Operator::Table { name, .. } => tables.push((name.clone(), Arc::clone(&node.schema))),
                 Operator::Filter { .. } | Operator::Project { .. } => {}
@@ -205,7 +249,8 @@ pub fn timestamp_type() -> DataType {
 
 /// The type of pairs of text inside the engine: keys are never null, and stand once.
 pub fn text_map_type() -> DataType {
-    let key = Field::new("key", DataType::Utf8View, false);
+    // No view, unlike all other text: DataFusion compares a key only with text of the very type of what is looked up.
+    let key = Field::new("key", DataType::Utf8, false);
     let value = Field::new("value", DataType::Utf8View, true);
     let entries = Field::new("key_value", DataType::Struct(vec![key, value].into()), false);
     DataType::Map(Arc::new(entries), false)

@@ -116,6 +116,11 @@ impl WatermarkFold {
         self.watermark
     }
 
+    /// Returns the time in the last Seal, microseconds.
+    pub fn sealed_us(&self) -> i64 {
+        self.sealed_us
+    }
+
     fn is_idle(&self, partition: &Partition) -> bool {
         self.idle_after_us.is_some_and(|after_us| self.sealed_us.saturating_sub(partition.arrival_us) > after_us)
     }

@@ -25,8 +25,19 @@ pub struct SourceInfo {
     pub name: String,
     /// Its connector: `mqtt`, `http`, ...
     pub connector: String,
+    /// How its repeats are told, if they are.
+    pub dedup: Option<DedupInfo>,
     /// Its columns: those declared, then those the connector adds.
     pub schema: SchemaRef,
+}
+
+/// `DEDUP KEY (…) WITHIN …`, as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DedupInfo {
+    /// The columns of the key.
+    pub key: Vec<String>,
+    /// How long a key is remembered: an interval.
+    pub within: String,
 }
 
 /// A view, as its statement says.
@@ -43,7 +54,7 @@ pub struct ViewInfo {
 /// A table that a plan fills.
 #[derive(Clone, Debug)]
 pub struct TableInfo {
-    /// Its name: that of a view, or `readings$dead`, `readings$quarantine`, `room_1m$late`.
+    /// Its name: that of a view, or `readings$dead`, `readings$quarantine`, `readings$late`, `room_1m$late`.
     pub name: String,
     /// Its columns.
     pub schema: SchemaRef,

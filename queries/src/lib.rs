@@ -24,7 +24,7 @@ pub mod session;
 
 pub mod server;
 
-pub use catalog::{Partitioning, Pipeline, SourceInfo, Storage, TableInfo, ViewInfo};
+pub use catalog::{DedupInfo, Partitioning, Pipeline, SourceInfo, Storage, TableInfo, ViewInfo};
 pub use diagnostic::{Code, Diagnostic};
 pub use parts::{ColumnParts, Parts, SourceParts, ViewParts, WatermarkParts, quoted};
 pub use planner::{CompiledExpression, compile, compile_expression, explain};

@@ -56,7 +56,10 @@ fn describe(pipeline: &Pipeline) -> String {
         }
     };
     for source in &pipeline.sources {
-        section("source", &source.name, &format!(" ({})", source.connector), &source.schema);
+        let dedup = source.dedup.as_ref();
+        let dedup = dedup.map(|dedup| format!("dedup key ({}) within {}", dedup.key.join(", "), dedup.within));
+        let of = format!(" ({}){}", source.connector, dedup.map_or_else(String::new, |dedup| format!(" {dedup}")));
+        section("source", &source.name, &of, &source.schema);
     }
     for view in &pipeline.views {
         section("view", &view.name, "", &view.schema);
@@ -119,6 +122,7 @@ fn to_json(pipeline: &Pipeline) -> Value {
         "ok": true,
         "sources": pipeline.sources.iter().map(|source| json!({
             "name": source.name, "connector": source.connector, "columns": columns(&source.schema),
+            "dedup": source.dedup.as_ref().map(|dedup| json!({"key": dedup.key, "within": dedup.within})),
         })).collect::<Vec<_>>(),
         "views": pipeline.views.iter().map(|view| json!({
             "name": view.name, "columns": columns(&view.schema),

@@ -86,6 +86,10 @@ fn summary(file: &str, status: &JobStatus, tables: &[TableInfo], folder: &Folder
         if source.quarantined > 0 {
             let _ = write!(text, ", {} from the future", grouped(source.quarantined));
         }
+        if let Some(dedup) = status.dedups.iter().find(|dedup| dedup.source == source.name) {
+            let _ =
+                write!(text, ", {} repeats dropped, {} too old to tell", grouped(dedup.repeats), grouped(dedup.late));
+        }
         text.push('\n');
     }
     for window in &status.windows {
@@ -126,6 +130,9 @@ fn summary_json(status: &JobStatus, tables: &[TableInfo], folder: &Folder) -> Re
         "new": !nothing_new(status),
         "sources": status.sources.iter().map(|s| json!({
             "name": s.name, "rows": s.rows, "dead": s.dead, "quarantined": s.quarantined,
+        })).collect::<Vec<_>>(),
+        "dedups": status.dedups.iter().map(|d| json!({
+            "source": d.source, "taken": d.taken, "repeats": d.repeats, "late": d.late,
         })).collect::<Vec<_>>(),
         "windows": status.windows.iter().map(|w| json!({
             "name": w.name, "rows": w.rows, "late": w.late, "results": w.results,

@@ -1,6 +1,6 @@
 //! What the builder collects until a job starts: a plan in the making, its tables, its subscribers, the first mistake.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
@@ -107,6 +107,10 @@ impl Shared {
                 source.identity = format!("{} {:?}", source.identity, source.event_time);
             }
         }
+        let mut names = BTreeSet::new();
+        if let Some((twice, _)) = draft.plan.tables().into_iter().find(|(name, _)| !names.insert(name.clone())) {
+            return Err(Error::Input(format!("two tables would be called {twice:?}: name a table otherwise")));
+        }
         let outlets = draft.plan.tables().into_iter().map(|(name, schema)| match live_only.remove(&name) {
             Some(sender) => Outlet::Live(name, sender),
             None => {
@@ -137,7 +141,7 @@ fn name_late_table(plan: &mut Plan, mut node: NodeId, table: &str) {
                 return;
             }
             Operator::Filter { input, .. } | Operator::Project { input, .. } => node = *input,
-            Operator::Source(_) | Operator::Table { .. } => return,
+            Operator::Source(_) | Operator::Dedup(_) | Operator::Table { .. } => return,
         }
     }
 }
@@ -168,6 +172,10 @@ fn table_info(plan: &Plan, tables: &BTreeMap<String, TableDraft>, name: String, 
 fn time_of(plan: &Plan, name: &str) -> Option<String> {
     plan.nodes.iter().find_map(|node| match &node.operator {
         Operator::Source(source) if source.quarantine_table.as_deref() == Some(name) => {
+            source.event_time.map(|time| node.schema.field(time.column).name().clone())
+        }
+        Operator::Dedup(dedup) if dedup.late_table.as_deref() == Some(name) => {
+            let Operator::Source(source) = &plan.node(dedup.input).operator else { return None };
             source.event_time.map(|time| node.schema.field(time.column).name().clone())
         }
         Operator::Window(window) if window.late_table.as_deref() == Some(name) => {

@@ -9,8 +9,9 @@ use std::time::Duration;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use tidemill_connectors::options::nearest;
 use tidemill_engine::aggregate::AggregateCall;
+use tidemill_engine::dedup::WITHIN_US_MIN;
 use tidemill_engine::expr::{Column, ExprRef};
-use tidemill_engine::plan::{EventTimeNode, NodeId, Operator, WindowNode, timestamp_type, window_schema};
+use tidemill_engine::plan::{DedupNode, EventTimeNode, NodeId, Operator, WindowNode, timestamp_type, window_schema};
 use tidemill_engine::time::micros;
 use tidemill_engine::window::WindowAssigner;
 
@@ -96,6 +97,41 @@ impl Stream {
             source.quarantine_table = Some(format!("{}$quarantine", source.name))
         });
         self
+    }
+
+    /// Lets each event of a source through once, however often it was delivered: rows with equal columns, whose event
+    /// times are at most so far apart, are one event, and the first of them counts. Say it behind everything about the
+    /// source's time; without an event time the time of arrival decides.
+    ///
+    /// A row that is further behind the watermark than this is too old to tell, and goes to the table `<source>$late`.
+    pub fn dedup<const N: usize>(self, key: [&str; N], within: Duration) -> Self {
+        let within_us = micros(within);
+        if within_us < WITHIN_US_MIN || N == 0 {
+            return self.refuse(format!("dedup({key:?}, {within:?}): it needs a column, and a second at least"));
+        }
+        let (mut keys, schema) = (Vec::with_capacity(N), self.schema());
+        for column in key {
+            match self.column(column) {
+                Ok((place, _)) => keys.push(place),
+                Err(error) => return self.refuse(format!("dedup({column:?}): {error}")),
+            }
+        }
+        let source = match &self.draft.lock().plan.node(self.node).operator {
+            Operator::Source(source) => Some((source.name.clone(), source.event_time)),
+            _ => None,
+        };
+        let Some((name, event_time)) = source else {
+            return self.refuse("dedup: only a source has repeats; say it before all other steps".to_owned());
+        };
+        let step = format!("dedup by {} within {within_us}us by {event_time:?}", key.join(", "));
+        let node = DedupNode {
+            identity: format!("{} | {step}", self.description),
+            input: self.node,
+            keys,
+            within_us,
+            late_table: event_time.map(|_| format!("{name}$late")),
+        };
+        self.then(schema, Operator::Dedup(node), &step)
     }
 
     /// Keeps the rows for which a SQL condition is true: `.filter("temperature < 60 AND site <> 'lab'")`.

@@ -59,6 +59,7 @@ fn the_steps_become_a_plan_with_all_its_tables() {
         .iter()
         .map(|node| match &node.operator {
             Operator::Source(_) => "source",
+            Operator::Dedup(_) => "dedup",
             Operator::Filter { .. } => "filter",
             Operator::Project { .. } => "project",
             Operator::Window(_) => "window",

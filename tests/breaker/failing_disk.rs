@@ -6,13 +6,13 @@
 //! makes them.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::round::Scene;
-use crate::harness::program::{Program, installed, signal};
+use crate::harness::program::Program;
+use crate::harness::strace::Strace;
 use crate::harness::wait::eventually;
 
 /// Until a disk that fails is noticed: a commit comes every second at most, and a checkpoint every ten.
@@ -59,10 +59,7 @@ impl Refused {
 pub(super) async fn refuse(scene: &mut Scene, refused: Refused) {
     let program = scene.start_ready().await;
     scene.serve_a_while().await;
-    let mut words: Vec<String> = Vec::new();
-    for injection in refused.injections {
-        words.extend(["-e".to_owned(), format!("inject={injection}")]);
-    }
+    let mut words = Strace::inject(refused.injections);
     if refused.on == On::LastSegment {
         words.extend(["-P".to_owned(), last_segment(scene.data()).display().to_string()]);
     }
@@ -150,40 +147,4 @@ fn last_segment(data: &Path) -> PathBuf {
     let entries = std::fs::read_dir(data.join("log")).expect("a log");
     let segments = entries.map(|entry| entry.expect("a readable folder").path());
     segments.filter(|path| path.extension().is_some_and(|extension| extension == "log")).max().expect("a segment")
-}
-
-/// A tracer that stands between a program and its kernel.
-struct Strace(Child);
-
-impl Strace {
-    async fn attach(pid: u32, words: &[String]) -> Strace {
-        let child = Command::new(installed("strace"))
-            .args(["-f", "-qq", "-o", "/dev/null", "-p", &pid.to_string()])
-            .args(words)
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("strace starts");
-        let mut strace = Strace(child);
-        eventually("strace is attached: it needs root, or kernel.yama.ptrace_scope = 0", NOTICED_MAX, async || {
-            assert!(strace.0.try_wait().expect("a child to ask").is_none(), "strace has ended: it says why above");
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux's /proc");
-            (!status.contains("TracerPid:\t0\n")).then_some(())
-        })
-        .await;
-        strace
-    }
-
-    async fn detach(mut self) {
-        signal("TERM", self.0.id());
-        let child = &mut self.0;
-        eventually("strace is detached", NOTICED_MAX, async || child.try_wait().expect("a child to ask")).await;
-    }
-}
-
-impl Drop for Strace {
-    fn drop(&mut self) {
-        // Ended already is fine; a tracer that is killed lets its program go on.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

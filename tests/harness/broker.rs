@@ -18,15 +18,26 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    /// Starts a broker that keeps its state in the folder.
+    /// Starts a broker that keeps its state in the folder, and saves it after each change.
     pub(crate) async fn start(folder: &Folder) -> Broker {
+        let saves = "persistence true\nautosave_on_changes true\nautosave_interval 1\nmax_queued_messages 100000\n";
+        Broker::with(folder, saves).await
+    }
+
+    /// Starts a broker that saves its state when it ends, and queues whatever comes; `window` messages may be in flight.
+    pub(crate) async fn patient(folder: &Folder, window: usize) -> Broker {
+        Broker::with(folder, &format!("persistence true\nmax_queued_messages 0\nmax_inflight_messages {window}\n"))
+            .await
+    }
+
+    /// Starts a broker with these lines in its configuration.
+    pub(crate) async fn with(folder: &Folder, lines: &str) -> Broker {
         let port = free_port();
         let state = folder.join("broker");
         std::fs::create_dir_all(&state).expect("a writable folder");
         // Started as root, mosquitto becomes another user; it stays root here so that it may write its state.
         let config = format!(
-            "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\n\
-             persistence_location {}/\nautosave_on_changes true\nautosave_interval 1\nmax_queued_messages 100000\n",
+            "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence_location {}/\n{lines}",
             state.display()
         );
         let config = folder.write("mosquitto.conf", &config);
@@ -59,6 +70,31 @@ impl Broker {
         let mut child = self.child.take().expect("a running broker");
         signal("TERM", child.id());
         eventually("mosquitto ends", Duration::from_secs(10), async || child.try_wait().expect("a child to ask")).await;
+    }
+
+    /// Kills it; it has saved what it has saved.
+    pub(crate) fn kill9(&mut self) {
+        let mut child = self.child.take().expect("a running broker");
+        child.kill().expect("a process to kill");
+        child.wait().expect("a child to wait for");
+    }
+
+    /// Has it save its state now.
+    pub(crate) async fn save(&self) {
+        let database = self.config.with_file_name("broker/mosquitto.db");
+        let modified = || std::fs::metadata(&database).and_then(|file| file.modified()).ok();
+        let before = modified();
+        signal("USR1", self.pid());
+        eventually("mosquitto saves its state", Duration::from_secs(10), async || {
+            let now = modified();
+            (now.is_some() && now != before).then_some(())
+        })
+        .await;
+    }
+
+    /// Returns the id of its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("a running broker").id()
     }
 
     /// Returns its URL.

@@ -4,6 +4,9 @@
 //! - [`program`]: the real `tidemill`, started, killed and stopped
 //! - [`http`]: a client that posts rows and asks questions
 //! - [`mqtt`]: a publisher that knows what was acknowledged
+//! - [`mqtt_script`]: MQTT byte by byte, as a script says
+//! - [`peer`]: numbered messages through any number of broken connections
+//! - [`strace`]: a tracer that stands between the program and its kernel
 //! - [`broker`]: a real `mosquitto` and its command line clients
 //! - [`python`]: scripts in the environment with the foreign readers
 //! - [`tables`]: what DuckDB and the `deltalake` package find on disk, and what a second reader finds in the ingest log
@@ -17,6 +20,7 @@ pub(crate) mod program;
 
 pub(crate) mod http;
 pub(crate) mod mqtt;
+pub(crate) mod mqtt_script;
 
 pub(crate) mod broker;
 
@@ -24,3 +28,6 @@ pub(crate) mod python;
 pub(crate) mod tables;
 
 pub(crate) mod ledger;
+pub(crate) mod peer;
+
+pub(crate) mod strace;

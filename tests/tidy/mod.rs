@@ -15,7 +15,7 @@ use code::{is_word, without_comments_and_strings};
 const ENGINE_LAYERS: &[(&str, &[&str])] = &[
     ("words", &["epoch", "error", "key", "seeded_bugs", "time"]),
     ("traits", &["clock", "decode", "expr", "sink", "source", "storage"]),
-    ("pure", &["aggregate", "plan", "watermark", "window"]),
+    ("pure", &["aggregate", "dedup", "plan", "watermark", "window"]),
     ("files", &["checkpoint", "fence", "ingest"]),
     ("operators", &["dataflow"]),
     ("threads", &["runtime"]),

@@ -258,11 +258,14 @@ mod tests {
         let topic = TopicPattern::parse("plant/{site}/{unit}/telemetry").unwrap();
         let format = JsonFormat::new(Layout::new(&columns()).with_topic(topic).unwrap());
         let message = |topic: &str, payload: &str| Message::new(topic.to_owned(), payload.to_owned());
-        let decoded = format.decoder().decode(&Data::Messages(vec![
-            message("plant/a/1/telemetry", "{\"temperature\":1}\n{\"temperature\":\"x\"}\n{\"temperature\":2}"),
-            message("other", "{\"temperature\":3}"),
-            message("plant/b/2/telemetry", "{\"temperature\":4}"),
-        ]), &Place::default());
+        let decoded = format.decoder().decode(
+            &Data::Messages(vec![
+                message("plant/a/1/telemetry", "{\"temperature\":1}\n{\"temperature\":\"x\"}\n{\"temperature\":2}"),
+                message("other", "{\"temperature\":3}"),
+                message("plant/b/2/telemetry", "{\"temperature\":4}"),
+            ]),
+            &Place::default(),
+        );
         let table = pretty_format_batches(&decoded.batches).unwrap().to_string();
         let values: Vec<String> = table.lines().skip(3).map(|line| line.replace([' ', '|'], "")).collect();
         assert_eq!(values[..3], ["1.0a1", "2.0a1", "4.0b2"], "{table}");

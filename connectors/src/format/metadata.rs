@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BinaryArray, BooleanArray, Int64Array, MapBuilder, MapFieldNames, StringViewArray,
+    Array, ArrayRef, BinaryArray, BooleanArray, Int64Array, MapBuilder, MapFieldNames, StringBuilder, StringViewArray,
     StringViewBuilder, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Field};
@@ -115,7 +115,7 @@ fn user_properties(rows: &Rows<'_>) -> ArrayRef {
     let DataType::Struct(fields) = entries.data_type() else { unreachable!("of pairs") };
     let name = |at: usize| fields[at].name().clone();
     let names = MapFieldNames { entry: entries.name().clone(), key: name(0), value: name(1) };
-    let mut maps = MapBuilder::new(Some(names), StringViewBuilder::new(), StringViewBuilder::new())
+    let mut maps = MapBuilder::new(Some(names), StringBuilder::new(), StringViewBuilder::new())
         .with_keys_field(Arc::clone(&fields[0]))
         .with_values_field(Field::clone(&fields[1]));
     let mut current = None;

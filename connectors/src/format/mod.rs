@@ -96,6 +96,7 @@ impl Encoding {
 mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
     use bytes::Bytes;
+    use tidemill_engine::decode::Place;
     use tidemill_engine::source::{Data, Message};
     use tidemill_engine::testing::fuzz::fuzz;
 
@@ -115,7 +116,7 @@ mod tests {
         let mut decoder = format.decoder();
         fuzz(format!("{}/src/format/corpus/{name}", env!("CARGO_MANIFEST_DIR")), |input| {
             let messages = vec![Message::new("", good), Message::new("", Bytes::copy_from_slice(input))];
-            let decoded = decoder.decode(&Data::Messages(messages));
+            let decoded = decoder.decode(&Data::Messages(messages), &Place::default());
             let rows: usize = decoded.batches.iter().map(arrow::array::RecordBatch::num_rows).sum();
             assert!(rows > 0 && decoded.dead.iter().all(|dead| dead.message == 1), "the good message has come out");
             rows > 1

@@ -14,35 +14,39 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use tidemill_engine::source::Message;
 
 use super::packet::Publish;
 use super::properties::Reader;
+use super::remembered::Arena;
 
 const QOS_BITS: u8 = 0b0011;
 const RETAIN_BIT: u8 = 0b0100;
 const DUPLICATE_BIT: u8 = 0b1000;
 
-/// Makes a message of a PUBLISH.
-pub(super) fn message(publish: Publish) -> Message {
-    let flags = publish.qos as u8
-        | if publish.retain { RETAIN_BIT } else { 0 }
-        | if publish.duplicate { DUPLICATE_BIT } else { 0 };
-    let attributes = match publish.properties.is_empty() {
-        true => Bytes::from_static(&FLAGS[usize::from(flags)..][..1]),
-        false => [&[flags], publish.properties.as_ref()].concat().into(),
-    };
-    Message { topic: publish.topic, payload: publish.payload, attributes }
+/// All there are without properties.
+static FLAGS: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
+/// Makes the attributes of a message. Without properties that allocates nothing; with them they are put into the arena.
+pub(super) fn encode(publish: &Publish, arena: &mut Arena) -> Bytes {
+    let mut flags = publish.qos as u8;
+    flags |= if publish.retain { RETAIN_BIT } else { 0 };
+    flags |= if publish.duplicate { DUPLICATE_BIT } else { 0 };
+    if publish.properties.is_empty() {
+        let place = usize::from(flags);
+        return Bytes::from_static(&FLAGS[place..=place]);
+    }
+    let room = arena.room(1 + publish.properties.len());
+    room.put_u8(flags);
+    room.put_slice(&publish.properties);
+    arena.take()
 }
 
 /// Says whether a message is to be retained; cheaper than reading all attributes.
 pub(super) fn is_retained(message: &Message) -> bool {
     message.attributes.first().is_some_and(|flags| flags & RETAIN_BIT != 0)
 }
-
-/// Every value of the flags, so that most messages need no allocation for theirs.
-static FLAGS: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
 /// What is known of a message; `None` where nothing is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,8 +16,9 @@
 //! messages may be missing, and only the broker could have kept them.
 //!
 //! `retained` says what to do with messages that the broker keeps as the last value of a topic. The default is `'skip'`: such
-//! a message is a copy of an old reading, sent anew with each new subscription, and would be counted twice after a lost
-//! session. Messages published while we are subscribed are never of that kind, whether the publisher sets the flag or not.
+//! a message is a copy of an old reading, sent anew with each new subscription. With `'use'` it is a reading, once: the last
+//! copy of each topic is remembered, and one that comes again after a lost session does not count again. Messages published
+//! while we are subscribed are never of that kind, whether the publisher sets the flag or not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +38,9 @@ use super::connection::{Connection, End, NoPacket, first_packet};
 use super::inbox::{self, Inbox};
 use super::keep_alive::KeepAlive;
 use super::packet::{ConnAck, Connect, QoS, Version, reason};
-use super::session::{RECEIVE_MAXIMUM, Retained, Session, TOPIC_ALIAS_MAX};
+use super::receiver::{RECEIVE_MAXIMUM, TOPIC_ALIAS_MAX};
+use super::remembered::{Lasts, Remembered, session_name};
+use super::session::{Retained, Session};
 use super::topic::TopicPattern;
 use super::transport::Stream;
 use super::write;
@@ -101,10 +104,8 @@ pub fn client(name: &str, options: &mut Options, context: &Context) -> Result<(M
     let qos = match options.take("qos").as_deref() {
         Some("0") => QoS::AtMostOnce,
         Some("1") | None => QoS::AtLeastOnce,
-        Some("2") => {
-            return Err(OptionError::new("qos", "2 is not supported yet: use '1' (at least once, the default)"));
-        }
-        Some(other) => return Err(OptionError::new("qos", format!("{other:?} is not one of '0', '1'"))),
+        Some("2") => QoS::ExactlyOnce,
+        Some(other) => return Err(OptionError::new("qos", format!("{other:?} is not one of '0', '1', '2'"))),
     };
     let client_id = options.take("client_id");
     if client_id.as_deref() == Some("") {
@@ -132,7 +133,7 @@ pub fn client(name: &str, options: &mut Options, context: &Context) -> Result<(M
         .and_then(|seconds| u32::try_from(seconds).ok())
         .ok_or_else(|| OptionError::new("session_expiry", "must be whole seconds, at most 4294967295"))?;
     let retained =
-        options.choice("retained", &[("keep", Retained::Keep), ("skip", Retained::Skip)])?.unwrap_or(Retained::Skip);
+        options.choice("retained", &[("use", Retained::Use), ("skip", Retained::Skip)])?.unwrap_or(Retained::Skip);
     let settings = Settings {
         host,
         port,
@@ -227,6 +228,8 @@ struct Progress {
     subscribed: Option<String>,
     /// When the current connection became ready.
     ready_at: Option<Instant>,
+    /// The session, while no connection has it.
+    remembered: Option<Remembered>,
 }
 
 #[async_trait::async_trait]
@@ -251,10 +254,17 @@ impl Source for MqttSource {
         Ok(())
     }
 
-    async fn run(&self, intake: Arc<dyn Intake>, _resume: Vec<Resume>, stop: Stop) -> Result<(), SourceError> {
+    async fn run(&self, intake: Arc<dyn Intake>, resume: Vec<Resume>, stop: Stop) -> Result<(), SourceError> {
         intake.open(PARTITION).await?;
-        let mut progress =
-            Progress { version: self.settings.version, subscribed: self.load_subscribed().await, ready_at: None };
+        let mut progress = Progress {
+            version: self.settings.version,
+            subscribed: self.load_subscribed().await,
+            ready_at: None,
+            remembered: resume
+                .iter()
+                .find(|resume| resume.partition == PARTITION)
+                .and_then(|resume| Remembered::recall(&resume.notes).remove(&self.session_name())),
+        };
         let mut backoff = Backoff::default();
         while !stop.is_cancelled() {
             let attempt = self.connect(&*intake, &stop, &mut progress).await;
@@ -365,14 +375,20 @@ impl MqttSource {
     ) -> Attempt {
         let settings = &self.settings;
         let wanted = format!("{} {}", settings.qos as u8, settings.filter);
-        if !connack.session_present && progress.subscribed.is_some() {
-            warn!(source = %self.name, "the broker has lost our session: messages since the last connection may be missing");
-            intake.count_error("session_lost");
-        }
+        let remembered = progress.remembered.take();
+        let was_in_use =
+            progress.subscribed.is_some() || remembered.as_ref().is_some_and(|session| !session.is_empty());
+        let remembered =
+            remembered.unwrap_or_else(|| Remembered::new(&self.client_id().unwrap_or_default(), Lasts::InLog));
         if connack.session_expiry_s.is_some_and(|seconds| seconds < settings.session_expiry_s) {
             info!(source = %self.name, seconds = connack.session_expiry_s, "the broker keeps our session for less than asked");
         }
-        let mut session = Session::client(progress.version, settings.retained);
+        let mut session = Session::client(progress.version, settings.retained, remembered);
+        if !connack.session_present && was_in_use {
+            session.lose_session();
+            let epoch = session.epoch();
+            warn!(source = %self.name, epoch, "the broker has lost our session: messages since the last connection may be missing");
+        }
         // In 3.1.1 each SUBSCRIBE brings the retained messages again; in 5 it is idempotent, and heals what is broken.
         let subscribe = progress.version == Version::V5
             || !connack.session_present
@@ -410,6 +426,8 @@ impl MqttSource {
                 }
             })
             .await;
+        progress.remembered = connection.take_remembered(&end);
+        connection.close(&end).await;
         self.after(end)
     }
 
@@ -438,6 +456,11 @@ impl MqttSource {
 
     fn subscribed_path(&self) -> String {
         format!("sources/{}/subscribed", self.name)
+    }
+
+    /// Names the session in notes. Not by the address: a broker may move, and one that is another says that it has no session.
+    fn session_name(&self) -> Bytes {
+        session_name(&self.client_id().unwrap_or_default())
     }
 
     /// Names the session at the broker: `host:port client_id`.

@@ -407,7 +407,7 @@ fn read_publish_5(header: Header, mut frame: Bytes) -> Result<Packet, Violation>
         }
     })?;
     if alias == Some(0) {
-        return Err(Violation::Alias { alias: 0, max: super::session::TOPIC_ALIAS_MAX });
+        return Err(Violation::Alias { alias: 0, max: super::receiver::TOPIC_ALIAS_MAX });
     }
     let block_end = frame.len() - reader.bytes.len() + taken;
     let properties = match property_bytes - hop_bytes {

@@ -8,7 +8,9 @@
 //!   open ──(stop, good-bye, end of stream, takeover, violation, silence)──► draining ──(receipts in hand acknowledged)──► closed
 //! ```
 //!
-//! Whatever ends a connection, what was received before is appended, and acknowledged if the peer still listens.
+//! Whatever ends a connection, what was received before is appended, and acknowledged if the peer still listens. It ends when
+//! the last receipt is there, also if nobody listens any more: the next connection of the session takes for durable what it
+//! finds in [`Remembered`].
 
 use std::io;
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use super::inbox::{Inbox, Read};
 use super::keep_alive::{Due, KeepAlive};
 use super::listener::Mailbox;
 use super::packet::{Violation, reason};
+use super::remembered::Remembered;
 use super::session::{Heard, Session};
 use super::transport::Stream;
 use super::write;
@@ -75,7 +78,8 @@ pub(super) struct Connection<'c> {
 }
 
 impl Connection<'_> {
-    /// Runs until the end. `taken_over` ends it too; `subscribed` is called when a subscription is granted.
+    /// Runs until the end; then [`Connection::take_remembered`], and [`Connection::close`]. `taken_over` ends it too;
+    /// `subscribed` is called when a subscription is granted.
     pub(super) async fn run(&mut self, stop: &Stop, taken_over: &Stop, mut subscribed: impl FnMut()) -> End {
         let intake = self.intake;
         let stopped = stop.cancelled();
@@ -109,9 +113,7 @@ impl Connection<'_> {
                 end.get_or_insert(End::Io(error));
             }
             broken |= matches!(end, Some(End::Io(_)));
-            // A server waits also for what it can acknowledge no more: subscribers get it when it is durable.
-            let is_done = receipts.is_empty() || (broken && self.session.is_client());
-            if end.is_some() && appending.is_none() && is_done {
+            if end.is_some() && appending.is_none() && receipts.is_empty() {
                 break;
             }
             if has_more && self.session.out.is_empty() && let Some(mailbox) = &mailbox {
@@ -164,6 +166,13 @@ impl Connection<'_> {
         end.unwrap_or(End::Closed)
     }
 
+    /// Returns what outlives the connection, which has ended so; nothing if the log has failed: then it is ahead of the log,
+    /// and nothing may go on from it.
+    pub(super) fn take_remembered(&mut self, end: &End) -> Option<Remembered> {
+        let is_whole = !matches!(end, End::Intake(_));
+        is_whole.then(|| self.session.take_remembered())
+    }
+
     /// Writes the acknowledgements of a receipt, and of those that came with it: the receipts of one sync come together, and
     /// so do their acknowledgements, in one write.
     fn acknowledge(
@@ -211,7 +220,7 @@ impl Connection<'_> {
 
     /// Says whether more may be taken from the peer.
     fn has_room(&self, receipts: &FuturesOrdered<Receipt>) -> bool {
-        receipts.len() < RECEIPTS_MAX && self.session.out.len() < OUT_BYTES_MAX
+        receipts.len() < RECEIPTS_MAX && self.session.out.len() < OUT_BYTES_MAX && !self.session.is_behind()
     }
 
     /// Reads all there is, up to a full batch or [`READS_MAX`].

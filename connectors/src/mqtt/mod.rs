@@ -1,12 +1,17 @@
-//! MQTT: devices and brokers as sources. Versions 3.1.1 and 5, QoS 0 and 1, both directions of a connection.
+//! MQTT: devices and brokers as sources. Versions 3.1.1 and 5, QoS 0, 1 and 2, both directions of a connection.
 //!
 //! ```text
 //!   client     `mqtt`: we connect to a broker           listener   `mqtt_listener`: devices connect to us
 //!        └──────────────────────────┬────────────────────────────┘
 //!                              connection      the loop: reads, appends, acknowledges        tokio
+//!                                   └ transport        plain TCP or TLS
 //!                     ┌─────────────┼──────────────┐
 //!                   inbox        session       keep_alive     decisions: no I/O, no clock
-//!                     └ codec, write ┴─ packet ────┘          bytes ⇄ packets, by the rumqttc codecs where they fit
+//!                     │             │
+//!                     │          receiver ── attributes       messages, notes and answers, in order
+//!                     │             │
+//!                     │        remembered ── held             what outlives a connection: notes in the log
+//!                     └ codec, write ┴─ packet                bytes ⇄ packets, by the rumqttc codecs where they fit
 //!                             │
 //!                         properties                          of MQTT 5
 //! ```
@@ -15,7 +20,11 @@
 //! brought it, and never otherwise.** rumqttc's own client cannot do that (it acknowledges by itself or in any order), so only
 //! the codecs of that family are used.
 //!
-//! Not here: TLS, QoS 2 (its place is in `session.rs`), shared subscriptions, publishing.
+//! What that gives, for a peer that keeps its session and does as the standard says: QoS 0 at most once on the wire, QoS 1 at
+//! least once, QoS 2 exactly once into the log, through kill -9 and power loss on our side. How is in `receiver.rs`; what a
+//! peer's mistakes cost is in `held.rs`.
+//!
+//! Not here: shared subscriptions, publishing.
 
 pub mod topic;
 
@@ -24,11 +33,14 @@ mod backoff;
 mod client;
 mod codec;
 mod connection;
+mod held;
 mod inbox;
 mod keep_alive;
 mod listener;
 mod packet;
 mod properties;
+mod receiver;
+mod remembered;
 mod sender;
 mod session;
 mod transport;

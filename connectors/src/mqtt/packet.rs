@@ -45,7 +45,6 @@ pub(super) mod reason {
     pub(crate) const SUBACK_FAILURE: u8 = 0x80;
     pub(crate) const MALFORMED: u8 = 0x81;
     pub(crate) const PROTOCOL_ERROR: u8 = 0x82;
-    pub(crate) const IMPLEMENTATION_SPECIFIC: u8 = 0x83;
     pub(crate) const UNSUPPORTED_VERSION: u8 = 0x84;
     pub(crate) const CLIENT_ID_INVALID: u8 = 0x85;
     pub(crate) const BAD_CREDENTIALS: u8 = 0x86;
@@ -61,7 +60,6 @@ pub(super) mod reason {
     pub(crate) const TOO_LARGE: u8 = 0x95;
     pub(crate) const PACKET_ID_NOT_FOUND: u8 = 0x92;
     pub(crate) const QUOTA_EXCEEDED: u8 = 0x97;
-    pub(crate) const QOS_NOT_SUPPORTED: u8 = 0x9B;
     pub(crate) const SHARED_NOT_SUPPORTED: u8 = 0x9E;
 }
 
@@ -261,8 +259,6 @@ pub(super) enum Violation {
     TooLarge { bytes: usize, max: usize },
     #[error("topic alias {alias} is not defined on this connection, or over {max}")]
     Alias { alias: u16, max: u16 },
-    #[error("QoS 2 is not supported: publish with QoS 1")]
-    QosNotSupported,
     #[error("more than {max} unacknowledged messages in flight")]
     ReceiveMaximum { max: usize },
     #[error("nothing was heard for one and a half keep-alive intervals")]
@@ -279,7 +275,6 @@ impl Violation {
             Violation::Protocol(_) => reason::PROTOCOL_ERROR,
             Violation::TooLarge { .. } => reason::TOO_LARGE,
             Violation::Alias { .. } => reason::ALIAS_INVALID,
-            Violation::QosNotSupported => reason::QOS_NOT_SUPPORTED,
             Violation::ReceiveMaximum { .. } => reason::RECEIVE_MAXIMUM,
             Violation::KeepAlive => reason::KEEP_ALIVE_TIMEOUT,
             Violation::TooSlow => reason::QUOTA_EXCEEDED,
@@ -290,7 +285,6 @@ impl Violation {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Violation::TooLarge { .. } => "oversize",
-            Violation::QosNotSupported => "qos2",
             Violation::KeepAlive => "keep_alive",
             Violation::TooSlow => "subscriber",
             _ => "protocol",

@@ -536,7 +536,19 @@ mod tests {
             sender.restart(3);
             let (peer, out, back) = (Peer::default(), VecDeque::new(), VecDeque::new());
             let dice = SeededDice::new(seed);
-            World { dice, chances, qos, sender, peer, out, back, durable: (first, first), offered: first, window: 3, cuts: 0 }
+            World {
+                dice,
+                chances,
+                qos,
+                sender,
+                peer,
+                out,
+                back,
+                durable: (first, first),
+                offered: first,
+                window: 3,
+                cuts: 0,
+            }
         }
 
         fn one_in(&self, many: Option<u64>) -> bool {

@@ -1,50 +1,35 @@
-//! What one connection knows and decides: a state machine without I/O, clock or waiting.
+//! What one connection knows and decides, whatever the packet: a state machine without I/O, clock or waiting.
 //!
 //! ```text
-//!   packets ──receive──► batch {messages, acks} ──take_batch──► messages to the log
-//!                            │                                       │ receipt
-//!                            └─► ack plan (first in, first out) ◄─durable
-//!                                     │
-//!                                     ▼ out: PUBACKs in the order of their PUBLISHes, and other answers
+//!                   ┌─ PUBLISH, PUBREL ──► Receiver ──► batches to the log, answers when they are durable
+//!   packets ─receive┤
+//!                   └─ the rest ─────────► answered at once, or told to the owner (Heard)
 //! ```
 //!
-//! A session lives exactly as long as its connection. So an acknowledgement can leave only on the connection that delivered
-//! the message: with the connection its plan is gone, and the peer sends again what it has no acknowledgement for. Topic
-//! aliases die with it for the same reason.
-//!
-//! QoS 2 fits in here and nowhere else: a PUBLISH at QoS 2 becomes an ack entry of another kind (PUBREC), `PUBREL` becomes a
-//! record of its own whose entry is PUBCOMP, and both wait in the same plan. Until then QoS 2 is refused by name.
-
-use std::collections::VecDeque;
+//! Here stands what differs between the two roles: a client asks for its subscription and does not want every retained copy; a
+//! server judges topics, and holds its clients to the limits it has announced.
 
 use bytes::{Bytes, BytesMut};
-use tidemill_engine::source::{Chunk, Message, Note};
+use tidemill_engine::source::{Chunk, Note};
 use tokio::time::Instant;
 
+use super::listener::{Guest, Verdict};
 use super::packet::{
     FilterAck, Packet, Publish, QoS, RetainHandling, Subscribe, Subscription, Version, Violation, reason,
 };
-use super::attributes;
-use super::listener::{Guest, Verdict};
+use super::receiver::{Fate, RECEIVE_MAXIMUM, Receiver};
+use super::remembered::{Copy, Remembered};
 use super::sender::Answer;
 use super::write;
 
-/// How many unacknowledged messages we let a peer of version 5 have: enough for 100 bytes × one sync of 5 ms at wire speed.
-pub(super) const RECEIVE_MAXIMUM: u16 = 16_384;
-/// How many topic aliases a peer may define on one connection.
-pub(super) const TOPIC_ALIAS_MAX: u16 = 64;
-/// A batch is full when it has this many messages, or [`BATCH_BYTES_MAX`]: at most one packet more than that goes into a chunk.
-pub(super) const BATCH_MESSAGES_MAX: usize = 8_192;
-/// See [`BATCH_MESSAGES_MAX`].
-pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;
 /// The one packet id we ever use: for SUBSCRIBE.
 const SUBSCRIBE_ID: u16 = 1;
 
 /// What to do with messages that a broker kept from before we subscribed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Retained {
-    /// Take them as readings.
-    Keep,
+    /// Take them as readings, each copy once.
+    Use,
     /// Acknowledge and forget them.
     Skip,
 }
@@ -69,26 +54,12 @@ pub(super) enum Heard {
     Disconnected { code: u8, reason: Option<String> },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Ack {
-    Puback { id: u16, code: u8 },
-    /// An answer to something else than a message.
-    Packet(Bytes),
-}
-
 /// One connection after its handshake.
 #[derive(Debug)]
 pub(super) struct Session {
     version: Version,
     role: Role,
-    /// Slot `n` holds alias `n + 1`; an empty topic is an alias that is not defined.
-    aliases: Vec<Bytes>,
-    messages: Vec<Message>,
-    message_bytes: usize,
-    notes: Vec<Note>,
-    acks: Vec<Ack>,
-    plan: VecDeque<Vec<Ack>>,
-    unacked_count: usize,
+    receiver: Receiver,
     /// What is to be written.
     pub(super) out: BytesMut,
     /// Kinds to be counted by the owner, who empties it.
@@ -96,17 +67,17 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Begins a session as the client of a broker.
-    pub(super) fn client(version: Version, retained: Retained) -> Self {
-        Session::new(version, Role::Client { retained, subscribing: None })
+    /// Begins a connection as the client of a broker.
+    pub(super) fn client(version: Version, retained: Retained, remembered: Remembered) -> Self {
+        Session::new(version, Role::Client { retained, subscribing: None }, remembered)
     }
 
-    /// Begins a session with a client of ours.
-    pub(super) fn server(version: Version, guest: Guest) -> Self {
-        Session::new(version, Role::Server(Box::new(guest)))
+    /// Begins a connection with a client of ours.
+    pub(super) fn server(version: Version, guest: Guest, remembered: Remembered) -> Self {
+        Session::new(version, Role::Server(Box::new(guest)), remembered)
     }
 
-    /// Returns who is at the other end of a server's session.
+    /// Returns who is at the other end of a server's connection.
     pub(super) fn guest(&mut self) -> Option<&mut Guest> {
         match &mut self.role {
             Role::Server(guest) => Some(guest),
@@ -114,20 +85,25 @@ impl Session {
         }
     }
 
-    fn new(version: Version, role: Role) -> Self {
-        Session {
-            version,
-            role,
-            aliases: Vec::new(),
-            messages: Vec::new(),
-            message_bytes: 0,
-            notes: Vec::new(),
-            acks: Vec::new(),
-            plan: VecDeque::new(),
-            unacked_count: 0,
-            out: BytesMut::new(),
-            errors: Vec::new(),
-        }
+    fn new(version: Version, role: Role, remembered: Remembered) -> Self {
+        let receiver = Receiver::new(version, remembered);
+        Session { version, role, receiver, out: BytesMut::new(), errors: Vec::new() }
+    }
+
+    /// Ends the connection, and gives back what outlives it. Every batch must be durable.
+    pub(super) fn take_remembered(&mut self) -> Remembered {
+        self.receiver.take_remembered()
+    }
+
+    /// Says that the peer has lost the session, before anything is received.
+    pub(super) fn lose_session(&mut self) {
+        self.receiver.lose_session();
+        self.errors.push("session_lost");
+    }
+
+    /// Returns how often the peer has lost the session.
+    pub(super) fn epoch(&self) -> u64 {
+        self.receiver.remembered().epoch()
     }
 
     /// Returns the version the connection speaks.
@@ -145,7 +121,7 @@ impl Session {
         let Role::Client { retained, subscribing } = &mut self.role else { return Ok(()) };
         *subscribing = Some(qos);
         let retain_handling = match retained {
-            Retained::Keep => RetainHandling::IfNew,
+            Retained::Use => RetainHandling::IfNew,
             Retained::Skip => RetainHandling::Never,
         };
         let subscription = Subscription { filter: filter.to_owned(), qos, retain_handling, ..Subscription::default() };
@@ -156,9 +132,9 @@ impl Session {
     /// Takes a packet. After an error the connection must end; what was taken before is still good.
     pub(super) fn receive(&mut self, packet: Packet) -> Result<Heard, Violation> {
         match packet {
-            Packet::Publish(publish) => return self.publish(publish).map(|()| Heard::Nothing),
-            // A release that we know nothing of must be confirmed all the same, or the peer repeats it for ever.
-            Packet::PubRel(release) => write::pubcomp(self.version, release.id, reason::SUCCESS, &mut self.out),
+            Packet::Publish(publish) => self.publish(publish)?,
+            // Whatever its reason code says: it gives up the id.
+            Packet::PubRel(release) => self.receiver.release(release.id),
             Packet::Disconnect { code, reason, session_expiry_s } => {
                 if let (Role::Server(guest), Some(session_expiry_s)) = (&mut self.role, session_expiry_s) {
                     guest.change_expiry(session_expiry_s)?;
@@ -199,76 +175,57 @@ impl Session {
         Ok(())
     }
 
-    /// Plans an answer to a SUBSCRIBE or UNSUBSCRIBE: it leaves when the log knows what has changed.
+    /// Plans the answer to a SUBSCRIBE or UNSUBSCRIBE: it leaves when the log knows what has changed.
     fn answer(&mut self, (packet, note): (Bytes, Option<Note>)) {
-        self.notes.extend(note);
-        self.acks.push(Ack::Packet(packet));
+        if let Some(note) = note {
+            self.receiver.note(note);
+        }
+        self.receiver.answer(&packet[..]);
     }
 
     fn publish(&mut self, mut publish: Publish) -> Result<(), Violation> {
-        if publish.qos == QoS::ExactlyOnce {
-            return Err(Violation::QosNotSupported);
-        }
-        publish.topic = self.resolve(std::mem::take(&mut publish.topic), publish.alias)?;
-        let mut code = reason::SUCCESS;
-        let mut wanted = true;
-        match &mut self.role {
-            Role::Client { retained, .. } => wanted = !publish.retain || *retained == Retained::Keep,
-            Role::Server(guest) => match guest.judge(&publish.topic) {
-                Verdict::Taken => {}
-                // Kept all the same: the decoder makes a dead letter of it, where somebody can find it.
-                Verdict::Unmatched => {
-                    self.errors.push("topic");
-                    code = reason::NO_MATCHING_SUBSCRIBERS;
-                }
-                Verdict::Refused => {
-                    self.errors.push("acl");
-                    code = reason::NOT_AUTHORIZED;
-                    wanted = false;
-                }
-            },
-        }
-        if publish.qos == QoS::AtLeastOnce {
-            self.unacked_count += 1;
-            let max = usize::from(RECEIVE_MAXIMUM);
-            // A broker that exceeds the window is tolerated: closing would bring the same messages again.
-            if self.unacked_count > max && self.version == Version::V5 && !self.is_client() {
-                return Err(Violation::ReceiveMaximum { max });
-            }
-            self.acks.push(Ack::Puback { id: publish.id, code });
-        }
-        if wanted {
-            let message = attributes::message(publish);
-            self.message_bytes += message.byte_count();
-            if let Role::Server(guest) = &mut self.role {
-                guest.taken(&message);
-            }
-            self.messages.push(message);
+        self.receiver.resolve(&mut publish)?;
+        let fate = self.judge(&publish);
+        self.errors.extend(self.receiver.publish(publish, fate)?);
+        // A broker that exceeds the window is tolerated: closing would bring the same messages again.
+        let max = usize::from(RECEIVE_MAXIMUM);
+        if self.receiver.in_flight() > max && self.version == Version::V5 && !self.is_client() {
+            return Err(Violation::ReceiveMaximum { max });
         }
         Ok(())
     }
 
-    fn resolve(&mut self, topic: Bytes, alias: Option<u16>) -> Result<Bytes, Violation> {
-        let Some(alias) = alias else {
-            if topic.is_empty() {
-                return Err(Violation::Protocol("a PUBLISH has neither topic nor alias".to_owned()));
+    fn judge(&mut self, publish: &Publish) -> Fate {
+        match &mut self.role {
+            Role::Client { retained: Retained::Skip, .. } if publish.retain => Fate::Drop(reason::SUCCESS),
+            Role::Client { retained: Retained::Skip, .. } => Fate::Take(reason::SUCCESS),
+            Role::Client { retained: Retained::Use, .. } if publish.retain => {
+                match self.receiver.retained_copy(publish) {
+                    Copy::Fresh => Fate::Take(reason::SUCCESS),
+                    Copy::Repeat => Fate::Drop(reason::SUCCESS),
+                    Copy::Forgotten => {
+                        self.errors.push("retained_topics");
+                        Fate::Take(reason::SUCCESS)
+                    }
+                }
             }
-            return Ok(topic);
-        };
-        let undefined = Violation::Alias { alias, max: TOPIC_ALIAS_MAX };
-        if alias == 0 || alias > TOPIC_ALIAS_MAX {
-            return Err(undefined);
+            Role::Client { retained: Retained::Use, .. } => {
+                self.receiver.may_be_retained(publish);
+                Fate::Take(reason::SUCCESS)
+            }
+            Role::Server(guest) => match guest.judge(&publish.topic) {
+                Verdict::Taken => Fate::Take(reason::SUCCESS),
+                // Kept all the same: the decoder makes a dead letter of it, where somebody can find it.
+                Verdict::Unmatched => {
+                    self.errors.push("topic");
+                    Fate::Take(reason::NO_MATCHING_SUBSCRIBERS)
+                }
+                Verdict::Refused => {
+                    self.errors.push("acl");
+                    Fate::Drop(reason::NOT_AUTHORIZED)
+                }
+            },
         }
-        let slot = usize::from(alias) - 1;
-        if topic.is_empty() {
-            return self.aliases.get(slot).filter(|topic| !topic.is_empty()).cloned().ok_or(undefined);
-        }
-        if self.aliases.len() <= slot {
-            self.aliases.resize(slot + 1, Bytes::new());
-        }
-        // Copied: a slice would keep its whole read buffer for the life of the connection.
-        self.aliases[slot] = Bytes::copy_from_slice(&topic);
-        Ok(topic)
     }
 
     fn suback(&mut self, id: u16, codes: &[u8], why: Option<String>) -> Result<Heard, Violation> {
@@ -307,48 +264,28 @@ impl Session {
 
     /// Says whether the batch should be handed over before more is read.
     pub(super) fn batch_is_full(&self) -> bool {
-        self.messages.len() >= BATCH_MESSAGES_MAX || self.message_bytes >= BATCH_BYTES_MAX
+        self.receiver.batch_is_full()
     }
 
-    /// Hands over what was received since the last call; its acknowledgements wait for [`Session::durable`].
+    /// Says whether too many answers wait for the log.
+    pub(super) fn is_behind(&self) -> bool {
+        self.receiver.is_behind()
+    }
+
+    /// Hands over what was received since the last call, to be one record; its answers wait for [`Session::durable`].
     pub(super) fn take_batch(&mut self) -> Option<Chunk> {
-        let acks = std::mem::take(&mut self.acks);
-        self.message_bytes = 0;
-        if !self.messages.is_empty() || !self.notes.is_empty() {
-            self.plan.push_back(acks);
-            if let Role::Server(guest) = &mut self.role {
-                guest.handed_over();
-            }
-            let (messages, notes) = (std::mem::take(&mut self.messages), std::mem::take(&mut self.notes));
-            return Some(if notes.is_empty() { Chunk::Messages(messages) } else { Chunk::Noted(messages, notes) });
+        let chunk = self.receiver.take_batch(&mut self.out)?;
+        if let Role::Server(guest) = &mut self.role {
+            guest.handed_over(&chunk);
         }
-        // Nothing to log, but the order of acknowledgements must hold: they leave with those before them.
-        match self.plan.back_mut() {
-            Some(last) => last.extend(acks),
-            None => self.write_acks(acks),
-        }
-        None
+        Some(chunk)
     }
 
-    /// Says that the oldest batch handed over is durable: its acknowledgements are written to `out`.
+    /// Says that the oldest batch handed over is durable: its answers are written to `out`.
     pub(super) fn durable(&mut self) {
-        let acks = self.plan.pop_front().expect("every receipt belongs to a batch of the plan");
-        self.write_acks(acks);
+        self.receiver.durable(&mut self.out);
         if let Role::Server(guest) = &mut self.role {
             guest.durable();
-        }
-    }
-
-    fn write_acks(&mut self, acks: Vec<Ack>) {
-        self.out.reserve(acks.len() * 4);
-        for ack in acks {
-            match ack {
-                Ack::Puback { id, code } => {
-                    self.unacked_count -= 1;
-                    write::puback(self.version, id, code, &mut self.out);
-                }
-                Ack::Packet(packet) => self.out.extend_from_slice(&packet),
-            }
         }
     }
 
@@ -383,6 +320,18 @@ fn unexpected(packet: &Packet) -> Violation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mqtt::remembered::Lasts;
+
+    fn remembered() -> Remembered {
+        Remembered::new("test", Lasts::InLog)
+    }
+
+    fn batch(session: &mut Session) -> Option<Vec<tidemill_engine::source::Message>> {
+        session.take_batch().map(|chunk| match chunk {
+            Chunk::Messages(messages) | Chunk::Noted(messages, _) => messages,
+            Chunk::Range { .. } => panic!("MQTT cannot be read again"),
+        })
+    }
 
     fn message(topic: &str, id: u16, alias: Option<u16>) -> Packet {
         let qos = if id == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
@@ -390,15 +339,8 @@ mod tests {
         Packet::Publish(Publish { topic, payload: Bytes::from_static(b"x"), qos, id, alias, ..Publish::default() })
     }
 
-    fn batch(session: &mut Session) -> Option<Vec<Message>> {
-        session.take_batch().map(|chunk| match chunk {
-            Chunk::Messages(messages) | Chunk::Noted(messages, _) => messages,
-            Chunk::Range { .. } => panic!("MQTT cannot be read again"),
-        })
-    }
-
     fn client() -> Session {
-        Session::client(Version::V5, Retained::Skip)
+        Session::client(Version::V5, Retained::Skip, remembered())
     }
 
     #[test]
@@ -455,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_publisher_beyond_the_window_is_told() {
-        let mut server = Session::server(Version::V5, Guest::anybody(Version::V5));
+        let mut server = Session::server(Version::V5, Guest::anybody(Version::V5), remembered());
         for id in 1..=RECEIVE_MAXIMUM {
             server.receive(message("a", id, None)).expect("within the window");
         }

@@ -80,7 +80,7 @@ fn stored_type(data_type: &DataType) -> Result<DataType, String> {
         }
         DataType::Map(entries, _) => match entries.data_type() {
             DataType::Struct(pair) if pair.len() == 2 => map_type(
-                stored_type(pair[0].data_type())?,
+                stored_key_type(pair[0].data_type())?,
                 Field::new("value", stored_type(pair[1].data_type())?, pair[1].is_nullable()),
             ),
             other => return Err(format!("a table cannot hold a map of {other}")),
@@ -90,6 +90,14 @@ fn stored_type(data_type: &DataType) -> Result<DataType, String> {
             return Err(format!("a table cannot hold {data_type}: cast it to BIGINT or TEXT"));
         }
         other => return Err(format!("a table cannot hold {other}: cast it to another type")),
+    })
+}
+
+/// The keys of a map are compared with text as it is written in a question, which is no view.
+fn stored_key_type(data_type: &DataType) -> Result<DataType, String> {
+    Ok(match stored_type(data_type)? {
+        DataType::Utf8View => DataType::Utf8,
+        other => other,
     })
 }
 
@@ -128,7 +136,7 @@ fn delta_type(stored: &DataType) -> DeltaType {
         DataType::Float32 => "float",
         DataType::Float64 => "double",
         DataType::Date32 => "date",
-        DataType::Utf8View => "string",
+        DataType::Utf8View | DataType::Utf8 => "string",
         DataType::Binary => "binary",
         DataType::Timestamp(..) => "timestamp",
         DataType::Decimal128(precision, scale) => return DeltaType::Primitive(format!("decimal({precision},{scale})")),
@@ -209,7 +217,8 @@ fn arrow_nested(nested: &Nested) -> Result<DataType, String> {
             DataType::List(Arc::new(Field::new("element", arrow_type(element_type)?, *contains_null)))
         }
         Nested::Map { key_type, value_type, value_contains_null } => {
-            map_type(arrow_type(key_type)?, Field::new("value", arrow_type(value_type)?, *value_contains_null))
+            let key = stored_key_type(&arrow_type(key_type)?)?;
+            map_type(key, Field::new("value", arrow_type(value_type)?, *value_contains_null))
         }
     })
 }

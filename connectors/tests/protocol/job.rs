@@ -416,6 +416,7 @@ impl Job {
                 partitions: end.partitions,
                 sources: BTreeMap::new(),
                 windows: BTreeMap::from([(SUM.to_owned(), window)]),
+                dedups: BTreeMap::new(),
                 buffers: saved.map(|table| (table.name.to_owned(), table.saved.clone())).collect(),
             };
             packs.finish().map_err(words)?;

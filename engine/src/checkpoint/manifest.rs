@@ -88,6 +88,9 @@ pub struct Checkpoint {
     pub sources: BTreeMap<String, SourceState>,
     /// Windows, by the key of their state in the plan.
     pub windows: BTreeMap<String, WindowSaved>,
+    /// Deduplicated sources, by the key of their state in the plan.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dedups: BTreeMap<String, DedupSaved>,
     /// For each table the rows that no file has, in the order of their epochs.
     pub buffers: BTreeMap<String, Vec<BufferState>>,
 }
@@ -146,10 +149,27 @@ pub struct WindowSaved {
     pub panes: Vec<PaneState>,
 }
 
-/// A piece of a pane.
+/// A deduplicated source: what it remembers, and what it has counted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DedupSaved {
+    /// The source's name, for people.
+    pub name: String,
+    /// What it last forgot by.
+    pub watermark: Watermark,
+    /// Rows that went on.
+    pub taken: u64,
+    /// Rows that were dropped, since they had come before.
+    pub repeats: u64,
+    /// Rows that were too old to tell.
+    pub late: u64,
+    /// The keys that it remembers: pieces of stretches of time, those of one stretch in order.
+    pub stretches: Vec<PaneState>,
+}
+
+/// A piece of a pane, or of a stretch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PaneState {
-    /// Start of the pane, microseconds.
+    /// Where the pane begins, microseconds.
     pub start_us: i64,
     /// The key groups that are taken from the part.
     pub groups: KeyGroups,
@@ -221,6 +241,8 @@ impl Checkpoint {
     pub fn parts(&self) -> impl Iterator<Item = &Part> {
         let panes = self.windows.values().flat_map(|window| &window.panes).map(|pane| &pane.part);
         let notes = self.partitions.iter().filter_map(|partition| partition.notes.as_ref());
+        let stretches = self.dedups.values().flat_map(|dedup| &dedup.stretches).map(|piece| &piece.part);
+        let panes = panes.chain(stretches);
         panes.chain(self.buffers.values().flatten().map(|buffer| &buffer.part)).chain(notes)
     }
 

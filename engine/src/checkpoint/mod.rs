@@ -30,7 +30,7 @@
 //!   checkpoint/state/000000000812-00000000000000000007-0000.pack
 //!                    └ epoch      └ incarnation        └ number within the checkpoint
 //! ```
-//! A pack holds *parts*: panes, and rows that no table file has yet. A later manifest may name parts of an earlier pack
+//! A pack holds *parts*: panes, keys that a deduplicated source remembers, and rows that no table file has yet. A later manifest may name parts of an earlier pack
 //! again: what has not changed is not written again. A pack lives as long as a manifest that names it.
 
 mod manifest;
@@ -41,7 +41,8 @@ mod recovery;
 mod store;
 
 pub use manifest::{
-    BufferState, Checkpoint, Holds, Manifest, PaneState, PartitionState, SourceState, TableState, WindowSaved,
+    BufferState, Checkpoint, DedupSaved, Holds, Manifest, PaneState, PartitionState, SourceState, TableState,
+    WindowSaved,
 };
 pub use pack::{PackWriter, Part};
 pub use recovery::{

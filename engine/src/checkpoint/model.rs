@@ -206,6 +206,7 @@ impl World {
                 partitions: Vec::new(),
                 sources: BTreeMap::new(),
                 windows: self.plan.iter().map(|(name, view)| (format!("{name}{view}"), window())).collect(),
+                dedups: BTreeMap::new(),
                 buffers: BTreeMap::new(),
             };
             let manifest = Manifest {

@@ -333,8 +333,11 @@ impl Candidate<'_> {
     }
 
     fn lacks_state(&self, table: &FoundTable) -> Option<String> {
-        let windows = self.manifest?.checkpoint().map(|checkpoint| &checkpoint.windows);
-        let missing = table.needs.iter().any(|key| windows.is_none_or(|windows| !windows.contains_key(key)));
+        let checkpoint = self.manifest?.checkpoint();
+        let has = |key: &String| {
+            checkpoint.is_some_and(|held| held.windows.contains_key(key) || held.dedups.contains_key(key))
+        };
+        let missing = !table.needs.iter().all(has);
         missing.then(|| format!("{} does not have its state", self.words()))
     }
 }
@@ -364,6 +367,7 @@ mod tests {
             partitions: Vec::new(),
             sources: BTreeMap::new(),
             windows: windows.iter().map(|key| ((*key).to_owned(), window.clone())).collect(),
+            dedups: BTreeMap::new(),
             buffers: BTreeMap::new(),
         };
         let manifest = Manifest {

@@ -292,6 +292,7 @@ mod tests {
             partitions: Vec::new(),
             sources: BTreeMap::new(),
             windows: BTreeMap::new(),
+            dedups: BTreeMap::new(),
             buffers: BTreeMap::from([("t".to_owned(), buffers)]),
         }))
     }

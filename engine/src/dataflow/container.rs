@@ -6,6 +6,7 @@
 //! ```text
 //!   [length u64][IPC stream][padding] …
 //! ```
+//! In front of them stands the [`Place`], as three words.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -19,27 +20,73 @@ use timely::Accountable;
 use timely::bytes::arc::Bytes;
 use timely::dataflow::channels::ContainerBytes;
 
+use crate::source::Offset;
+
+/// Where a batch of a source's own rows stands in the log. Places are ordered as the log is; within a batch, rows are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    /// The first message of the piece of the log that was decoded at once.
+    pub(crate) first: Offset,
+    /// Which of the batches that came of it.
+    pub(crate) batch: u64,
+    /// Recorded time of arrival, microseconds.
+    pub(crate) arrival_us: i64,
+}
+
+const PLACE_BYTES: usize = 24;
+
+impl Place {
+    fn to_bytes(self) -> [u8; PLACE_BYTES] {
+        let mut bytes = [0; PLACE_BYTES];
+        for (word, value) in bytes.chunks_exact_mut(8).zip([self.first.0, self.batch, self.arrival_us as u64]) {
+            word.copy_from_slice(&value.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads what [`Place::to_bytes`] wrote; returns the rest, too.
+    fn from_bytes(bytes: &[u8]) -> (Place, &[u8]) {
+        let (place, rest) = bytes.split_at(PLACE_BYTES);
+        let mut words = place.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
+        let mut word = || words.next().expect("three words");
+        (Place { first: Offset(word()), batch: word(), arrival_us: word() as i64 }, rest)
+    }
+}
+
 /// Rows on their way to the next operator.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Rows(pub(crate) Option<RecordBatch>);
+pub(crate) struct Rows {
+    pub(crate) batch: Option<RecordBatch>,
+    /// Where they stand in the log, if they come from a source directly.
+    pub(crate) place: Place,
+}
+
+impl Rows {
+    /// Makes rows that stand nowhere in the log any more.
+    pub(crate) fn new(batch: RecordBatch) -> Rows {
+        Rows { batch: Some(batch), place: Place::default() }
+    }
+}
 
 impl Accountable for Rows {
     fn record_count(&self) -> i64 {
-        self.0.as_ref().map_or(0, |batch| batch.num_rows() as i64)
+        self.batch.as_ref().map_or(0, |batch| batch.num_rows() as i64)
     }
 }
 
 impl ContainerBytes for Rows {
     fn from_bytes(bytes: Bytes) -> Self {
-        Rows(decode(&bytes).pop())
+        let (place, rest) = Place::from_bytes(&bytes);
+        Rows { batch: decode(rest).pop(), place }
     }
 
     fn length_in_bytes(&self) -> usize {
-        encoded_bytes(self.0.as_slice())
+        PLACE_BYTES + encoded_bytes(self.batch.as_slice())
     }
 
     fn into_bytes<W: Write>(&self, writer: &mut W) {
-        encode(self.0.as_slice(), writer);
+        writer.write_all(&self.place.to_bytes()).expect("timely reserved the space");
+        encode(self.batch.as_slice(), writer);
     }
 }
 
@@ -51,18 +98,20 @@ pub(crate) struct Keyed {
     pub(crate) selection: Option<Vec<u32>>,
 }
 
-/// Everything a window needs of a batch, evaluated before the exchange.
+/// Everything a keyed operator needs of a batch, evaluated before the exchange.
 #[derive(Debug)]
 pub(crate) struct KeyedBatch {
+    /// Where the rows stand in the log, if they come from a source directly.
+    pub(crate) place: Place,
     /// The key of each row, as one column.
     pub(crate) keys: ArrayRef,
     /// The hash of each key.
     pub(crate) hashes: Vec<u64>,
-    /// The event time of each row, microseconds.
+    /// The time of each row, microseconds.
     pub(crate) times_us: Int64Array,
-    /// The arguments of the aggregates.
+    /// Of a window, the arguments of its aggregates. Of a deduplication, which rows have no key, if some have none.
     pub(crate) arguments: Vec<ArrayRef>,
-    /// The rows as they came in: what is kept of a late one.
+    /// The rows as they came in.
     pub(crate) origin: RecordBatch,
 }
 
@@ -103,9 +152,11 @@ impl Keyed {
 
 impl ContainerBytes for Keyed {
     fn from_bytes(bytes: Bytes) -> Self {
-        let mut batches = decode(&bytes).into_iter();
+        let (place, rest) = Place::from_bytes(&bytes);
+        let mut batches = decode(rest).into_iter();
         let (Some(keyed), Some(origin)) = (batches.next(), batches.next()) else { return Keyed::default() };
         let batch = KeyedBatch {
+            place,
             keys: Arc::clone(keyed.column(0)),
             hashes: keyed.column(1).as_primitive::<arrow::datatypes::UInt64Type>().values().to_vec(),
             times_us: keyed.column(2).as_primitive::<arrow::datatypes::Int64Type>().clone(),
@@ -116,10 +167,12 @@ impl ContainerBytes for Keyed {
     }
 
     fn length_in_bytes(&self) -> usize {
-        encoded_bytes(&self.to_batches())
+        PLACE_BYTES + encoded_bytes(&self.to_batches())
     }
 
     fn into_bytes<W: Write>(&self, writer: &mut W) {
+        let place = self.batch.as_ref().map_or_else(Place::default, |batch| batch.place);
+        writer.write_all(&place.to_bytes()).expect("timely reserved the space");
         encode(&self.to_batches(), writer);
     }
 }
@@ -178,6 +231,7 @@ mod tests {
         let keys: ArrayRef = Arc::new(StringViewArray::from(vec!["a", "a key of more than twelve bytes", "c"]));
         let origin = RecordBatch::try_from_iter([("device", Arc::clone(&keys))]).expect("one column");
         let batch = KeyedBatch {
+            place: Place { first: Offset(7), batch: 2, arrival_us: -5 },
             keys,
             hashes: vec![1, 2, 3],
             times_us: Int64Array::from(vec![10, 20, 30]),
@@ -196,6 +250,7 @@ mod tests {
             let back = Keyed::from_bytes(timely::bytes::arc::BytesMut::from(bytes).freeze().extract_to(length));
             assert_eq!(back.record_count(), keyed.record_count());
             let back = back.batch.expect("rows");
+            assert_eq!(back.place, batch.place);
             let hashes: Vec<u64> = expected.iter().map(|row| batch.hashes[*row as usize]).collect();
             assert_eq!(back.hashes, hashes);
             let rows = UInt32Array::from(expected);
@@ -205,6 +260,7 @@ mod tests {
 
     fn clone(batch: &KeyedBatch) -> KeyedBatch {
         KeyedBatch {
+            place: batch.place,
             keys: Arc::clone(&batch.keys),
             hashes: batch.hashes.clone(),
             times_us: batch.times_us.clone(),

@@ -66,6 +66,30 @@ pub struct WindowCounters {
     pub results: Counter,
 }
 
+/// What the operators of one deduplicated source count, over all workers.
+#[derive(Debug, Default)]
+pub struct DedupCounters {
+    /// Rows that went on.
+    pub taken: Counter,
+    /// Rows that were dropped, since they had come before.
+    pub repeats: Counter,
+    /// Rows that are too old to tell.
+    pub late: Counter,
+    state_bytes: AtomicI64,
+}
+
+impl DedupCounters {
+    /// Returns the bytes of all that is remembered.
+    pub fn state_bytes(&self) -> u64 {
+        self.state_bytes.load(Ordering::Relaxed).try_into().unwrap_or(0)
+    }
+
+    /// Notes that the state of a worker has grown or shrunk.
+    pub(crate) fn state_changed(&self, bytes: i64) {
+        self.state_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
 /// The counters of a whole plan, by node.
 #[derive(Debug)]
 pub struct Counters {
@@ -73,6 +97,8 @@ pub struct Counters {
     pub sources: Vec<SourceCounters>,
     /// One for each node; used where the node is a window.
     pub windows: Vec<WindowCounters>,
+    /// One for each node; used where the node is a deduplication.
+    pub dedups: Vec<DedupCounters>,
 }
 
 impl Counters {
@@ -81,6 +107,7 @@ impl Counters {
         Counters {
             sources: (0..node_count).map(|_| SourceCounters::default()).collect(),
             windows: (0..node_count).map(|_| WindowCounters::default()).collect(),
+            dedups: (0..node_count).map(|_| DedupCounters::default()).collect(),
         }
     }
 }

@@ -15,6 +15,12 @@ pub(crate) struct ByKeyGroup;
 
 impl Distributor<Keyed> for ByKeyGroup {
     fn partition<T: Clone, P: Push<Message<T, Keyed>>>(&mut self, container: &mut Keyed, time: &T, pushers: &mut [P]) {
+        if let [only] = pushers {
+            if container.batch.is_some() {
+                Message::push_at(container, time.clone(), only);
+            }
+            return;
+        }
         let Keyed { batch: Some(batch), selection } = std::mem::take(container) else { return };
         let mut parts: Vec<Vec<u32>> =
             pushers.iter().map(|_| Vec::with_capacity(batch.hashes.len() / pushers.len() + 64)).collect();

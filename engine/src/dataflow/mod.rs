@@ -12,8 +12,9 @@ mod operator;
 mod snapshot;
 mod timestamp;
 
-pub use counters::{Counter, Counters, SourceCounters, WindowCounters};
+pub use counters::{Counter, Counters, DedupCounters, SourceCounters, WindowCounters};
 pub use failure::{Blame, Failure};
+pub(crate) use operator::dedup::key_column;
 pub use operator::source::{FedChunk, Feed};
 pub use operator::table::TableFeed;
 pub(crate) use operator::window::layout_and_keys;
@@ -30,9 +31,10 @@ use timely::progress::frontier::MutableAntichain;
 use timely::scheduling::SyncActivator;
 
 use crate::epoch::Epoch;
-use crate::plan::{NodeId, Operator, Plan};
+use crate::plan::{Node, NodeId, Operator, Plan};
 use crate::time::Watermark;
 use operator::RowStream;
+use operator::watermark::TickStream;
 use operator::window::{Time, WatermarkMap};
 
 /// What every operator of a job shares.
@@ -67,6 +69,8 @@ pub(crate) fn build<'scope>(
     let probe = Handle::new();
     let mut wakes = BTreeMap::new();
     let mut built: Vec<(RowStream<'scope>, Option<Time<'scope>>)> = Vec::new();
+    // Of sources with an event time, and of those that are deduplicated.
+    let mut ticks: BTreeMap<NodeId, TickStream<'scope>> = BTreeMap::new();
     let mut tables = std::mem::take(&mut ports.tables);
     let mut to_table = |rows: RowStream<'scope>, name: &str| -> Result<(), String> {
         let feed = tables.remove(name).ok_or_else(|| format!("there is no sink for table {name}"))?;
@@ -89,11 +93,24 @@ pub(crate) fn build<'scope>(
                     to_table(streams.quarantined, name)?;
                 }
                 let fold = ports.restored.folds.remove(&id);
-                let time = source.event_time.map(|event_time| Time {
-                    ticks: operator::watermark::watermark(streams.marks, context, id, event_time, fold),
-                    map: Arc::new(|watermark| watermark),
-                });
+                let is_dedup = |node: &Node| matches!(&node.operator, Operator::Dedup(dedup) if dedup.input == id);
+                if source.event_time.is_some() || plan.nodes.iter().any(is_dedup) {
+                    let stream = operator::watermark::watermark(streams.marks, context, id, source.event_time, fold);
+                    ticks.insert(id, stream);
+                }
+                let time =
+                    source.event_time.map(|_| Time { ticks: ticks[&id].clone(), map: Arc::new(|watermark| watermark) });
                 (streams.rows, time)
+            }
+            Operator::Dedup(dedup) => {
+                let (rows, time) = built[dedup.input.0].clone();
+                let ticks = ticks.get(&dedup.input).cloned().ok_or("only a source can be deduplicated")?;
+                let restored = ports.restored.dedups.remove(&id);
+                let (rows, late) = operator::dedup::dedup(rows, ticks, context, id, plan, restored)?;
+                if let Some(name) = &dedup.late_table {
+                    to_table(late, name)?;
+                }
+                (rows, time)
             }
             Operator::Filter { input, predicate } => {
                 let (rows, time) = built[input.0].clone();

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
 
+use crate::dedup::StretchSnapshot;
 use crate::epoch::Epoch;
 use crate::plan::NodeId;
 use crate::time::Watermark;
@@ -26,6 +27,7 @@ pub(crate) enum Snapshot {
     Source { id: NodeId, counts: SourceCounts },
     Fold { id: NodeId, fold: WatermarkFold },
     Window { id: NodeId, worker: usize, snapshot: WindowSnapshot },
+    Dedup { id: NodeId, worker: usize, snapshot: DedupSnapshot },
 }
 
 /// A window on one worker. Counts are of this run.
@@ -35,6 +37,15 @@ pub(crate) struct WindowSnapshot {
     pub(crate) late: u64,
     pub(crate) results: u64,
     pub(crate) panes: Vec<(i64, PaneSnapshot)>,
+}
+
+/// A deduplication on one worker. Counts are of this run.
+pub(crate) struct DedupSnapshot {
+    pub(crate) watermark: Watermark,
+    pub(crate) taken: u64,
+    pub(crate) repeats: u64,
+    pub(crate) late: u64,
+    pub(crate) stretches: Vec<StretchSnapshot>,
 }
 
 /// Where snapshots are gathered. Bounded by what there is: one checkpoint is under way at a time.
@@ -57,6 +68,8 @@ impl Snapshots {
 pub(crate) struct Restored {
     pub(crate) folds: BTreeMap<NodeId, WatermarkFold>,
     pub(crate) windows: BTreeMap<NodeId, RestoredWindow>,
+    /// Their stretches stand for panes.
+    pub(crate) dedups: BTreeMap<NodeId, RestoredWindow>,
 }
 
 /// The state that a window begins with.

@@ -20,12 +20,13 @@ use arrow::error::ArrowError;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::egress::{Order, Prepared, TableState};
+use super::kept::{Dedup, Window};
 use super::marks::{Marked, Marks, Next};
 use super::progress::Progress;
 use super::turns;
 use super::{CheckpointStatus, JobError, LOG_FOLDER};
 use crate::checkpoint::{
-    BufferState, Checkpoint, CheckpointError, Holds, Manifest, PackWriter, PaneState, Part, SourceState, Store,
+    BufferState, Checkpoint, CheckpointError, DedupSaved, Holds, Manifest, PackWriter, Part, SourceState, Store,
     TableState as TableDecision, WindowSaved,
 };
 use crate::clock::Clock;
@@ -38,7 +39,6 @@ use crate::plan::NodeId;
 use crate::seeded_bugs::{SeededBug, is_planted};
 use crate::sink::{Committable, SinkError};
 use crate::storage::Storage;
-use crate::window::{PaneCodec, PaneSnapshot};
 
 /// How long a commit that has to wait for its epoch waits before it looks again.
 const EPOCH_CHECK: Duration = Duration::from_millis(10);
@@ -89,25 +89,6 @@ pub(super) struct Table {
     pub(super) saved_up_to: Epoch,
 }
 
-/// A window as the checkpointer knows it.
-pub(super) struct Window {
-    pub(super) key: String,
-    pub(super) name: String,
-    pub(super) codec: PaneCodec,
-    /// What it had counted when the job started.
-    pub(super) before: WindowCounts,
-    /// For each worker and pane, where the last checkpoint has it.
-    pub(super) saved: BTreeMap<(usize, i64), Vec<PaneState>>,
-}
-
-/// Rows, late rows and results.
-#[derive(Clone, Copy, Default)]
-pub(super) struct WindowCounts {
-    pub(super) rows: u64,
-    pub(super) late: u64,
-    pub(super) results: u64,
-}
-
 /// A source as the checkpointer knows it.
 pub(super) struct SourceKept {
     pub(super) key: String,
@@ -136,6 +117,7 @@ pub(super) struct Checkpointer {
     pub(super) decided_only: Option<u64>,
     pub(super) tables: Vec<Table>,
     pub(super) windows: BTreeMap<NodeId, Window>,
+    pub(super) dedups: BTreeMap<NodeId, Dedup>,
     pub(super) sources: BTreeMap<NodeId, SourceKept>,
     /// By a partition's place, where the newest checkpoint has its notes.
     pub(super) notes: BTreeMap<usize, Part>,
@@ -344,16 +326,11 @@ impl Checkpointer {
                 (source.messages, source.bytes) = (*messages, *bytes);
             }
         }
-        let before = |window: &Window| WindowSaved {
-            name: window.name.clone(),
-            watermark: crate::time::Watermark::UNKNOWN,
-            rows: window.before.rows,
-            late: window.before.late,
-            results: window.before.results,
-            panes: Vec::new(),
-        };
         let mut windows: BTreeMap<NodeId, WindowSaved> =
-            self.windows.iter().map(|(id, window)| (*id, before(window))).collect();
+            self.windows.iter().map(|(id, window)| (*id, window.begin())).collect();
+        let mut dedups: BTreeMap<NodeId, DedupSaved> =
+            self.dedups.iter().map(|(id, dedup)| (*id, dedup.begin())).collect();
+        let mut remembered = Vec::new();
         for snapshot in self.snapshots.take(marked.epoch) {
             match snapshot {
                 Snapshot::Source { id, counts } => {
@@ -375,11 +352,29 @@ impl Checkpointer {
                     let groups = KeyGroups::of_worker(worker, self.workers);
                     kept.save(worker, groups, snapshot.panes, packs)?;
                 }
+                Snapshot::Dedup { id, worker, snapshot } => {
+                    let saved = dedups.get_mut(&id).expect("a deduplication of the plan");
+                    saved.watermark = snapshot.watermark;
+                    saved.taken += snapshot.taken;
+                    saved.repeats += snapshot.repeats;
+                    saved.late += snapshot.late;
+                    remembered.push((id, worker, snapshot.stretches));
+                }
             }
         }
         for (id, window) in &self.windows {
-            windows.get_mut(id).expect("made above").panes = window.saved.values().flatten().cloned().collect();
+            windows.get_mut(id).expect("made above").panes = window.panes();
         }
+        // Keys are named for as long as they are remembered.
+        packs.next_pack()?;
+        for (id, worker, stretches) in remembered {
+            let groups = KeyGroups::of_worker(worker, self.workers);
+            self.dedups.get_mut(&id).expect("a deduplication of the plan").save(worker, groups, stretches, packs)?;
+        }
+        for (id, dedup) in &self.dedups {
+            dedups.get_mut(id).expect("made above").stretches = dedup.stretches();
+        }
+        packs.next_pack()?;
         for (place, rows) in &marked.notes {
             match rows.num_rows() {
                 0 => drop(self.notes.remove(place)),
@@ -398,6 +393,7 @@ impl Checkpointer {
             partitions,
             sources: sources.into_iter().map(|(id, state)| (self.sources[&id].key.clone(), state)).collect(),
             windows: windows.into_iter().map(|(id, saved)| (keyed(&id), saved)).collect(),
+            dedups: dedups.into_iter().map(|(id, saved)| (self.dedups[&id].key.clone(), saved)).collect(),
             buffers: BTreeMap::new(),
         })
     }
@@ -465,36 +461,6 @@ impl Table {
         }
         let rows = with_epochs(&self.schema, &new).map_err(CheckpointError::from)?;
         self.saved.push(BufferState { epoch, part: packs.add(&rows)? });
-        Ok(())
-    }
-}
-
-impl Window {
-    /// Notes where each pane of a worker is; what has changed becomes a new part.
-    fn save(
-        &mut self,
-        worker: usize,
-        groups: KeyGroups,
-        panes: Vec<(i64, PaneSnapshot)>,
-        packs: &mut PackWriter<'_>,
-    ) -> Result<(), CheckpointError> {
-        let mut before: BTreeMap<i64, Vec<PaneState>> = BTreeMap::new();
-        self.saved.retain(|(of, start), states| {
-            if *of == worker {
-                before.insert(*start, std::mem::take(states));
-            }
-            *of != worker
-        });
-        for (start_us, snapshot) in panes {
-            let states = match snapshot {
-                PaneSnapshot::Unchanged => before.remove(&start_us).expect("saved by the checkpoint before"),
-                PaneSnapshot::Changed(pane) => {
-                    let part = packs.add(&self.codec.encode(&pane)?)?;
-                    vec![PaneState { start_us, groups, part }]
-                }
-            };
-            self.saved.insert((worker, start_us), states);
-        }
         Ok(())
     }
 }

@@ -18,10 +18,13 @@ use super::progress::Progress;
 use super::recorder::{Recorded, RecorderError};
 use super::restart::Restart;
 use super::starting::{Starting, wait_for};
-use super::{CheckpointStatus, JobError, JobOptions, JobStatus, SourceStatus, Subscription, TableStatus, WindowStatus};
+use super::{
+    CheckpointStatus, DedupStatus, JobError, JobOptions, JobStatus, SourceStatus, Subscription, TableStatus,
+    WindowStatus,
+};
 use crate::dataflow::{Counters, Failure};
 use crate::epoch::Epoch;
-use crate::plan::{NodeId, Operator, Plan, SourceNode, WindowNode};
+use crate::plan::{DedupNode, NodeId, Operator, Plan, SourceNode, WindowNode};
 use crate::sink::Sink;
 use crate::source::{IntakeError, Resume, SourceError, Stop};
 
@@ -122,6 +125,19 @@ impl Job {
             }
             _ => None,
         };
+        let dedup = |(at, node): (usize, &crate::plan::Node)| match &node.operator {
+            Operator::Dedup(dedup) => {
+                let counters = &self.counters.dedups[at];
+                Some(DedupStatus {
+                    source: dedup_name(&self.plan, dedup),
+                    taken: counters.taken.get(),
+                    repeats: counters.repeats.get(),
+                    late: counters.late.get(),
+                    state_bytes: counters.state_bytes(),
+                })
+            }
+            _ => None,
+        };
         let table = |table: &JobTable| TableStatus {
             name: table.name.clone(),
             rows: table.state.rows.load(Ordering::Relaxed),
@@ -143,6 +159,7 @@ impl Job {
             rows_in_flight: self.progress.in_flight(),
             sources,
             windows: self.plan.nodes.iter().enumerate().filter_map(window).collect(),
+            dedups: self.plan.nodes.iter().enumerate().filter_map(dedup).collect(),
             tables: self.tables.iter().map(table).collect(),
         }
     }
@@ -307,6 +324,14 @@ impl Job {
                 }
             });
         }
+    }
+}
+
+/// Returns the name of the source that is deduplicated.
+pub(super) fn dedup_name(plan: &Plan, dedup: &DedupNode) -> String {
+    match &plan.node(dedup.input).operator {
+        Operator::Source(source) => source.name.clone(),
+        _ => dedup.input.0.to_string(),
     }
 }
 

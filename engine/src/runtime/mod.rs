@@ -20,6 +20,7 @@ mod checkpointer;
 mod egress;
 mod intake;
 mod job;
+mod kept;
 mod marks;
 mod notes;
 mod outlet;
@@ -39,7 +40,9 @@ mod worker;
 pub use job::{Job, LOG_FOLDER};
 pub use outlook::{Fate, Outlook, Reach};
 pub use restart::foresee;
-pub use status::{CheckpointStatus, JobStatus, Live, SourceStatus, Subscription, TableStatus, WindowStatus};
+pub use status::{
+    CheckpointStatus, DedupStatus, JobStatus, Live, SourceStatus, Subscription, TableStatus, WindowStatus,
+};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

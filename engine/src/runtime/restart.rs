@@ -18,9 +18,9 @@ use super::notes::Notes;
 use super::outlook::{Fate, Outlook, Reach};
 use super::{JobError, JobOptions, LOG_FOLDER};
 use crate::checkpoint::{
-    Attempt, BufferState, Checkpoint, CheckpointError, Decision, FoundLog, FoundManifest, FoundTable, Holds, Manifest,
-    PaneState, Part, PartitionState, STEPS_MAX, SourceState, Start, Store, TableState, WindowSaved, decide,
-    rolls_forward,
+    Attempt, BufferState, Checkpoint, CheckpointError, Decision, DedupSaved, FoundLog, FoundManifest, FoundTable,
+    Holds, Manifest, PaneState, Part, PartitionState, STEPS_MAX, SourceState, Start, Store, TableState, WindowSaved,
+    decide, rolls_forward,
 };
 use crate::clock::Clock;
 use crate::dataflow::{Restored, RestoredWindow};
@@ -31,6 +31,7 @@ use crate::key::KeyGroups;
 use crate::plan::{NodeId, Operator, Plan};
 use crate::sink::{Found, Sink};
 use crate::storage::Storage;
+use crate::time::Watermark;
 use crate::window::SavedPane;
 
 /// What a job begins with.
@@ -176,6 +177,11 @@ impl Restart {
         self.checkpoint.as_ref()?.windows.get(key)
     }
 
+    /// Returns what the checkpoint has of a deduplicated source.
+    pub(super) fn dedup(&self, key: &str) -> Option<&DedupSaved> {
+        self.checkpoint.as_ref()?.dedups.get(key)
+    }
+
     /// Returns the parts with rows of a table that no file has.
     pub(super) fn buffers(&self, table: &str) -> Vec<BufferState> {
         let buffers = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.buffers.get(table));
@@ -214,14 +220,19 @@ impl Restart {
             if let Some(fold) = checkpoint.sources.get(key).and_then(|source| source.fold.clone()) {
                 restored.folds.insert(*id, fold);
             }
-            if let Some(window) = checkpoint.windows.get(key) {
+            let restore = |watermark: Watermark, pieces: &[PaneState]| {
                 let mut panes: BTreeMap<i64, Vec<SavedPane>> = BTreeMap::new();
-                for state in shares(&window.panes, worker, workers) {
+                for state in shares(pieces, worker, workers) {
                     let rows = self.parts[&state.part].clone();
                     panes.entry(state.start_us).or_default().push(SavedPane { rows, groups: state.groups });
                 }
-                let panes = panes.into_iter().collect();
-                restored.windows.insert(*id, RestoredWindow { watermark: window.watermark, panes });
+                RestoredWindow { watermark, panes: panes.into_iter().collect() }
+            };
+            if let Some(window) = checkpoint.windows.get(key) {
+                restored.windows.insert(*id, restore(window.watermark, &window.panes));
+            }
+            if let Some(dedup) = checkpoint.dedups.get(key) {
+                restored.dedups.insert(*id, restore(dedup.watermark, &dedup.stretches));
             }
         }
         restored
@@ -318,7 +329,7 @@ fn found_tables(plan: &Plan, names: &[String], sinks: &[Box<dyn Sink>]) -> Vec<F
         name: name.clone(),
         found: sink.found(),
         generation: sink.generation(),
-        needs: plan.windows_of(name).iter().map(|id| keys[id].clone()).collect(),
+        needs: plan.states_of(name).iter().map(|id| keys[id].clone()).collect(),
     };
     names.iter().zip(sinks).map(|(name, sink)| table(name, &**sink)).collect()
 }

@@ -11,27 +11,27 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::bridge::{Bridge, CHUNKS_QUEUED_MAX, Lane};
-use super::checkpointer::{Checkpointer, SourceKept, Table, Window, WindowCounts};
+use super::checkpointer::{Checkpointer, SourceKept, Table};
 use super::egress::Egress;
 use super::intake::{Queue, REQUESTS_QUEUED_MAX, Request, SourceState};
-use super::job::{Ended, Job, JobTable, sources_of, window_name};
+use super::job::{Ended, Job, JobTable, sources_of};
+use super::kept::{Dedup, Window};
 use super::marks::Marks;
 use super::notes::Notes;
 use super::outlet::Shared;
 use super::progress::Progress;
 use super::recorder::{Recorder, Recording, check_committed};
-use super::restart::{Restart, shares};
+use super::restart::Restart;
 use super::turns::{self, Turns};
 use super::worker::{self, Guards, Threads};
 use super::{CheckpointStatus, JobError, JobOptions};
 use crate::checkpoint::{BufferState, Checkpoint, Store};
-use crate::dataflow::{Context, Counters, Failure, Feed, Ports, Snapshots, TableFeed, layout_and_keys};
+use crate::dataflow::{Context, Counters, Failure, Feed, Ports, Snapshots, TableFeed};
 use crate::epoch::Epoch;
 use crate::fence::Incarnation;
 use crate::ingest::Replay;
-use crate::plan::{NodeId, Operator, Plan};
+use crate::plan::{NodeId, Plan};
 use crate::source::{Resume, Stop};
-use crate::window::PaneCodec;
 
 /// A job whose threads are being started.
 pub(super) struct Starting {
@@ -102,7 +102,8 @@ impl Starting {
                 port.sources.insert(id, receiver);
             }
         }
-        let windows = windows_kept(&plan, &keys, &restart, &counters, options.workers)?;
+        let windows = Window::all(&plan, &keys, &restart, &counters, options.workers)?;
+        let dedups = Dedup::all(&plan, &keys, &restart, &counters, options.workers)?;
         let restored = kept.iter().filter(|(_, kept)| restart.has_source(&kept.key)).map(|(id, _)| *id).collect();
         let status = Arc::new(parking_lot::Mutex::new(CheckpointStatus { epoch: from, ..CheckpointStatus::default() }));
 
@@ -168,6 +169,7 @@ impl Starting {
             decided_only: None,
             tables: decided,
             windows,
+            dedups,
             sources: kept,
             notes: notes_saved,
             log_removed_bytes: Arc::clone(&log_removed_bytes),
@@ -357,43 +359,6 @@ impl Drop for Unfinished {
             failure.set_environment("the start was given up".to_owned());
         }
     }
-}
-
-/// Returns what the checkpointer knows of each window at the start.
-fn windows_kept(
-    plan: &Plan,
-    keys: &BTreeMap<NodeId, String>,
-    restart: &Restart,
-    counters: &Counters,
-    workers: usize,
-) -> Result<BTreeMap<NodeId, Window>, JobError> {
-    let mut windows = BTreeMap::new();
-    for (at, node) in plan.nodes.iter().enumerate() {
-        let Operator::Window(window) = &node.operator else { continue };
-        let id = NodeId(at);
-        let (layout, columns) = layout_and_keys(window, plan).map_err(JobError::Plan)?;
-        let (mut saved, mut before) = (BTreeMap::new(), WindowCounts::default());
-        if let Some(state) = restart.window(&keys[&id]) {
-            before = WindowCounts { rows: state.rows, late: state.late, results: state.results };
-            for worker in 0..workers {
-                for pane in shares(&state.panes, worker, workers) {
-                    saved.entry((worker, pane.start_us)).or_insert_with(Vec::new).push(pane);
-                }
-            }
-        }
-        counters.windows[at].rows.add(before.rows);
-        counters.windows[at].late.add(before.late);
-        counters.windows[at].results.add(before.results);
-        let kept = Window {
-            key: keys[&id].clone(),
-            name: window_name(id, window),
-            codec: PaneCodec::new(layout, columns),
-            before,
-            saved,
-        };
-        windows.insert(id, kept);
-    }
-    Ok(windows)
 }
 
 pub(super) fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, JobError> {

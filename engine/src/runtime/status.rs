@@ -55,6 +55,21 @@ pub struct WindowStatus {
     pub results: u64,
 }
 
+/// Counters of one deduplicated source: the rows that decoded and are not quarantined are in one of the three.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DedupStatus {
+    /// The source's name.
+    pub source: String,
+    /// Rows that went on.
+    pub taken: u64,
+    /// Rows that were dropped, since they had come before.
+    pub repeats: u64,
+    /// Rows that were too old to tell.
+    pub late: u64,
+    /// Bytes of the keys that are remembered.
+    pub state_bytes: u64,
+}
+
 /// The last checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckpointStatus {
@@ -93,6 +108,8 @@ pub struct JobStatus {
     pub sources: Vec<SourceStatus>,
     /// Windows, in plan order.
     pub windows: Vec<WindowStatus>,
+    /// Deduplicated sources, in plan order.
+    pub dedups: Vec<DedupStatus>,
     /// Tables, in plan order.
     pub tables: Vec<TableStatus>,
 }

@@ -10,6 +10,7 @@ use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
 mod decisions;
+mod dedup;
 mod notes;
 
 use super::buffer::RowBuffer;
@@ -462,6 +463,7 @@ fn deciding(sink: Writes) -> Deciding {
         decided_only: None,
         tables: vec![table],
         windows: BTreeMap::new(),
+        dedups: BTreeMap::new(),
         sources: BTreeMap::new(),
         notes: BTreeMap::new(),
         log_removed_bytes: Arc::default(),

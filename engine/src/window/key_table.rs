@@ -137,12 +137,15 @@ fn text_view(view: u128) -> KeyView {
 /// Keys that are looked up together, so that their cache misses overlap.
 const BLOCK_KEYS: usize = 128;
 
+/// What [`KeyTable::find`] says of a key that is not there.
+pub(crate) const NO_GROUP: u32 = u32::MAX;
+
 /// Dense group numbers for keys, in the order in which keys first came.
 ///
 /// `index` is an open-addressing table, at most half full: a place holds the upper half of a hash and a group's number
 /// plus one; zero is an empty place. It is small enough to stay in the caches; the keys lie beside it, by group.
 #[derive(Clone, Default)]
-pub(super) struct KeyTable {
+pub(crate) struct KeyTable {
     index: Vec<u64>,
     /// The views of all groups, as bytes; a long key's place is its offset in `arena`.
     views: Vec<[u8; 16]>,
@@ -152,7 +155,7 @@ pub(super) struct KeyTable {
 
 impl KeyTable {
     /// Makes a table that holds this many keys without growing.
-    pub(super) fn with_capacity(key_count: usize) -> KeyTable {
+    pub(crate) fn with_capacity(key_count: usize) -> KeyTable {
         let mut table = KeyTable::default();
         if key_count > 0 {
             table.index = vec![0; (key_count * 2).next_power_of_two()];
@@ -162,16 +165,16 @@ impl KeyTable {
         table
     }
 
-    pub(super) fn group_count(&self) -> usize {
+    pub(crate) fn group_count(&self) -> usize {
         self.views.len()
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.index.len() * 8 + self.views.len() * 24 + self.arena.len()
     }
 
     /// Finds or makes the group of each selected key. `hashes` has a hash for every row of the batch.
-    pub(super) fn intern(&mut self, keys: &ArrayRef, hashes: &[u64], selection: Selection<'_>, groups: &mut Vec<u32>) {
+    pub(crate) fn intern(&mut self, keys: &ArrayRef, hashes: &[u64], selection: Selection<'_>, groups: &mut Vec<u32>) {
         assert_eq!(hashes.len(), keys.len(), "a hash for each row");
         groups.clear();
         groups.reserve(selection.count());
@@ -217,6 +220,54 @@ impl KeyTable {
                 let hit = place != 0 && self.same(own, place as u32 - 1, hash, key, || bytes(row));
                 groups.push(if hit { place as u32 - 1 } else { self.find_or_add(key, hash, || bytes(row)) });
             }
+        }
+    }
+
+    /// Finds the group of each selected key, and makes none: [`NO_GROUP`] where there is none.
+    pub(crate) fn find(&self, keys: &ArrayRef, hashes: &[u64], selection: Selection<'_>, groups: &mut Vec<u32>) {
+        assert_eq!(hashes.len(), keys.len(), "a hash for each row");
+        groups.clear();
+        if self.views.is_empty() {
+            groups.resize(selection.count(), NO_GROUP);
+            return;
+        }
+        let keys = Keys::of(keys);
+        let mut block = [0u64; BLOCK_KEYS];
+        let mut places = [0u64; BLOCK_KEYS];
+        let mask = self.index.len() - 1;
+        for start in (0..selection.count()).step_by(BLOCK_KEYS) {
+            let count = BLOCK_KEYS.min(selection.count() - start);
+            selection.gather(hashes, start, &mut block[..count]);
+            for (place, hash) in places.iter_mut().zip(&block[..count]) {
+                *place = self.index[*hash as usize & mask];
+            }
+            for at in 0..count {
+                let hash = block[at];
+                // Most keys are not there, which is seen without looking at any key.
+                let likely = self.likely(hash, places[at]);
+                let row = selection.row(start + at);
+                groups.push(if likely == 0 {
+                    NO_GROUP
+                } else {
+                    self.find_one(keys.view(row), hash, || keys.bytes(row))
+                });
+            }
+        }
+    }
+
+    fn find_one<'a>(&self, view: KeyView, hash: u64, bytes: impl Fn() -> &'a [u8]) -> u32 {
+        let mask = self.index.len() - 1;
+        let mut at = hash as usize & mask;
+        loop {
+            let place = self.index[at];
+            if place == 0 {
+                return NO_GROUP;
+            }
+            let group = place as u32 - 1;
+            if place >> 32 == hash >> 32 && self.same(self.view(group as usize), group, hash, view, &bytes) {
+                return group;
+            }
+            at = (at + 1) & mask;
         }
     }
 
@@ -301,7 +352,7 @@ impl KeyTable {
     }
 
     /// Returns a group's key; `None` is the null key.
-    pub(super) fn key(&self, group: usize) -> Option<&[u8]> {
+    pub(crate) fn key(&self, group: usize) -> Option<&[u8]> {
         match self.view(group) {
             KeyView::NULL => None,
             view if view.is_inline() => Some(&self.views[group][4..4 + view.size()]),
@@ -310,13 +361,50 @@ impl KeyTable {
     }
 
     /// Returns the hash of a group's key.
-    pub(super) fn hash(&self, group: usize) -> u64 {
+    pub(crate) fn hash(&self, group: usize) -> u64 {
         self.hashes[group]
+    }
+
+    /// Copies the keys of all groups from this one on.
+    pub(crate) fn since(&self, group: usize) -> KeysSince {
+        let views = self.views[group..].to_vec();
+        let is_long = |view: &KeyView| !view.is_inline() && *view != KeyView::NULL;
+        let first_long = views.iter().map(|view| KeyView(u128::from_le_bytes(*view))).find(is_long);
+        // Long keys lie in the arena in the order of their groups.
+        let arena_start = first_long.map_or(self.arena.len(), |view| view.place() as usize);
+        let arena = self.arena[arena_start..].to_vec();
+        KeysSince { views, hashes: self.hashes[group..].to_vec(), arena, arena_start }
     }
 
     #[inline]
     fn view(&self, group: usize) -> KeyView {
         KeyView(u128::from_le_bytes(self.views[group]))
+    }
+}
+
+/// The keys of a table from some group on, as they were when they were copied.
+pub(crate) struct KeysSince {
+    views: Vec<[u8; 16]>,
+    hashes: Vec<u64>,
+    arena: Vec<u8>,
+    arena_start: usize,
+}
+
+impl KeysSince {
+    pub(crate) fn hashes(&self) -> &[u64] {
+        &self.hashes
+    }
+
+    /// Returns a key; `None` is the null key.
+    pub(crate) fn key(&self, at: usize) -> Option<&[u8]> {
+        match KeyView(u128::from_le_bytes(self.views[at])) {
+            KeyView::NULL => None,
+            view if view.is_inline() => Some(&self.views[at][4..4 + view.size()]),
+            view => {
+                let start = view.place() as usize - self.arena_start;
+                Some(&self.arena[start..start + view.size()])
+            }
+        }
     }
 }
 
@@ -357,6 +445,19 @@ mod tests {
             assert_eq!(other.key(adopted as usize), table.key(group));
         }
         assert_eq!(other.group_count(), table.group_count());
+
+        let mut found = Vec::new();
+        table.find(&keys, &KeyColumn::hashes(&keys), Selection::All(keys.len()), &mut found);
+        assert_eq!(found, groups, "finding is interning without making");
+        let strangers: ArrayRef =
+            Arc::new(StringViewArray::from(vec![Some("a stranger of many bytes"), Some("nobody")]));
+        table.find(&strangers, &KeyColumn::hashes(&strangers), Selection::All(2), &mut found);
+        assert_eq!(found, [NO_GROUP, NO_GROUP]);
+        for start in [0, 1, 2_000, table.group_count()] {
+            let since = table.since(start);
+            assert_eq!(since.hashes().len(), table.group_count() - start);
+            assert!((start..table.group_count()).all(|group| since.key(group - start) == table.key(group)));
+        }
     }
 
     #[test]

@@ -18,6 +18,8 @@ mod snapshot;
 mod state;
 
 pub use key_table::KeyColumn;
+pub(crate) use key_table::{KeyTable, KeysSince, NO_GROUP};
+pub(crate) use snapshot::by_key_group;
 pub use snapshot::{PaneCodec, PaneSnapshot, SavedPane};
 pub use state::WindowState;
 

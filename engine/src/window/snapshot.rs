@@ -60,7 +60,7 @@ impl PaneCodec {
 
     /// Returns all groups of a pane.
     pub fn encode(&self, pane: &Pane) -> Result<RecordBatch, ArrowError> {
-        let order = by_key_group(pane);
+        let order = by_key_group(pane.keys.group_count(), |group| pane.keys.hash(group));
         let width = self.layout.width();
         let groups: UInt8Array = order.iter().map(|group| KeyGroup::of(pane.keys.hash(*group)).0).collect();
         let mut columns: Vec<ArrayRef> = vec![Arc::new(groups)];
@@ -118,7 +118,7 @@ impl Pane {
 
 impl SavedPane {
     /// Returns the rows that count. They lie side by side.
-    fn share(&self) -> Result<RecordBatch, ArrowError> {
+    pub(crate) fn share(&self) -> Result<RecordBatch, ArrowError> {
         let groups = self.rows.column_by_name("group").and_then(|column| column.as_primitive_opt::<UInt8Type>());
         let groups = groups.ok_or_else(|| ArrowError::SchemaError("a saved pane has no key groups".to_owned()))?;
         let start = groups.values().partition_point(|group| *group < self.groups.first);
@@ -127,11 +127,10 @@ impl SavedPane {
     }
 }
 
-/// Returns the groups of a pane in the order of their key groups; within one as they came.
-fn by_key_group(pane: &Pane) -> Vec<usize> {
-    let of = |group: usize| usize::from(KeyGroup::of(pane.keys.hash(group)).0);
+/// Returns the places of some hashes in the order of their key groups; within one as they came.
+pub(crate) fn by_key_group(count: usize, hash: impl Fn(usize) -> u64) -> Vec<usize> {
+    let of = |group: usize| usize::from(KeyGroup::of(hash(group)).0);
     let mut places = [0usize; KEY_GROUP_COUNT + 1];
-    let count = pane.keys.group_count();
     (0..count).for_each(|group| places[of(group) + 1] += 1);
     (0..KEY_GROUP_COUNT).for_each(|at| places[at + 1] += places[at]);
     let mut order = vec![0; count];

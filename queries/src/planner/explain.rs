@@ -3,17 +3,19 @@
 //! ```text
 //! #0 source readings (device text not null, temperature double, ts timestamp not null)
 //!    event time ts, 10s behind; undecodable rows to readings$dead
-//! #1 filter #0 temperature@1 > 0
-//! #2 window #1 tumble 1m on ts by device@0: count(*) as n, avg(temperature@1) as avg_c
+//! #1 dedup #0 by id within 10m
+//!    rows too old to tell to readings$late
+//! #2 filter #1 temperature@1 > 0
+//! #3 window #2 tumble 1m on ts by device@0: count(*) as n, avg(temperature@1) as avg_c
 //!    late rows to room_1m$late
-//! #3 table #2 room_1m (device text not null, window_start timestamp not null, …)
+//! #4 table #3 room_1m (device text not null, window_start timestamp not null, …)
 //! ```
 
 use std::fmt::Write as _;
 
 use arrow::datatypes::Schema;
 use tidemill_engine::aggregate::AggregateCall;
-use tidemill_engine::plan::{Operator, Plan, SourceNode, WindowNode};
+use tidemill_engine::plan::{DedupNode, Operator, Plan, SourceNode, WindowNode};
 use tidemill_engine::window::WindowAssigner;
 
 use super::types::{kind_name, shape};
@@ -24,6 +26,9 @@ pub fn explain(plan: &Plan) -> String {
     for (place, node) in plan.nodes.iter().enumerate() {
         let _ = match &node.operator {
             Operator::Source(source) => write!(out, "#{place} {}", source_text(source, &node.schema)),
+            Operator::Dedup(dedup) => {
+                write!(out, "#{place} dedup #{} {}", dedup.input.0, dedup_text(dedup, &node.schema))
+            }
             Operator::Filter { input, predicate } => write!(out, "#{place} filter #{} {predicate}", input.0),
             Operator::Project { input, columns } => {
                 let named = columns.iter().zip(node.schema.fields()).map(|(column, field)| named(column, field.name()));
@@ -65,6 +70,13 @@ fn source_text(source: &SourceNode, schema: &Schema) -> String {
         let _ = write!(text, ", rows from the future to {table}");
     }
     text
+}
+
+fn dedup_text(dedup: &DedupNode, schema: &Schema) -> String {
+    let keys: Vec<&str> = dedup.keys.iter().map(|key| schema.field(*key).name().as_str()).collect();
+    let late =
+        dedup.late_table.as_ref().map_or_else(String::new, |table| format!("\n   rows too old to tell to {table}"));
+    format!("by {} within {}{late}", keys.join(", "), duration(dedup.within_us))
 }
 
 fn window_text(window: &WindowNode, input: &Schema, output: &Schema) -> String {

@@ -41,11 +41,12 @@ pub use explain::explain;
 pub use history::rewrite_windows_for_history;
 pub use text::{CompiledExpression, compile_expression};
 
-use crate::catalog::{Partitioning, Pipeline, SourceInfo, Storage, TableInfo, ViewInfo};
+use crate::catalog::{DedupInfo, Partitioning, Pipeline, SourceInfo, Storage, TableInfo, ViewInfo};
 use crate::diagnostic::{Code, Diagnostic, Problem};
 use crate::statement::{CreateSource, CreateView, Statement, parse_file};
 use names::Functions;
 use options::TableOptions;
+use source::PlannedSource;
 use stream::StreamQuery;
 
 /// Understands a pipeline file, or says everything that is wrong with it: of each statement its first mistake, in the
@@ -163,18 +164,23 @@ impl<'a> Compiler<'a> {
 
     fn add_source(&mut self, source: &CreateSource) {
         let name = source.name.value.as_str();
-        let relation = match source::plan_source(&mut self.plan, source, self.context, &self.functions) {
-            Ok(relation) => relation,
+        let planned = match source::plan_source(&mut self.plan, source, self.context, &self.functions) {
+            Ok(planned) => planned,
             Err(problem) => return self.report(Some(name), problem),
         };
+        let PlannedSource { relation, canonical, has_late } = planned;
         let connector = source.options.entries.iter().find(|entry| entry.key.value == "connector");
         self.sources.push(SourceInfo {
             name: name.to_owned(),
             connector: connector.map_or_else(String::new, |entry| entry.value.value.clone()),
+            dedup: source.dedup.as_ref().map(|dedup| DedupInfo {
+                key: dedup.columns.iter().map(|column| column.value.clone()).collect(),
+                within: dedup.within.to_string(),
+            }),
             schema: Arc::clone(&relation.schema),
         });
         let time_column = relation.time_columns.first().map(|column| relation.schema.field(*column).name().clone());
-        let hidden = |role: &str, sort: Vec<String>, time_column: Option<String>| TableInfo {
+        let hidden = |role: &str, canonical: &str, sort: Vec<String>, time_column: Option<String>| TableInfo {
             name: format!("{name}${role}"),
             schema: Arc::clone(&relation.schema),
             location: None,
@@ -182,16 +188,16 @@ impl<'a> Compiler<'a> {
             partition_by: Partitioning::None,
             sort,
             time_column,
-            fingerprint: fingerprint(&format!("{}\n{role}", relation.canonical)),
+            fingerprint: fingerprint(&format!("{canonical}\n{role}")),
             of: name.to_owned(),
         };
         let arrival = "arrival".to_owned();
-        self.add_table(hidden("dead", vec![arrival.clone()], Some(arrival)));
-        self.add_table(hidden(
-            "quarantine",
-            view::sort_columns(&relation.schema, &relation.time_columns, |_| true),
-            time_column,
-        ));
+        self.add_table(hidden("dead", &canonical, vec![arrival.clone()], Some(arrival)));
+        let sort = view::sort_columns(&relation.schema, &relation.time_columns, |_| true);
+        self.add_table(hidden("quarantine", &canonical, sort.clone(), time_column.clone()));
+        if has_late {
+            self.add_table(hidden("late", &relation.canonical, sort, time_column));
+        }
         self.relations.insert(name.to_owned(), relation);
     }
 

@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::sql::sqlparser::ast::Spanned;
+use datafusion::sql::sqlparser::tokenizer::Span;
 use tidemill_connectors::options::nearest;
 use tidemill_connectors::{Connected, Context, Metadata, OptionError, Options, connect};
-use tidemill_engine::plan::{EventTimeNode, Operator, Plan, SourceNode};
+use tidemill_engine::dedup::WITHIN_US_MIN;
+use tidemill_engine::plan::{DedupNode, EventTimeNode, NodeId, Operator, Plan, SourceNode};
 
 use super::Relation;
+use super::expression::is_groupable;
 use super::names::{Functions, Names};
-use super::types::shape;
+use super::types::{cast_hint, shape, type_name};
 use super::window::any_interval_us;
 use crate::diagnostic::{Code, Problem};
-use crate::statement::{ColumnDefinition, CreateSource, Name, OptionList, WatermarkClause};
+use crate::statement::{ColumnDefinition, CreateSource, DedupClause, Name, OptionList, WatermarkClause};
 
 /// Options that say how to reach the data, and nothing about how it is read: changing them keeps the tables. What is in
 /// a table is decided by the ingest log and by how the log is decoded.
@@ -31,13 +34,23 @@ const CONNECTION_OPTIONS: [&str; 11] = [
     "retained",
 ];
 
-/// Puts a source into the plan.
+/// A source that stands in the plan.
+pub(super) struct PlannedSource {
+    /// What views read.
+    pub(super) relation: Relation,
+    /// Everything that decides about its rows before they are deduplicated, as text.
+    pub(super) canonical: String,
+    /// Whether rows can be too old to be deduplicated.
+    pub(super) has_late: bool,
+}
+
+/// Puts a source into the plan, and behind it its deduplication.
 pub(super) fn plan_source(
     plan: &mut Plan,
     source: &CreateSource,
     context: &Context,
     functions: &Functions,
-) -> Result<Relation, Problem> {
+) -> Result<PlannedSource, Problem> {
     let name = source.name.value.as_str();
     let watermark = source.watermark.as_ref();
     let declared: Vec<Field> = source
@@ -76,9 +89,53 @@ pub(super) fn plan_source(
         dead_table: Some(format!("{name}$dead")),
         quarantine_table: event_time.is_some().then(|| format!("{name}$quarantine")),
     };
-    let node = plan.push(Arc::clone(&schema), Operator::Source(node));
+    let input = plan.push(Arc::clone(&schema), Operator::Source(node));
     let time_columns = event_time.iter().map(|event_time| event_time.column).collect();
-    Ok(Relation { node, schema, time_columns, canonical, is_view: false })
+    let mut relation = Relation { node: input, schema, time_columns, canonical: canonical.clone(), is_view: false };
+    let mut has_late = false;
+    if let Some(dedup) = &source.dedup {
+        has_late = event_time.is_some();
+        let late_table = has_late.then(|| format!("{name}$late"));
+        let node = dedup_node(dedup, input, &relation, late_table, name, functions)?;
+        let keys: Vec<&str> = dedup.columns.iter().map(|column| column.value.as_str()).collect();
+        relation.canonical = format!("{canonical}\ndedup by {} within {}us", keys.join(", "), node.within_us);
+        let node = DedupNode { identity: super::fingerprint(&relation.canonical), ..node };
+        relation.node = plan.push(Arc::clone(&relation.schema), Operator::Dedup(node));
+    }
+    Ok(PlannedSource { relation, canonical, has_late })
+}
+
+fn dedup_node(
+    dedup: &DedupClause,
+    input: NodeId,
+    relation: &Relation,
+    late_table: Option<String>,
+    name: &str,
+    functions: &Functions,
+) -> Result<DedupNode, Problem> {
+    let schema = &relation.schema;
+    let mut keys = Vec::with_capacity(dedup.columns.len());
+    for column in &dedup.columns {
+        let Ok(place) = schema.index_of(&column.value) else {
+            let columns = schema.fields().iter().map(|field| field.name().as_str());
+            let message = format!("there is no column \"{}\" in {name}", column.value);
+            return Err(Problem::new(Code::UnknownColumn, column.span, message).did_you_mean(&column.value, columns));
+        };
+        let data_type = schema.field(place).data_type();
+        if !is_groupable(data_type) {
+            let message = format!("events cannot be told apart by {}", type_name(data_type));
+            return Err(Problem::new(Code::WrongType, column.span, message).hint(cast_hint(data_type)));
+        }
+        keys.push(place);
+    }
+    let names = Names { functions, relation: name, schema: Arc::new(Schema::empty()) };
+    let within_us = any_interval_us(&dedup.within, &names)?;
+    if within_us < WITHIN_US_MIN {
+        let span = if dedup.within.span() == Span::empty() { dedup.span } else { dedup.within.span() };
+        return Err(Problem::new(Code::Syntax, span, "keys are remembered for a second at least")
+            .hint("write WITHIN INTERVAL '10 minutes'"));
+    }
+    Ok(DedupNode { identity: String::new(), input, keys, within_us, late_table })
 }
 
 /// Returns what a column is if it is not in the payload.
@@ -87,20 +144,19 @@ fn metadata_of(column: &ColumnDefinition, source: &CreateSource) -> Result<Optio
     let connector = source.options.entries.iter().find(|entry| entry.key.value == "connector");
     let connector = connector.map_or("", |entry| entry.value.value.as_str());
     let known = || Metadata::ALL.into_iter().filter(|metadata| metadata.is_known_to(connector)).map(Metadata::name);
-    let list = || format!("there are {}", known().collect::<Vec<_>>().join(", "));
     let Some(metadata) = Metadata::named(&what.value) else {
         let message = format!("there is no metadata \"{}\"", what.value);
-        let problem = Problem::new(Code::UnknownColumn, what.span, message).did_you_mean(&what.value, known());
-        return Err(if problem.hint.is_some() { problem } else { problem.hint(list()) });
+        return Err(Problem::new(Code::UnknownColumn, what.span, message).did_you_mean(&what.value, known()));
     };
     if !metadata.is_known_to(connector) {
         let message = format!("messages of connector {connector} have no {}", metadata.name());
-        return Err(Problem::new(Code::UnknownColumn, what.span, message).hint(list()));
+        let list = known().collect::<Vec<_>>().join(", ");
+        return Err(Problem::new(Code::UnknownColumn, what.span, message).hint(format!("known are {list}")));
     }
     let types = metadata.types();
     if !types.contains(&column.data_type) {
         let right = crate::type_name(&types[0]);
-        let message = format!("{} is {right}, not {}", metadata.name(), crate::type_name(&column.data_type));
+        let message = format!("metadata {} is {right}, not {}", metadata.name(), crate::type_name(&column.data_type));
         return Err(Problem::new(Code::WrongType, column.type_span, message).hint(format!("write {right}")));
     }
     Ok(Some(metadata))

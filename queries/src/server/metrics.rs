@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use tidemill_engine::runtime::JobStatus;
+use tidemill_engine::runtime::{DedupStatus, JobStatus};
 use tidemill_engine::time::Watermark;
 
 use super::{ServiceState, ServiceStatus};
@@ -81,7 +81,7 @@ const OF_JOB: &[Metric<JobStatus>] = &[
     Metric {
         name: "tidemill_source_errors_total",
         kind: Kind::Counter,
-        help: "What was bad, by kind: decode (a dead letter), future (quarantined), and what was refused before the log.",
+        help: "What was bad, by kind: decode (a dead letter), future (quarantined), duplicate (a repeat, dropped), late (too old to tell a repeat), and what was refused before the log.",
         read: |job, _, out| {
             for source in &job.sources {
                 let own = [("decode", source.dead), ("future", source.quarantined)];
@@ -89,6 +89,20 @@ const OF_JOB: &[Metric<JobStatus>] = &[
                     out.push((vec![("source", source.name.clone()), ("kind", kind.to_owned())], count as f64));
                 }
             }
+            for dedup in &job.dedups {
+                for (kind, count) in [("duplicate", dedup.repeats), ("late", dedup.late)] {
+                    out.push((vec![("source", dedup.source.clone()), ("kind", kind.to_owned())], count as f64));
+                }
+            }
+        },
+    },
+    Metric {
+        name: "tidemill_dedup_state_bytes",
+        kind: Kind::Gauge,
+        help: "Bytes of the keys that are remembered to tell repeats.",
+        read: |job, _, out| {
+            let sample = |dedup: &DedupStatus| (vec![("source", dedup.source.clone())], dedup.state_bytes as f64);
+            out.extend(job.dedups.iter().map(sample));
         },
     },
     Metric {
@@ -314,6 +328,7 @@ mod tests {
                 bytes: 512,
                 count: 2,
             },
+            dedups: vec![DedupStatus { source: "a".into(), repeats: 6, late: 1, state_bytes: 640, taken: 3 }],
             windows: vec![WindowStatus { name: "room".into(), late: 5, ..WindowStatus::default() }],
             tables: vec![TableStatus { name: "room".into(), rows: 9, ..TableStatus::default() }],
             ..JobStatus::default()
@@ -336,6 +351,9 @@ mod tests {
             "tidemill_source_records_total{source=\"a\\\"b\"} 3",
             "tidemill_source_errors_total{source=\"a\\\"b\",kind=\"decode\"} 1",
             "tidemill_source_errors_total{source=\"a\\\"b\",kind=\"auth\"} 2",
+            "tidemill_source_errors_total{source=\"a\",kind=\"duplicate\"} 6",
+            "tidemill_source_errors_total{source=\"a\",kind=\"late\"} 1",
+            "tidemill_dedup_state_bytes{source=\"a\"} 640",
             "tidemill_watermark_lag_seconds{source=\"a\\\"b\"} 2.5",
             "tidemill_log_bytes 4096",
             "tidemill_view_late_rows_total{view=\"room\"} 5",

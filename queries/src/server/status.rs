@@ -96,6 +96,16 @@ fn status_document(service: &ServiceStatus) -> Value {
             })
         })
         .collect();
+    let dedups: Vec<Value> = status
+        .dedups
+        .iter()
+        .map(|dedup| {
+            json!({
+                "source": dedup.source, "taken": dedup.taken, "repeats": dedup.repeats, "late": dedup.late,
+                "state_bytes": dedup.state_bytes,
+            })
+        })
+        .collect();
     let windows: Vec<Value> = status
         .windows
         .iter()
@@ -112,7 +122,7 @@ fn status_document(service: &ServiceStatus) -> Value {
         "sealed_epoch": status.sealed.0, "completed_epoch": status.completed.0,
         "log_bytes": status.log_bytes, "rows_in_flight": status.rows_in_flight,
         "checkpoint": checkpoint_value(&status.checkpoint),
-        "sources": sources, "windows": windows, "tables": tables,
+        "sources": sources, "dedups": dedups, "windows": windows, "tables": tables,
     })
 }
 

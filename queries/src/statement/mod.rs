@@ -5,7 +5,8 @@
 //!
 //! ```text
 //!   CREATE SOURCE name ( column TYPE [METADATA [FROM 'what']] [NOT NULL], …,
-//!                        WATERMARK FOR column AS column [- INTERVAL '…'] ) WITH ( key = value, … ) ;
+//!                        [WATERMARK FOR column AS column [- INTERVAL '…'],]
+//!                        [DEDUP KEY ( column, … ) WITHIN INTERVAL '…'] ) WITH ( key = value, … ) ;
 //!   CREATE MATERIALIZED VIEW name [WITH ( key = value, … )] AS SELECT … [EMIT ON WINDOW CLOSE] ;
 //! ```
 
@@ -46,6 +47,7 @@ pub(crate) struct CreateSource {
     pub(crate) name: Name,
     pub(crate) columns: Vec<ColumnDefinition>,
     pub(crate) watermark: Option<WatermarkClause>,
+    pub(crate) dedup: Option<DedupClause>,
     pub(crate) options: OptionList,
 }
 
@@ -65,6 +67,16 @@ pub(crate) struct WatermarkClause {
     pub(crate) column: Name,
     /// The interval that is subtracted.
     pub(crate) delay: Option<Expr>,
+}
+
+/// `DEDUP KEY (column, …) WITHIN interval`.
+#[derive(Debug)]
+pub(crate) struct DedupClause {
+    /// At least one.
+    pub(crate) columns: Vec<Name>,
+    pub(crate) within: Expr,
+    /// The words `DEDUP KEY`.
+    pub(crate) span: Span,
 }
 
 /// `WITH ( key = value, … )`; empty if it was not written.

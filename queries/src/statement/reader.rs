@@ -8,8 +8,8 @@ use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 use super::flink::refuse_flink_window;
 use super::limits::{check_depth, parser};
 use super::{
-    ColumnDefinition, CreateSource, CreateView, Name, OptionEntry, OptionList, WatermarkClause, data_type, is_word,
-    normalize, slice, split_emit, syntax_problem,
+    ColumnDefinition, CreateSource, CreateView, DedupClause, Name, OptionEntry, OptionList, WatermarkClause, data_type,
+    is_word, normalize, slice, split_emit, syntax_problem,
 };
 use crate::diagnostic::{Code, Problem};
 
@@ -87,7 +87,7 @@ impl<'a> Reader<'a> {
         self.skip_to_kind();
         let name = self.created_name()?;
         let mut columns: Vec<ColumnDefinition> = Vec::new();
-        let mut watermark = None;
+        let (mut watermark, mut dedup) = (None, None);
         self.expect(&Token::LParen)?;
         loop {
             if self.at_word(0, "WATERMARK") && self.at_word(1, "FOR") {
@@ -96,6 +96,13 @@ impl<'a> Reader<'a> {
                     return Err(Problem::new(Code::DuplicateName, span, "a source has one watermark"));
                 }
                 watermark = Some(self.watermark()?);
+            } else if self.at_word(0, "DEDUP") && self.at_word(1, "KEY") {
+                let span = self.here();
+                if dedup.is_some() {
+                    return Err(Problem::new(Code::DuplicateName, span, "a source has one DEDUP KEY")
+                        .hint("name all columns in it: DEDUP KEY (site, id) WITHIN INTERVAL '10 minutes'"));
+                }
+                dedup = Some(self.dedup()?);
             } else {
                 let column = self.column()?;
                 if columns.iter().any(|other| other.name.value == column.name.value) {
@@ -112,7 +119,7 @@ impl<'a> Reader<'a> {
         self.expect(&Token::RParen)?;
         let options = self.options(&name)?;
         self.end()?;
-        Ok(CreateSource { name, columns, watermark, options })
+        Ok(CreateSource { name, columns, watermark, dedup, options })
     }
 
     fn column(&mut self) -> Result<ColumnDefinition, Problem> {
@@ -136,9 +143,8 @@ impl<'a> Reader<'a> {
                 let upper = word.value.to_uppercase();
                 if COLUMN_CLAUSES.contains(&upper.as_str()) {
                     let message = format!("{upper} is not in this version");
-                    return Err(
-                        Problem::new(Code::NotSupported, span, message).hint("a column has a type, NOT NULL and METADATA")
-                    );
+                    return Err(Problem::new(Code::NotSupported, span, message)
+                        .hint("a column has a type, NOT NULL and METADATA"));
                 }
                 let message = format!("expected , or ) or NOT NULL after the type, found {}", word.value);
                 return Err(Problem::new(Code::Syntax, span, message));
@@ -207,6 +213,33 @@ impl<'a> Reader<'a> {
                 Err(Problem::new(Code::Syntax, span, message).hint(hint))
             }
         }
+    }
+
+    fn dedup(&mut self) -> Result<DedupClause, Problem> {
+        let span = self.expect_word("DEDUP")?.union(&self.expect_word("KEY")?);
+        let mut columns: Vec<Name> = Vec::new();
+        self.expect(&Token::LParen)?;
+        loop {
+            let column = self.identifier()?;
+            if columns.iter().any(|other| other.value == column.value) {
+                let message = format!("column \"{}\" is in the key twice", column.value);
+                return Err(Problem::new(Code::DuplicateName, column.span, message));
+            }
+            columns.push(column);
+            if !self.parser.consume_token(&Token::Comma) {
+                break;
+            }
+        }
+        self.expect(&Token::RParen)?;
+        if !self.at_word(0, "WITHIN") {
+            let message = format!("expected WITHIN, found {}", shown(&self.parser.peek_token()));
+            return Err(Problem::new(Code::Syntax, self.here(), message)
+                .hint("say how long keys are remembered: … WITHIN INTERVAL '10 minutes'"));
+        }
+        self.expect_word("WITHIN")?;
+        let outcome = self.parser.parse_expr();
+        let within = self.syntax(outcome)?;
+        Ok(DedupClause { columns, within, span })
     }
 
     fn options(&mut self, name: &Name) -> Result<OptionList, Problem> {

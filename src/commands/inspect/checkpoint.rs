@@ -223,6 +223,20 @@ fn describe_state(text: &mut String, checkpoint: &Checkpoint) {
             grouped(source.quarantined)
         );
     }
+    for dedup in checkpoint.dedups.values() {
+        let keys: u64 = dedup.stretches.iter().map(|piece| piece.part.rows).sum();
+        let _ = writeln!(
+            text,
+            "    dedup of {}  {}; {} remembered in {}; so far {} taken, {}, {} too old to tell",
+            dedup.name,
+            watermark(dedup.watermark),
+            count(keys as usize, "key"),
+            count(dedup.stretches.len(), "part"),
+            grouped(dedup.taken),
+            count(dedup.repeats as usize, "repeat"),
+            grouped(dedup.late)
+        );
+    }
     for window in checkpoint.windows.values() {
         let starts: BTreeSet<i64> = window.panes.iter().map(|pane| pane.start_us).collect();
         let keys: u64 = window.panes.iter().map(|pane| pane.part.rows).sum();

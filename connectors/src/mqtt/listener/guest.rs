@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tidemill_engine::source::{Message, Note};
+use tidemill_engine::source::{Chunk, Message, Note};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -87,8 +87,7 @@ pub(in crate::mqtt) struct Guest {
     /// The largest packet it takes.
     packet_bytes_max: usize,
     session_expiry_max_s: u32,
-    /// What has come for subscribers since the last batch, and in the batches that are not durable yet.
-    fresh: Vec<Publication>,
+    /// What has come for subscribers in the batches that are not durable yet.
     handed_over: VecDeque<Vec<Publication>>,
 }
 
@@ -129,7 +128,6 @@ impl Guest {
             kept,
             packet_bytes_max,
             session_expiry_max_s,
-            fresh: Vec::new(),
             handed_over: VecDeque::new(),
         }
     }
@@ -138,7 +136,7 @@ impl Guest {
     pub(super) fn leave(&mut self) -> Kept {
         self.kept.mailbox.set_present(false);
         // What is left says good-bye only.
-        std::mem::replace(&mut self.kept, Kept::new(0, 1))
+        std::mem::replace(&mut self.kept, Kept::new(0, 1, ""))
     }
 
     /// Returns the mailbox, whose bell says when to call [`Guest::pump`].
@@ -160,17 +158,13 @@ impl Guest {
         if self.pattern.accepts(topic) { Verdict::Taken } else { Verdict::Unmatched }
     }
 
-    /// Keeps a message, which is in the batch, for subscribers.
-    pub(in crate::mqtt) fn taken(&mut self, message: &Message) {
-        if self.hub.is_idle() && !attributes::is_retained(message) {
-            return;
-        }
-        self.fresh.extend(publication(message, self.kept.mailbox.number));
-    }
-
-    /// Says that the batch was handed to the log.
-    pub(in crate::mqtt) fn handed_over(&mut self) {
-        self.handed_over.push_back(std::mem::take(&mut self.fresh));
+    /// Says that a batch was handed to the log: what is in it is for subscribers, when it is durable.
+    pub(in crate::mqtt) fn handed_over(&mut self, chunk: &Chunk) {
+        let (Chunk::Messages(messages) | Chunk::Noted(messages, _)) = chunk else { return };
+        let is_idle = self.hub.is_idle();
+        let wanted = messages.iter().filter(|message| !is_idle || attributes::is_retained(message));
+        let publisher = self.kept.mailbox.number;
+        self.handed_over.push_back(wanted.filter_map(|message| publication(message, publisher)).collect());
     }
 
     /// Says that the oldest batch handed over is durable: subscribers get it.
@@ -386,7 +380,7 @@ fn properties_for(delivery: &Delivery, now: Instant) -> Bytes {
 impl Guest {
     /// A client that may do everything, of a listener for all topics.
     pub(in crate::mqtt) fn anybody(version: Version) -> Guest {
-        let kept = Kept::new(1, 1);
+        let kept = Kept::new(1, 1, "anybody");
         Guest::new(Arrival {
             version,
             pattern: TopicPattern::parse("#").expect("valid"),

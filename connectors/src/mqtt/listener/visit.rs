@@ -15,7 +15,9 @@ use super::super::connection::{Connection, End, NoPacket, first_packet};
 use super::super::inbox::Inbox;
 use super::super::keep_alive::KeepAlive;
 use super::super::packet::{ConnAck, Connect, Version, Violation, reason};
-use super::super::session::{RECEIVE_MAXIMUM, Session, TOPIC_ALIAS_MAX};
+use super::super::receiver::{RECEIVE_MAXIMUM, TOPIC_ALIAS_MAX};
+use super::super::remembered::{Lasts, Remembered};
+use super::super::session::Session;
 use super::super::transport::Stream;
 use super::super::write;
 use super::acl::Access;
@@ -26,6 +28,9 @@ use super::limits::CONNECT_TIMEOUT;
 use super::sessions::{Claim, Entered, Expiry, Kept};
 use super::will::{self, Bequest};
 use super::{PARTITION, filter, note};
+
+/// The longest client id: it is kept for each session, in every checkpoint.
+const CLIENT_ID_BYTES_MAX: usize = 256;
 
 /// One connection's task.
 pub(super) struct Visit {
@@ -170,6 +175,9 @@ impl Visit {
         let Some(who) = self.house.door.check(connect.username.as_deref(), connect.password.as_deref()).await else {
             return Err(refuse("auth", reason::BAD_CREDENTIALS, "bad username or password"));
         };
+        if connect.client_id.len() > CLIENT_ID_BYTES_MAX {
+            return Err(refuse("protocol", reason::CLIENT_ID_INVALID, "the client id has more than 256 bytes"));
+        }
         if connect.client_id.is_empty() && version == Version::V311 && !connect.clean {
             let why = "an empty client id needs a clean session";
             return Err(refuse("protocol", reason::CLIENT_ID_INVALID, why));
@@ -227,7 +235,8 @@ impl Visit {
                 return;
             }
         };
-        let Begun { kept, connack } = begun;
+        let Begun { mut kept, connack } = begun;
+        let remembered = std::mem::replace(&mut kept.remembered, Remembered::new("", Lasts::Connection));
         let mut out = BytesMut::new();
         write::connack(admitted.version, &connack, &mut out);
         let will = admitted.connect.will.take().map(detached);
@@ -244,7 +253,7 @@ impl Visit {
             receive_maximum: admitted.connect.receive_maximum,
         });
         let now = Instant::now();
-        let mut session = Session::server(admitted.version, guest);
+        let mut session = Session::server(admitted.version, guest, remembered);
         session.out = out;
         let keep_alive_s = u64::from(admitted.connect.keep_alive_s);
         drop(admitted);
@@ -258,7 +267,10 @@ impl Visit {
             partition: PARTITION,
         };
         let end = connection.run(&self.log.ending, &claim.taken_over, || ()).await;
-        let kept = connection.session.guest().expect("a session of the server has a guest").leave();
+        let mut kept = connection.session.guest().expect("a session of the server has a guest").leave();
+        if let Some(remembered) = connection.take_remembered(&end) {
+            kept.remembered = remembered;
+        }
         self.tell(&end, &claim.id);
         // Boxed, so that ten thousand idle connections do not reserve room for their end.
         Box::pin(self.depart(connection, end, kept, will.map(|will| Bequest { will, publisher }), claim, entered)).await;
@@ -325,7 +337,13 @@ impl Visit {
         let session_present = older.is_some();
         let mut kept = match older {
             Some(older) => older,
-            None => Kept::new(self.house.sessions.new_number(), self.house.first_number()),
+            None => {
+                let mut new = Kept::new(self.house.sessions.new_number(), self.house.first_number(), &claim.id);
+                if !expiry.outlives() {
+                    new.remembered = Remembered::new(&claim.id, Lasts::Connection);
+                }
+                new
+            }
         };
         // Back within its delay.
         kept.will = None;
@@ -337,10 +355,11 @@ impl Visit {
         }
         let wanted = expiry.outlives().then_some(expiry);
         if kept.noted != wanted {
-            notes = match wanted {
-                Some(_) => vec![note::remember(&claim.id, expiry, &kept.subscriptions)],
-                None => vec![note::forget(&claim.id)],
-            };
+            // Behind what ends the older session: of two notes of one key the later counts.
+            notes.push(match wanted {
+                Some(_) => note::remember(&claim.id, expiry, &kept.subscriptions),
+                None => note::forget(&claim.id),
+            });
             kept.noted = wanted;
         }
         if !notes.is_empty() && self.log.append(Vec::new(), notes).await.is_err() {

@@ -6,6 +6,7 @@ use tidemill_engine::clock::{Dice, SeededDice};
 use super::{NO_PROPERTIES, field, packet, publish4, publish5};
 use crate::mqtt::codec::{self, Header, Stopped};
 use crate::mqtt::packet::{Packet, Version, Violation};
+use crate::mqtt::remembered::{Lasts, Remembered};
 use crate::mqtt::session::{Heard, Retained, Session};
 use crate::mqtt::topic::TopicPattern;
 
@@ -42,11 +43,17 @@ fn corpus() -> Vec<Vec<u8>> {
         publish4("plant/lab/web/telemetry", 7, "{\"temperature\": 4.2}"),
         publish5("plant/lab/web/telemetry", 7, &[3, 35, 0, 1], "{}"),
         publish5("", 8, &[3, 35, 0, 1], "{}"),
+        packet(0x34, &[&field(b"plant/lab"), &[0, 9], b"{}"]),
+        packet(0x3D, &[&field(b"plant/lab"), &[0, 9, 5, 2, 0, 0, 0, 9], b"{}"]),
         publish5("a", 0, &[17, 38, 0, 1, b'k', 0, 1, b'v', 3, 0, 1, b'j', 11, 5, 2, 0, 0, 9], "x"),
         packet(0x20, &[&[1, 0]]),
         packet(0x20, &[&[0, 0, 6, 19, 0, 60, 33, 0, 20]]),
         packet(0x40, &[&[0, 1]]),
+        packet(0x50, &[&[0, 1, 0x10]]),
         packet(0x62, &[&[0, 1]]),
+        packet(0x62, &[&[0, 1, 0x92, 4, 31, 0, 1, b'?']]),
+        packet(0x70, &[&[0, 1]]),
+        packet(0xB0, &[&[0, 1, 0, 0x11]]),
         packet(0x82, &[&[0, 1], &field(b"a/+"), &[1]]),
         packet(0x82, &[&[0, 1, 2, 11, 5], &field(b"a/+"), &[1]]),
         packet(0x90, &[&[0, 1, 0, 1]]),
@@ -72,9 +79,10 @@ fn feed(bytes: &[u8]) {
     }
     for version in [Version::V311, Version::V5] {
         let pattern = TopicPattern::parse("plant/{site}/#").expect("valid");
-        for mut session in
-            [Session::client(version, Retained::Keep), Session::server(version, pattern.clone(), Some(64))]
-        {
+        for mut session in [
+            Session::client(version, Retained::Use, Remembered::new("a", Lasts::InLog)),
+            Session::server(version, pattern.clone(), Some(64), Remembered::new("a", Lasts::InLog)),
+        ] {
             let (whole, stopped) = codec::whole_packets(bytes);
             let mut run = Bytes::copy_from_slice(&bytes[..whole]);
             while let Ok(Some(header)) = Header::read(&run) {

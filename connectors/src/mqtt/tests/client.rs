@@ -389,8 +389,8 @@ async fn while_the_log_is_full_the_socket_is_not_read_but_pings_and_acknowledgem
 }
 
 #[tokio::test]
-async fn retained_messages_are_skipped_and_acknowledged_unless_kept() {
-    for (retained, expected) in [("skip", vec!["live"]), ("keep", vec!["old", "live"])] {
+async fn retained_messages_are_skipped_and_acknowledged_unless_used() {
+    for (retained, expected) in [("skip", vec!["live"]), ("use", vec!["old", "live"])] {
         let script = Script::new(&[("retained", retained)]).await;
         let running = script.start(HandIntake::by_itself());
         let mut peer = script.accept5(false).await;
@@ -435,7 +435,7 @@ async fn qos_2_and_bad_urls_and_bad_patterns_are_refused_by_the_options() {
         (&[("url", "ssl://x"), ("topic", "a")][..], "option url: write mqtts:// in place of ssl://"),
         (&[("url", "mqtt://x"), ("topic", "a"), ("tls.ca", "ca.pem")], "option tls.ca: has no meaning without TLS"),
         (&[("url", "mqtts://x"), ("topic", "a"), ("tls.cert", "a.pem")], "option tls.cert: needs its private key"),
-        (&[("url", "mqtt://x"), ("topic", "a"), ("qos", "2")], "option qos: 2 is not supported yet"),
+        (&[("url", "mqtt://x"), ("topic", "a"), ("qos", "3")], "option qos: \"3\" is not one of '0', '1', '2'"),
         (&[("url", "mqtt://x"), ("topic", "a/#/b")], "option topic: # takes all levels"),
         (&[("url", "mqtt://x")], "option topic: is missing"),
         (&[("url", "mqtt://x"), ("topic", "a"), ("password", "p")], "needs a username"),

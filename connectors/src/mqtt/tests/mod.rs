@@ -2,7 +2,10 @@
 
 mod bytes;
 mod client;
+mod exactly_once;
+mod lab;
 mod listener;
+mod model;
 mod mosquitto;
 mod packets;
 mod transport;
@@ -34,6 +37,8 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 #[derive(Default)]
 struct Inner {
     chunks: Vec<Vec<Message>>,
+    /// What the log knows beside them.
+    notes: BTreeMap<Bytes, Bytes>,
     open: VecDeque<oneshot::Sender<Result<Appended, IntakeError>>>,
     by_itself: bool,
     blocked: bool,
@@ -146,6 +151,8 @@ impl Intake for HandIntake {
             {
                 let mut inner = self.inner.lock();
                 inner.chunks.push(messages);
+                inner.notes.extend(notes.into_iter().map(|note| (note.key, note.value)));
+                inner.notes.retain(|_, value| !value.is_empty());
                 if inner.by_itself {
                     let _ = give.send(Ok(appended()));
                 } else {

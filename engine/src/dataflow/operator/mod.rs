@@ -1,6 +1,7 @@
 //! The operators, one file each. All have the same shape: build the ports, then a closure that runs inside
 //! [`Failure::guard`](super::failure::Failure::guard) and does a bounded amount of work.
 
+pub(crate) mod dedup;
 pub(crate) mod source;
 pub(crate) mod stateless;
 pub(crate) mod table;
@@ -28,6 +29,6 @@ pub(crate) fn send(
     batch: arrow::array::RecordBatch,
 ) {
     if batch.num_rows() > 0 {
-        output.session_with_builder(capability).give_container(&mut Rows(Some(batch)));
+        output.session_with_builder(capability).give_container(&mut Rows::new(batch));
     }
 }

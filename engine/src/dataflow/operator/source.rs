@@ -24,13 +24,13 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::scheduling::SyncActivator;
 
-use super::{Output, RowStream, send};
+use super::{Output, RowStream};
 use crate::dataflow::Context;
-use crate::dataflow::container::Rows;
+use crate::dataflow::container::{Place, Rows};
 use crate::dataflow::counters::SourceCounters;
 use crate::dataflow::operator::watermark::{MarkStream, Marks, to_all};
 use crate::dataflow::snapshot::{Snapshot, SourceCounts};
-use crate::decode::{DeadLetter, Decoder, Place};
+use crate::decode::{DeadLetter, Decoder, Place as ChunkPlace};
 use crate::epoch::Epoch;
 use crate::plan::{EventTimeNode, NodeId, SourceNode, dead_letter_schema};
 use crate::seeded_bugs::{SeededBug, is_planted};
@@ -73,8 +73,8 @@ pub struct FedChunk {
 }
 
 impl FedChunk {
-    fn place(&self) -> Place<'_> {
-        Place { partition: &self.partition_name, arrival_us: self.arrival_us, runs: &self.places }
+    fn place(&self) -> ChunkPlace<'_> {
+        ChunkPlace { partition: &self.partition_name, arrival_us: self.arrival_us, runs: &self.places }
     }
 }
 
@@ -133,7 +133,12 @@ pub(crate) fn source<'scope>(
                         Ok(Feed::Chunk(chunk)) => {
                             let sorted = sort_out(&mut *decoder, &chunk, event_time, &mut seen)?;
                             counts.add(&sorted);
-                            outputs.send(held, sorted, &context.counters.sources[id.0]);
+                            let place = Place {
+                                first: chunk.places.first().map_or(Offset(0), |(first, _)| *first),
+                                batch: 0,
+                                arrival_us: chunk.arrival_us,
+                            };
+                            outputs.send(held, sorted, place, &context.counters.sources[id.0]);
                         }
                         Ok(Feed::Close { epoch, mut marks, checkpoint }) => {
                             assert_eq!(epoch, open, "epochs come in order");
@@ -171,7 +176,7 @@ struct Outputs {
 }
 
 impl Outputs {
-    fn send(&mut self, held: &[Capability<Epoch>], sorted: Sorted, counters: &SourceCounters) {
+    fn send(&mut self, held: &[Capability<Epoch>], sorted: Sorted, place: Place, counters: &SourceCounters) {
         let outputs = [
             (&mut self.rows, sorted.rows, &counters.rows),
             (&mut self.dead, sorted.dead.into_iter().collect(), &counters.dead),
@@ -179,9 +184,11 @@ impl Outputs {
         ];
         for ((output, batches, counter), capability) in outputs.into_iter().zip(held) {
             let mut output = output.activate();
-            for batch in batches {
+            let filled = batches.into_iter().filter(|batch| batch.num_rows() > 0);
+            for (place, batch) in (0..).map(|batch| Place { batch, ..place }).zip(filled) {
                 counter.add(batch.num_rows() as u64);
-                send(&mut output, capability, batch);
+                let mut rows = Rows { batch: Some(batch), place };
+                output.session_with_builder(capability).give_container(&mut rows);
             }
         }
     }

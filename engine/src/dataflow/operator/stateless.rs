@@ -12,13 +12,13 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::{Output, RowStream};
 use crate::dataflow::Context;
-use crate::dataflow::container::Rows;
+use crate::dataflow::container::{Place, Rows};
 use crate::epoch::Epoch;
 use crate::expr::ExprRef;
 
 /// Keeps the rows for which the predicate is true.
 pub(crate) fn filter<'scope>(rows: RowStream<'scope>, context: &Context, predicate: ExprRef) -> RowStream<'scope> {
-    each_batch(rows, context, "filter", move |batch| keep(&batch, &predicate).map(some_rows))
+    each_batch(rows, context, "filter", move |batch, _| keep(&batch, &predicate).map(some_rows))
 }
 
 /// Computes the columns of a schema.
@@ -28,7 +28,7 @@ pub(crate) fn project<'scope>(
     schema: SchemaRef,
     columns: Vec<ExprRef>,
 ) -> RowStream<'scope> {
-    each_batch(rows, context, "project", move |batch| compute(&batch, &schema, &columns).map(some_rows))
+    each_batch(rows, context, "project", move |batch, _| compute(&batch, &schema, &columns).map(some_rows))
 }
 
 fn keep(batch: &RecordBatch, predicate: &ExprRef) -> Result<RecordBatch, String> {
@@ -49,7 +49,7 @@ fn compute(batch: &RecordBatch, schema: &SchemaRef, columns: &[ExprRef]) -> Resu
 
 /// An empty batch goes no further.
 fn some_rows(batch: RecordBatch) -> Option<Rows> {
-    (batch.num_rows() > 0).then_some(Rows(Some(batch)))
+    (batch.num_rows() > 0).then_some(Rows::new(batch))
 }
 
 /// Builds an operator that makes a container of each batch, or nothing of it, and keeps nothing.
@@ -57,7 +57,7 @@ pub(crate) fn each_batch<'scope, C: Container>(
     rows: RowStream<'scope>,
     context: &Context,
     name: &'static str,
-    mut piece: impl FnMut(RecordBatch) -> Result<Option<C>, String> + 'static,
+    mut piece: impl FnMut(RecordBatch, Place) -> Result<Option<C>, String> + 'static,
 ) -> Stream<'scope, Epoch, C> {
     let mut builder = OperatorBuilder::new(name.to_owned(), rows.scope());
     let mut input = builder.new_input(rows, Pipeline);
@@ -74,8 +74,8 @@ pub(crate) fn each_batch<'scope, C: Container>(
                 let mut result = Ok(());
                 let mut output = output.activate();
                 input.for_each(|time, data| {
-                    if let (Ok(()), Some(batch)) = (&result, data.0.take()) {
-                        match piece(batch) {
+                    if let (Ok(()), Some(batch)) = (&result, data.batch.take()) {
+                        match piece(batch, data.place) {
                             Ok(Some(mut made)) => {
                                 output.session_with_builder(&time.retain(0)).give_container(&mut made);
                             }

@@ -50,7 +50,7 @@ pub(crate) fn table<'scope>(
             }
             failure.guard(name, || {
                 input.for_each(|time, data| {
-                    if let Some(batch) = data.0.take()
+                    if let Some(batch) = data.batch.take()
                         && *time.time() > feed.last_committed
                     {
                         waiting.push_back((time.retain(0), batch));

@@ -31,6 +31,8 @@ pub(crate) type MarkStream<'scope> = Stream<'scope, Epoch, Marks>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Tick {
     pub(crate) watermark: Watermark,
+    /// The time in the epoch's Seal, microseconds: what a source without an event time goes by.
+    pub(crate) sealed_us: i64,
     /// Whether a checkpoint is made at its end.
     pub(crate) checkpoint: bool,
 }
@@ -69,7 +71,7 @@ impl Gated<Marks> for Folding {
 
     fn close(&mut self, epoch: Epoch) -> Result<(), String> {
         let (watermark, checkpoint) = (self.fold.close(), std::mem::take(&mut self.checkpoint));
-        self.closed.push_back((epoch, Tick { watermark, checkpoint }));
+        self.closed.push_back((epoch, Tick { watermark, sealed_us: self.fold.sealed_us(), checkpoint }));
         if let Some(keeper) = self.keeper.as_ref().filter(|_| checkpoint) {
             keeper.snapshots.put(epoch, Snapshot::Fold { id: keeper.id, fold: self.fold.clone() });
         }
@@ -82,7 +84,7 @@ pub(crate) fn watermark<'scope>(
     marks: MarkStream<'scope>,
     context: &Context,
     id: NodeId,
-    event_time: EventTimeNode,
+    event_time: Option<EventTimeNode>,
     restored: Option<WatermarkFold>,
 ) -> TickStream<'scope> {
     let name = "watermark";
@@ -95,8 +97,10 @@ pub(crate) fn watermark<'scope>(
     builder.build(move |mut capabilities| {
         let mut capability = capabilities.pop();
         let mut gate = EpochGate::new(context.first);
-        let fold = restored.unwrap_or_else(|| WatermarkFold::new(event_time.delay_us, event_time.idle_after_us));
-        let keeper = is_keeper.then(|| Keeper { id, snapshots: Arc::clone(&context.snapshots) });
+        let (delay_us, idle_after_us) = event_time.map_or((0, None), |time| (time.delay_us, time.idle_after_us));
+        let fold = restored.unwrap_or_else(|| WatermarkFold::new(delay_us, idle_after_us));
+        let keeper =
+            (is_keeper && event_time.is_some()).then(|| Keeper { id, snapshots: Arc::clone(&context.snapshots) });
         let mut folding = Folding { fold, checkpoint: false, closed: VecDeque::new(), keeper };
         move |frontiers| {
             if context.failure.is_set() {

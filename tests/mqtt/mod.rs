@@ -1,0 +1,14 @@
+//! The promise of MQTT, through the real program: what the broker or the listener has acknowledged is in the table, at QoS 2
+//! once, whoever is killed, cut off or restarted.
+//!
+//! - [`scripted`]: a broker that says exactly what a test tells it, byte by byte, conforming or not
+//! - [`mosquitto`]: a real broker that restarts, forgets, or is away
+//! - [`numbered`]: numbered messages from all sides while the program is killed again and again
+//! - [`guarantees`]: the page that says what holds names the test of each claim
+
+mod scripted;
+
+mod mosquitto;
+mod numbered;
+
+mod guarantees;

@@ -1,0 +1,61 @@
+//! Numbered messages from all sides, while the program is killed every 20 to 250 ms: at QoS 2 each number is in the table
+//! once; at QoS 1 none is missing, and there are no more duplicates than there were messages in flight.
+//!
+//! ```text
+//!   device ──► mosquitto ──►┐                                   ┌─► tables ──► DuckDB counts
+//!   broker of our own ─────►├─ tidemill, killed and started ────┤
+//!   device ────────────────►┘  again and again                  └─ ledgers of all senders, on disk before each message
+//! ```
+//!
+//! - [`size`]: how many messages and kills
+//! - [`input`]: who sends, and how
+//! - [`run`]: all of it together, and the verdict
+
+mod input;
+mod run;
+mod size;
+
+use self::input::{Input, Way};
+use self::run::run;
+use self::size::Size;
+use crate::harness::mqtt_script::sender::Ids;
+use crate::harness::mqtt_script::words::Version;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_mosquitto_kills_lose_nothing_and_at_qos_2_double_nothing() {
+    let inputs = [
+        Input { name: "m1", way: Way::Mosquitto, qos: 1, version: Version::V4 },
+        Input { name: "m2", way: Way::Mosquitto, qos: 2, version: Version::V5 },
+        Input { name: "n2", way: Way::Mosquitto, qos: 2, version: Version::V4 },
+    ];
+    run("mosquitto", &inputs, Size::of_kills()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_a_broker_that_uses_ids_again_at_once_kills_lose_nothing_and_at_qos_2_double_nothing() {
+    let inputs = [
+        Input { name: "b1", way: Way::Broker(Ids::LowestFree), qos: 1, version: Version::V5 },
+        Input { name: "b2", way: Way::Broker(Ids::LowestFree), qos: 2, version: Version::V4 },
+        Input { name: "c2", way: Way::Broker(Ids::Upwards), qos: 2, version: Version::V5 },
+    ];
+    run("broker", &inputs, Size::of_kills()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_the_listener_kills_lose_nothing_and_at_qos_2_double_nothing() {
+    let inputs = [
+        Input { name: "l1", way: Way::Listener(Ids::Upwards), qos: 1, version: Version::V4 },
+        Input { name: "l2", way: Way::Listener(Ids::LowestFree), qos: 2, version: Version::V5 },
+        Input { name: "k2", way: Way::Listener(Ids::Upwards), qos: 2, version: Version::V4 },
+    ];
+    run("listener", &inputs, Size::of_kills()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_of_sixty_thousand_is_drained_through_kills() {
+    let inputs = [
+        Input { name: "backlog1", way: Way::Mosquitto, qos: 1, version: Version::V4 },
+        Input { name: "backlog2", way: Way::Mosquitto, qos: 2, version: Version::V5 },
+    ];
+    run("backlog", &inputs, Size::of_backlogs()).await;
+}
