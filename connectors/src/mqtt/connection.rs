@@ -116,7 +116,10 @@ impl Connection<'_> {
             if end.is_some() && appending.is_none() && receipts.is_empty() {
                 break;
             }
-            if has_more && self.session.out.is_empty() && let Some(mailbox) = &mailbox {
+            if has_more
+                && self.session.out.is_empty()
+                && let Some(mailbox) = &mailbox
+            {
                 mailbox.bell.notify_one();
             }
             let reading = end.is_none() && appending.is_none() && !self.inbox.has_packets() && self.has_room(&receipts);

@@ -246,9 +246,8 @@ impl Hub {
     /// Sends what is retained for a filter.
     pub(super) fn send_retained(&self, mailbox: &Mailbox, filter: &str, grant: &Grant) {
         let found = self.retained.lock().find(filter, Instant::now());
-        let deliveries = found.into_iter().filter(|publication| {
-            !(grant.no_local && publication.publisher == Some(mailbox.number))
-        });
+        let deliveries =
+            found.into_iter().filter(|publication| !(grant.no_local && publication.publisher == Some(mailbox.number)));
         mailbox.put_retained(deliveries.map(|publication| Delivery {
             qos: grant.qos.min(publication.qos),
             publication,
@@ -329,7 +328,11 @@ mod tests {
         let mailbox = present(
             &hub,
             1,
-            &[("a/#", with_id(QoS::ExactlyOnce, 7)), ("a/+", with_id(QoS::AtMostOnce, 9)), ("b", with_id(QoS::AtLeastOnce, 3))],
+            &[
+                ("a/#", with_id(QoS::ExactlyOnce, 7)),
+                ("a/+", with_id(QoS::AtMostOnce, 9)),
+                ("b", with_id(QoS::AtLeastOnce, 3)),
+            ],
         );
         assert_eq!(hub.publish(publication("a/b", QoS::ExactlyOnce)), 1);
         let delivery = mailbox.take().expect("one copy");

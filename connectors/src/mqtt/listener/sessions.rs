@@ -201,7 +201,8 @@ impl Sessions {
     /// Puts back a session that the log knows; its client is away.
     pub(super) fn restore(&self, id: &str, kept: Kept) {
         let claim = self.claim(id);
-        let mut entered = Arc::clone(&claim.slot).try_lock_owned().expect("nobody has a session before the source runs");
+        let mut entered =
+            Arc::clone(&claim.slot).try_lock_owned().expect("nobody has a session before the source runs");
         *entered = Some(kept);
         // What the log knows is kept, even if a later version has a smaller bound.
         let mut table = self.table.lock();

@@ -148,7 +148,9 @@ impl Visit {
 
     async fn open(&self, stream: TcpStream) -> Option<Stream> {
         let Some(tls) = &self.house.tls else {
-            return Stream::plain(stream).inspect_err(|error| debug!(peer = %self.peer, %error, "lost before CONNECT")).ok();
+            return Stream::plain(stream)
+                .inspect_err(|error| debug!(peer = %self.peer, %error, "lost before CONNECT"))
+                .ok();
         };
         let opened = match tls.config().await {
             Ok(config) => Stream::accept_tls(stream, config).await.map_err(|error| error.to_string()),
@@ -193,7 +195,11 @@ impl Visit {
                 return Err(refuse("protocol", reason::TOPIC_NAME_INVALID, "the will's topic is no topic"));
             }
             if !self.rules(&admitted).permits().allow(Access::Write, topic) {
-                return Err(refuse("acl", reason::NOT_AUTHORIZED, "the will's topic is not allowed by the access file"));
+                return Err(refuse(
+                    "acl",
+                    reason::NOT_AUTHORIZED,
+                    "the will's topic is not allowed by the access file",
+                ));
             }
         }
         Ok(admitted)
@@ -217,14 +223,7 @@ impl Visit {
     }
 
     /// Has the session: answers CONNECT, and stays until the connection ends.
-    async fn stay(
-        self,
-        stream: Stream,
-        inbox: Inbox,
-        mut admitted: Admitted,
-        claim: Claim,
-        mut entered: Entered,
-    ) {
+    async fn stay(self, stream: Stream, inbox: Inbox, mut admitted: Admitted, claim: Claim, mut entered: Entered) {
         let begun = match self.begin(&admitted, &claim, &mut entered).await {
             Ok(begun) => begun,
             Err(refusal) => {
@@ -273,7 +272,8 @@ impl Visit {
         }
         self.tell(&end, &claim.id);
         // Boxed, so that ten thousand idle connections do not reserve room for their end.
-        Box::pin(self.depart(connection, end, kept, will.map(|will| Bequest { will, publisher }), claim, entered)).await;
+        Box::pin(self.depart(connection, end, kept, will.map(|will| Bequest { will, publisher }), claim, entered))
+            .await;
     }
 
     /// Gives the session back, then says good-bye, then publishes the will: whoever waits for the session waits no longer.
@@ -312,12 +312,7 @@ impl Visit {
     }
 
     /// Takes up the session that is there, or begins a new one; what the log must know is durable when it returns.
-    async fn begin(
-        &self,
-        admitted: &Admitted,
-        claim: &Claim,
-        entered: &mut Entered,
-    ) -> Result<Begun, Option<Refusal>> {
+    async fn begin(&self, admitted: &Admitted, claim: &Claim, entered: &mut Entered) -> Result<Begun, Option<Refusal>> {
         let Admitted { version, connect, .. } = admitted;
         let asked = match version {
             Version::V5 => connect.session_expiry_s.unwrap_or(0),
