@@ -9,6 +9,7 @@ use crate::config::parse_workers;
 const EXAMPLES: &str = "\
 Start here:
   tidemill demo                                  simulated freezers over MQTT and HTTP; nothing to install
+  tidemill sniff mqtt://HOST 'plant/#'           what does this broker publish? prints a pipeline for it
   tidemill check pipeline.sql                    is this pipeline right?
   tidemill serve --data ./data pipeline.sql      run it
   tidemill sql \"SELECT * FROM room_5s LIMIT 5\"   ask it
@@ -37,6 +38,19 @@ behind it, so nothing that was acknowledged is lost: the rows that were taken ou
 repaired or by another version of the program. Epoch 0 is the beginning of the log, as long as the log is whole.
 
 If it dies on the way, the next start finishes it. An epoch that is not possible is refused, with those that are.";
+
+const SNIFF_HELP: &str = "\
+Examples:
+  tidemill sniff mqtt://localhost 'plant/#' > plant.sql
+  tidemill check plant.sql
+  tidemill sniff mqtt://broker.example.com 'plant/{site}/+/telemetry' --seconds 60 --username me --password-env MQTT_PASSWORD
+
+Prints a CREATE SOURCE with typed columns, topic levels that differ as columns, and a watermark by the lateness it has
+measured; and a first view. What it saw stands in comments above: messages a second, retained copies (old readings that
+the broker sends again), payloads that are no JSON objects, and messages with other fields than the most common ones.
+
+It listens at QoS 0 and leaves no session at the broker. Numbers become DOUBLE; what was in every reading becomes NOT NULL.
+Exit code 2: nothing was heard, or no readings.";
 
 const VERIFY_HELP: &str = "\
 Examples:
@@ -100,6 +114,10 @@ Example:
 
 Doing it again continues where it stopped; a run that is complete changes nothing.")]
     Run(RunArgs),
+
+    /// Listen to a broker for some seconds, and print a pipeline for what it publishes
+    #[command(after_help = SNIFF_HELP)]
+    Sniff(SniffArgs),
 
     /// Check pipeline files without running them: no network, nothing is written
     #[command(after_help = "\
@@ -174,6 +192,31 @@ pub(crate) struct RunArgs {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) folder: FolderArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SniffArgs {
+    /// The broker
+    #[arg(value_name = "mqtt://HOST[:PORT]")]
+    pub(crate) url: String,
+    /// What to listen to: + is one level of the topic, {name} one that becomes a column, # at the end all that follow
+    #[arg(default_value = "#")]
+    pub(crate) pattern: String,
+    /// How long to listen
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) seconds: u64,
+    /// Who we are
+    #[arg(long, value_name = "NAME")]
+    pub(crate) username: Option<String>,
+    /// The environment variable with the password
+    #[arg(long, value_name = "VARIABLE", requires = "username", conflicts_with = "password_file")]
+    pub(crate) password_env: Option<String>,
+    /// The file with the password
+    #[arg(long, value_name = "FILE", requires = "username")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// The authority that the broker's certificate is from, as PEM; without it those that this machine trusts
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

@@ -24,8 +24,9 @@ pub use tidemill_queries as queries;
 pub mod prelude {
     pub use crate::pipeline::{
         Aggregate, Keyed, LiveRows, Pipeline, Running, Stream, Windowed, avg, boolean, count, count_of, double,
-        hopping, integer, max, min, sum, text, timestamp, tumbling,
+        hopping, integer, max, metadata, min, sum, text, timestamp, tumbling,
     };
+    pub use tidemill_connectors::Metadata;
     pub use tidemill_connectors::channel::Channel;
     pub use tidemill_engine::time::{minutes, secs};
 }

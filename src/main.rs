@@ -49,6 +49,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Serve(_) | Command::Run(_) => Verbosity::Service,
         Command::Check(_)
         | Command::Sql(_)
+        | Command::Sniff(_)
         | Command::Inspect(_)
         | Command::Restore(_)
         | Command::Verify(_)
@@ -69,6 +70,7 @@ fn run(cli: Cli) -> Result<()> {
             Command::Sql(args) => commands::sql(args, config, cli.format).await,
             Command::Inspect(args) => commands::inspect(&args, &config, cli.format),
             Command::Restore(args) => commands::restore(args, &config, cli.format),
+            Command::Sniff(args) => commands::sniff(args, cli.format).await,
             Command::Verify(args) => commands::verify(args).await,
             Command::Password(args) => commands::password(&args),
             Command::Demo(args) => demo::run(args, config).await,

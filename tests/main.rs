@@ -33,5 +33,7 @@ mod restart;
 mod restore;
 mod seeded_bugs;
 mod simulation;
+mod sinks;
+mod sniff;
 mod table_readers;
 mod verify;

@@ -2,18 +2,21 @@
 //!
 //! Blocks are marked for this test by a comment above them: `<!-- test: file NAME -->` writes the block to a file, `demo`
 //! runs its lines while the demo runs, `background` runs its lines and leaves the last one running, `foreground` runs the
-//! block as one script beside it. The first two commands are proven elsewhere: `./check` by running this very test, the
+//! block as one script beside it, `check` is a pipeline that `tidemill check` accepts, `broker` runs its lines beside a real
+//! broker with devices. The first two commands are proven elsewhere: `./check` by running this very test, the
 //! demo by the marked block. A block without a mark fails the test, unless it is one of those.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::harness::broker::{Broker, Devices};
 use crate::harness::folder::Folder;
 use crate::harness::http::Client;
-use crate::harness::program::{free_port, program, signal};
+use crate::harness::program::{Serve, free_port, program, signal};
 use crate::harness::python::interpreter;
 use crate::harness::wait::eventually;
+use crate::sinks::subscriber::Subscriber;
 
 const README: &str = include_str!("../README.md");
 
@@ -152,6 +155,31 @@ async fn the_demo_shows_windows_and_every_command_it_suggests_works_while_it_run
     demo.interrupt().await;
 }
 
+#[test]
+fn pipelines_that_are_only_shown_are_right() {
+    let folder = Folder::new();
+    let shown: Vec<Block> = blocks().into_iter().filter(|block| block.mark.as_deref() == Some("check")).collect();
+    assert!(!shown.is_empty());
+    for block in shown {
+        folder.write("shown.sql", &block.text);
+        succeed(shell(folder.path(), "tidemill check shown.sql"), &block.text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_that_listen_to_a_broker_print_a_pipeline_for_it() {
+    let folder = Folder::new();
+    let broker = Broker::start(&folder).await;
+    let _devices = Devices::start(broker.port);
+    let commands = block("broker").text.replace("1883", &broker.port.to_string());
+    for line in commands.lines() {
+        let (command, line) = (shell(folder.path(), line), line.to_owned());
+        tokio::task::spawn_blocking(move || succeed(command, &line)).await.expect("the command succeeds");
+    }
+    let printed = std::fs::read_to_string(folder.join("plant.sql")).expect("what was printed");
+    assert!(printed.contains("'plant/lab/{device}/telemetry'"), "{printed}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pipeline_of_the_readme_checks_serves_and_answers_as_it_says() {
     let folder = Folder::new();
@@ -192,4 +220,24 @@ async fn the_pipeline_of_the_readme_checks_serves_and_answers_as_it_says() {
         assert!(printed.contains(expected), "{expected} is not in\n{printed}");
     }
     server.interrupt().await;
+}
+
+/// The pipeline of the README with its sink: delivered to a real subscriber.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sink_of_the_readme_delivers_to_a_subscriber() {
+    let folder = Folder::new();
+    let broker = Broker::start(&folder).await;
+    let subscriber = Subscriber::start(&folder, broker.port, "rooms/#").await;
+    let sink = block("sink").text.replace("1883", &broker.port.to_string());
+    let program = Serve::new(&folder, &(block("file cold_chain.sql").text + &sink)).start_ready().await;
+    let row = |c: f64, second: &str| {
+        format!("{{\"site\":\"north\",\"device\":\"f1\",\"temperature\":{c},\"ts\":\"2026-01-01T09:{second}Z\"}}\n")
+    };
+    let rows = row(-18.5, "00:01") + &row(-17.5, "00:31") + &row(-16.0, "01:15");
+    program.http.ingest_durably("readings", &rows).await;
+    subscriber.saw(1).await;
+    let (_, topic, payload) = subscriber.messages().remove(0);
+    assert_eq!((topic.as_str(), &payload["avg_c"]), ("rooms/north/f1", &serde_json::json!(-18.0)), "{payload}");
+    assert_eq!(payload["window_start"], "2026-01-01T09:00:00Z");
+    program.stop().await;
 }

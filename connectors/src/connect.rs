@@ -212,7 +212,7 @@ mod tests {
             clock: Arc::new(ManualClock::default()),
             dice: Arc::new(SeededDice::new(1)),
             http: HttpIngest::new(),
-            hubs: crate::mqtt::Hubs::default(),
+            local_brokers: Default::default(),
         };
         let options = Options::new(options.iter().map(|(key, value)| (key.to_string(), value.to_string())));
         connect("readings", &columns, options, &context)

@@ -1,7 +1,8 @@
 //! Where data enters and leaves tidemill: sources by kind, formats, and the tables.
 //!
 //! [`connect()`] turns a `WITH (connector = …)` list into a [`Source`] and its [`Format`]; [`table::TableSink`] is where
-//! results leave. Modules in reading order: what every connector needs, the sources, the tables.
+//! results stay, and [`connect_sink()`] makes an [`outbox`] through which they leave. Modules in reading order: what every
+//! connector needs, the sources, the sinks, the tables.
 
 pub mod connect;
 pub mod descriptors;
@@ -17,6 +18,9 @@ pub mod file;
 pub mod generate;
 pub mod http;
 pub mod mqtt;
+
+pub mod outbox;
+pub mod sink;
 
 pub mod table;
 
@@ -35,6 +39,7 @@ pub use connect::connect;
 pub use http::HttpIngest;
 pub use metadata::Metadata;
 pub use options::{OptionError, Options};
+pub use sink::{ConnectedSink, connect_sink};
 
 /// What every connector may need from the program.
 #[derive(Clone)]
@@ -49,8 +54,8 @@ pub struct Context {
     pub dice: Arc<dyn Dice>,
     /// Where HTTP sources meet the server.
     pub http: HttpIngest,
-    /// Where `mqtt` sinks meet the listeners of the same program.
-    pub hubs: mqtt::Hubs,
+    /// Where sinks meet the MQTT listeners of this process.
+    pub local_brokers: mqtt::LocalBrokers,
 }
 
 /// A source that is ready to be planned.

@@ -76,6 +76,16 @@ impl Options {
         Ok(self.duration(key)?.map(Some))
     }
 
+    /// Takes a number of bytes such as `'64 MiB'` or `'1 GiB'`.
+    pub fn bytes(&mut self, key: &'static str) -> Result<Option<u64>, OptionError> {
+        self.take(key)
+            .map(|text| {
+                parse_bytes(&text)
+                    .ok_or_else(|| OptionError::new(key, format!("{text:?} is not a size such as '64 MiB' or '1 GiB'")))
+            })
+            .transpose()
+    }
+
     /// Takes one of a closed set of words.
     pub fn choice<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Result<Option<T>, OptionError> {
         self.take(key)
@@ -152,9 +162,34 @@ fn parse_duration(text: &str) -> Option<Duration> {
     Some(Duration::from_micros(count.checked_mul(unit_us)?))
 }
 
+fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit())?;
+    let count: u64 = text[..split].parse().ok()?;
+    let unit: u64 = match text[split..].trim() {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return None,
+    };
+    count.checked_mul(unit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_binary_units() {
+        for (text, bytes) in [("1 GiB", 1 << 30), ("64MiB", 64 << 20), ("7 B", 7)] {
+            assert_eq!(parse_bytes(text), Some(bytes), "{text}");
+        }
+        for text in ["", "10", "GiB", "-1 GiB", "1 GB", "99999999999 TiB"] {
+            assert_eq!(parse_bytes(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn a_misspelt_key_names_the_nearest_known_one() {

@@ -8,6 +8,8 @@
 //! Calls block; the runtime makes them on threads that may wait. Until they are prepared, rows are the runtime's: they
 //! are part of its checkpoints.
 
+use std::time::Duration;
+
 use arrow::array::RecordBatch;
 use serde::{Deserialize, Serialize};
 
@@ -90,6 +92,10 @@ pub trait Sink: Send + 'static {
     }
     /// The last epoch that is committed, read from the sink itself: rows up to it are never sent again.
     fn last_committed(&self) -> Epoch;
+    /// How long rows wait at most for a commit; `None`: as long as the job says.
+    fn commit_interval(&self) -> Option<Duration> {
+        None
+    }
     /// Makes a writer. Several prepare side by side, and what they leave can be committed together; `index` tells them
     /// apart. A writer is used by one thread.
     fn writer(&mut self, index: usize) -> Box<dyn SinkWriter>;

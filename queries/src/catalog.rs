@@ -1,6 +1,7 @@
-//! What a pipeline file defines: its sources, its views, and the tables that they fill.
+//! What a pipeline file defines: its sources, its views, the tables that they fill, and the sinks that deliver them.
 
 use arrow::datatypes::SchemaRef;
+use tidemill_connectors::ConnectedSink;
 use tidemill_engine::plan::Plan;
 
 pub use tidemill_connectors::table::Partitioning;
@@ -14,8 +15,10 @@ pub struct Pipeline {
     pub sources: Vec<SourceInfo>,
     /// Its views, each after those it reads.
     pub views: Vec<ViewInfo>,
-    /// Every table that the plan fills, in the order of [`Plan::tables`].
+    /// Every table that the plan fills, in the order of [`Plan::tables`], which has the sinks among them.
     pub tables: Vec<TableInfo>,
+    /// Its sinks, in the order of the file.
+    pub sinks: Vec<SinkInfo>,
 }
 
 /// A source, as its statement says.
@@ -49,6 +52,23 @@ pub struct ViewInfo {
     pub sql: String,
     /// Its columns.
     pub schema: SchemaRef,
+}
+
+/// A sink, as its statement says.
+#[derive(Clone)]
+pub struct SinkInfo {
+    /// Its name: that of a table of the plan.
+    pub name: String,
+    /// The view or source whose rows it delivers.
+    pub of: String,
+    /// The statement, as it was written.
+    pub sql: String,
+    /// The columns of its rows.
+    pub schema: SchemaRef,
+    /// Where they go.
+    pub connected: ConnectedSink,
+    /// A hash over all that decides about the rows of its view; not about where and how they are delivered.
+    pub fingerprint: String,
 }
 
 /// A table that a plan fills.

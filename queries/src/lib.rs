@@ -12,6 +12,7 @@ mod statement;
 
 pub mod planner;
 
+mod names;
 mod parts;
 mod type_name;
 
@@ -24,8 +25,9 @@ pub mod session;
 
 pub mod server;
 
-pub use catalog::{DedupInfo, Partitioning, Pipeline, SourceInfo, Storage, TableInfo, ViewInfo};
+pub use catalog::{DedupInfo, Partitioning, Pipeline, SinkInfo, SourceInfo, Storage, TableInfo, ViewInfo};
 pub use diagnostic::{Code, Diagnostic};
-pub use parts::{ColumnParts, Parts, SourceParts, ViewParts, WatermarkParts, quoted};
+pub use names::{is_column_name, name_in_sql, quoted};
+pub use parts::{ColumnParts, Parts, SourceParts, ViewParts, WatermarkParts};
 pub use planner::{CompiledExpression, compile, compile_expression, explain};
 pub use type_name::type_name;

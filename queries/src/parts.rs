@@ -3,8 +3,10 @@
 use arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::tokenizer::Token;
 
+use crate::catalog::DedupInfo;
 use crate::diagnostic::Diagnostic;
-use crate::statement::{OptionList, Statement, parse_file, slice};
+use crate::names::quoted;
+use crate::statement::{DedupClause, OptionList, Statement, parse_file, slice};
 use crate::type_name::type_name;
 
 /// The statements of a file, in their order.
@@ -25,6 +27,8 @@ pub struct SourceParts {
     pub columns: Vec<ColumnParts>,
     /// The event time.
     pub watermark: Option<WatermarkParts>,
+    /// How its repeats are told.
+    pub dedup: Option<DedupInfo>,
     /// Keys and values of `WITH`.
     pub options: Vec<(String, String)>,
 }
@@ -90,9 +94,12 @@ impl Parts {
                         column: watermark.column.value,
                         delay: watermark.delay.map(|delay| delay.to_string()),
                     }),
+                    dedup: source.dedup.as_ref().map(DedupClause::info),
                     options: pairs(&source.options),
                     name: source.name.value,
                 }),
+                // Where rows are delivered decides nothing about them.
+                Statement::Sink(_) => {}
                 Statement::View(view) => {
                     let (mut texts, mut numbers) = (Vec::new(), Vec::new());
                     let mut meant = view.tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_)));
@@ -136,6 +143,10 @@ impl SourceParts {
             let delay = watermark.delay.as_ref().map_or_else(String::new, |delay| format!(" - {delay}"));
             lines.push(format!("    WATERMARK FOR {column} AS {column}{delay}"));
         }
+        if let Some(dedup) = &self.dedup {
+            let key: Vec<String> = dedup.key.iter().map(|column| quoted(column)).collect();
+            lines.push(format!("    DEDUP KEY ({}) WITHIN {}", key.join(", "), dedup.within));
+        }
         format!("CREATE SOURCE {} (\n{}\n){};\n", quoted(&self.name), lines.join(",\n"), with(options))
     }
 }
@@ -145,11 +156,6 @@ impl ViewParts {
     pub fn to_sql(&self, options: &[(String, String)]) -> String {
         format!("CREATE MATERIALIZED VIEW {}{} AS\n{};\n", quoted(&self.name), with(options), self.query)
     }
-}
-
-/// Writes a name as SQL, whatever is in it.
-pub fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn pairs(options: &OptionList) -> Vec<(String, String)> {
@@ -170,7 +176,7 @@ mod tests {
     fn a_file_that_is_taken_apart_and_written_again_says_the_same() {
         let text = "-- a comment\n\
             CREATE SOURCE r (site TEXT NOT NULL, \"Odd\" INTEGER UNSIGNED, n TINYINT, d DATE, heard TIMESTAMP METADATA FROM 'arrival_time', tags MAP<TEXT, TEXT>, ts TIMESTAMP NOT NULL,\n\
-            WATERMARK FOR ts AS ts - INTERVAL '1 minute 5 seconds') WITH (connector = 'http', format = 'csv', delimiter = ';');\n\
+            WATERMARK FOR ts AS ts - INTERVAL '1 minute 5 seconds', DEDUP KEY (site, \"Odd\") WITHIN INTERVAL '1' HOUR) WITH (connector = 'http', format = 'csv', delimiter = ';');\n\
             CREATE MATERIALIZED VIEW v WITH (location = '/tmp/it''s', partition_by = 'day(window_start)') AS\n\
             SELECT site, window_start, count(*) AS n /* all */ FROM TUMBLE(r, ts, INTERVAL '10 seconds')\n\
             WHERE site = 'north' AND n > 20.5 GROUP BY site, window_start EMIT ON WINDOW CLOSE;\n\

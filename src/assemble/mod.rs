@@ -21,6 +21,8 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use tidemill_connectors::http::HttpIngest;
+use tidemill_connectors::mqtt::LocalBrokers;
+use tidemill_connectors::outbox::OutboxStatus;
 use tidemill_connectors::table::{self, TableSink, TableSpec};
 use tidemill_engine::clock::{Clock, Dice, SystemClock, SystemDice};
 use tidemill_engine::epoch::Epoch;
@@ -31,7 +33,7 @@ use tidemill_engine::runtime::{self, Job, JobError, JobOptions, LOG_FOLDER, Outl
 use tidemill_engine::sink::Sink;
 use tidemill_engine::storage::{FolderLock, LocalStorage, MemoryStorage, Storage};
 use tidemill_queries::history::{History, TABLES_FOLDER, TableLocation};
-use tidemill_queries::{Diagnostic, TableInfo};
+use tidemill_queries::{Diagnostic, SinkInfo, TableInfo};
 use tokio::sync::broadcast;
 
 use crate::{Error, Result};
@@ -154,7 +156,7 @@ pub fn context(storage: Arc<dyn Storage>, settings: &Settings) -> Result<tidemil
         clock: Arc::clone(&settings.clock),
         dice: Arc::clone(&settings.dice),
         http: HttpIngest::new(),
-        hubs: tidemill_connectors::mqtt::Hubs::default(),
+        local_brokers: LocalBrokers::default(),
     })
 }
 
@@ -235,21 +237,66 @@ pub fn table_path(folder: &Path, table: &TableInfo) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| unusable(format!("is not a folder: {error}")))
 }
 
-/// Opens the tables of a plan, in its order. Blocking.
+/// Where the rows of a plan leave: its tables and its sinks.
+#[derive(Clone)]
+pub struct Outlets {
+    order: Vec<String>,
+    tables: Vec<TableInfo>,
+    sinks: Vec<SinkInfo>,
+}
+
+impl Outlets {
+    /// Returns those of a pipeline.
+    pub fn of(pipeline: &tidemill_queries::Pipeline) -> Outlets {
+        Outlets {
+            order: pipeline.plan.tables().into_iter().map(|(name, _)| name).collect(),
+            tables: pipeline.tables.clone(),
+            sinks: pipeline.sinks.clone(),
+        }
+    }
+
+    /// Returns those that are tables.
+    pub fn tables(&self) -> &[TableInfo] {
+        &self.tables
+    }
+
+    /// Returns those that deliver.
+    pub fn sinks(&self) -> &[SinkInfo] {
+        &self.sinks
+    }
+
+    /// Returns what the outboxes say of themselves.
+    pub fn outboxes(&self) -> Vec<OutboxStatus> {
+        self.sinks.iter().map(|sink| sink.connected.status(&sink.of)).collect()
+    }
+
+    /// Opens all, in the order of the plan. Blocking.
+    pub fn open(&self, folder: &Folder, settings: &Settings) -> Result<Vec<Box<dyn Sink>>> {
+        self.open_for(log_id(folder, settings)?, folder, settings)
+    }
+
+    fn open_for(&self, job: u128, folder: &Folder, settings: &Settings) -> Result<Vec<Box<dyn Sink>>> {
+        let open = |name: &String| match self.sinks.iter().find(|sink| sink.name == *name) {
+            Some(SinkInfo { connected, fingerprint, .. }) => {
+                let (storage, dice) = (folder.storage(), Arc::clone(&settings.dice));
+                Ok(connected.open(storage, format!("{job:032x}"), fingerprint.clone(), dice)?)
+            }
+            None => {
+                let table = self.tables.iter().find(|table| table.name == *name);
+                open_table(folder, job, table.expect("what is no sink is a table"), settings)
+            }
+        };
+        self.order.iter().map(open).collect()
+    }
+}
+
+/// Opens tables, in their order. Blocking.
 pub fn open_sinks(folder: &Folder, tables: &[TableInfo], settings: &Settings) -> Result<Vec<Box<dyn Sink>>> {
     let job = log_id(folder, settings)?;
-    sinks_of(folder, job, tables, settings)
+    tables.iter().map(|table| open_table(folder, job, table, settings)).collect()
 }
 
-fn sinks_of(folder: &Folder, job: u128, tables: &[TableInfo], settings: &Settings) -> Result<Vec<Box<dyn Sink>>> {
-    let mut sinks: Vec<Box<dyn Sink>> = Vec::with_capacity(tables.len());
-    for table in tables {
-        sinks.push(open_sink(folder, job, table, settings)?);
-    }
-    Ok(sinks)
-}
-
-fn open_sink(folder: &Folder, job: u128, table: &TableInfo, settings: &Settings) -> Result<Box<dyn Sink>> {
+fn open_table(folder: &Folder, job: u128, table: &TableInfo, settings: &Settings) -> Result<Box<dyn Sink>> {
     let (storage, dir) = table_storage(folder, table)?;
     let spec = TableSpec {
         name: table.name.clone(),
@@ -290,7 +337,7 @@ pub fn foresee(data: &Path, pipeline: &tidemill_queries::Pipeline) -> Result<Opt
     let (folder, settings) = (Folder::look_into(data)?, Settings::default());
     let log = Log::existing(folder.storage(), LOG_FOLDER, LogOptions::default());
     let Some(log) = log.map_err(|error| Error::Environment(with_causes(&error)))? else { return Ok(None) };
-    let sinks = sinks_of(&folder, log.log_id(), &pipeline.tables, &settings)?;
+    let sinks = Outlets::of(pipeline).open_for(log.log_id(), &folder, &settings)?;
     Ok(runtime::foresee(&pipeline.plan, &sinks, &folder.storage())?)
 }
 

@@ -10,13 +10,13 @@ use tidemill_engine::runtime::{JobStatus, Subscription};
 use tidemill_engine::source::Stop;
 use tidemill_engine::storage::Reserve;
 use tidemill_queries::Pipeline;
-use tidemill_queries::server::{BindError, Bound, Exposure, Server, ServiceState};
+use tidemill_queries::server::{BindError, Bound, Exposure, Server, ServiceState, ServiceStatus};
 use tidemill_queries::session::{Limits, Session};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 
 use super::supervisor::{Shown, Supervisor};
-use super::{Folder, LiveRows, Settings, history_of};
+use super::{Folder, LiveRows, Outlets, Settings, history_of};
 use crate::{Error, Result};
 
 /// Batches of a table that someone who is shown its rows may be behind.
@@ -93,11 +93,11 @@ impl Service {
         let history = Arc::new(history_of(&folder, &pipeline.tables)?);
         let live: LiveRows =
             pipeline.tables.iter().map(|table| (table.name.clone(), broadcast::channel(LIVE_BATCHES_MAX).0)).collect();
-        let shown = Shown::default();
+        let (shown, outlets) = (Shown::default(), Outlets::of(&pipeline));
         let supervisor = Supervisor {
             folder,
             plan: pipeline.plan,
-            tables: pipeline.tables,
+            outlets: outlets.clone(),
             live: live.clone(),
             settings: settings.clone(),
             ingest: ingest.clone(),
@@ -107,7 +107,7 @@ impl Service {
 
         let looked_at = shown.clone();
         let state = ServiceState {
-            status: Arc::new(move || looked_at.status()),
+            status: Arc::new(move || ServiceStatus { sinks: outlets.outboxes(), ..looked_at.status() }),
             session: Arc::new(Session::new(history, Limits::default())),
             extra: ingest.router(),
             version: env!("CARGO_PKG_VERSION"),

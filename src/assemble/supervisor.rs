@@ -29,12 +29,11 @@ use tidemill_engine::runtime::{Job, JobStatus};
 use tidemill_engine::sink::Sink;
 use tidemill_engine::source::Stop;
 use tidemill_engine::storage::Reserve;
-use tidemill_queries::TableInfo;
 use tidemill_queries::server::{ReadOnly, ServiceStatus};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Folder, LiveRows, Settings, job_options, open_sinks, write_catalog};
+use super::{Folder, LiveRows, Outlets, Settings, job_options, write_catalog};
 use crate::{Error, Result};
 
 /// The shortest time between a failure and the next attempt; doubled with each failure.
@@ -48,7 +47,7 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 pub(super) struct Supervisor {
     pub(super) folder: Folder,
     pub(super) plan: Plan,
-    pub(super) tables: Vec<TableInfo>,
+    pub(super) outlets: Outlets,
     pub(super) live: LiveRows,
     pub(super) settings: Settings,
     pub(super) ingest: HttpIngest,
@@ -93,6 +92,7 @@ impl Shown {
             job: state.job.as_ref().map(|job| job.status()).or_else(|| state.last.clone()),
             read_only: state.read_only.clone(),
             disk_failures: state.disk_failures,
+            sinks: Vec::new(),
         }
     }
 
@@ -227,10 +227,10 @@ impl Supervisor {
 
     async fn open_tables(&self) -> Result<(Folder, Vec<Box<dyn Sink>>)> {
         let folder = self.folder.reopened()?;
-        let (settings, tables) = (self.settings.clone(), self.tables.clone());
+        let (settings, outlets) = (self.settings.clone(), self.outlets.clone());
         blocking(move || {
-            write_catalog(&folder, &tables)?;
-            let sinks = open_sinks(&folder, &tables, &settings)?;
+            write_catalog(&folder, outlets.tables())?;
+            let sinks = outlets.open(&folder, &settings)?;
             Ok((folder, sinks))
         })
         .await

@@ -64,10 +64,17 @@ fn describe(pipeline: &Pipeline) -> String {
     for view in &pipeline.views {
         section("view", &view.name, "", &view.schema);
     }
+    for sink in &pipeline.sinks {
+        section("sink", &sink.name, &format!(" of {} ({})", sink.of, sink.connected.connector), &sink.schema);
+    }
     let tables: Vec<&str> = pipeline.tables.iter().map(|table| table.name.as_str()).collect();
     let _ = writeln!(text, "tables {}", if tables.is_empty() { "none".to_owned() } else { tables.join(", ") });
     let (sources, views) = (count(pipeline.sources.len(), "source"), count(pipeline.views.len(), "view"));
-    let _ = writeln!(text, "ok: {sources}, {views}, {}", count(tables.len(), "table"));
+    let sinks = match pipeline.sinks.len() {
+        0 => String::new(),
+        sinks => format!(", {}", count(sinks, "sink")),
+    };
+    let _ = writeln!(text, "ok: {sources}, {views}, {}{sinks}", count(tables.len(), "table"));
     text
 }
 
@@ -130,6 +137,9 @@ fn to_json(pipeline: &Pipeline) -> Value {
         "tables": pipeline.tables.iter().map(|table| json!({
             "name": table.name, "of": table.of, "location": table.location, "columns": columns(&table.schema),
         })).collect::<Vec<_>>(),
+        "sinks": pipeline.sinks.iter().map(|sink| json!({
+            "name": sink.name, "of": sink.of, "connector": sink.connected.connector, "columns": columns(&sink.schema),
+        })).collect::<Vec<_>>(),
     })
 }
 
@@ -147,6 +157,9 @@ fn to_csv(pipeline: &Pipeline) -> String {
     }
     for view in &pipeline.views {
         lines("view", &view.name, &view.schema);
+    }
+    for sink in &pipeline.sinks {
+        lines("sink", &sink.name, &sink.schema);
     }
     text
 }

@@ -7,6 +7,7 @@ mod restore;
 mod run;
 mod serve;
 mod signals;
+mod sniff;
 mod sql;
 mod verify;
 mod words;
@@ -18,6 +19,7 @@ pub(crate) use restore::restore;
 pub(crate) use run::run;
 pub(crate) use serve::serve;
 pub(crate) use signals::stop_requested;
+pub(crate) use sniff::sniff;
 pub(crate) use sql::sql;
 pub(crate) use verify::verify;
 

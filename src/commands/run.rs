@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde_json::json;
-use tidemill::assemble::{self, Folder, stop_job};
+use tidemill::assemble::{self, Folder, Outlets, stop_job};
 use tidemill::{Error, Result};
+use tidemill_connectors::outbox::OutboxStatus;
 use tidemill_engine::runtime::JobStatus;
 use tidemill_queries::{Pipeline, TableInfo};
 
@@ -13,6 +15,9 @@ use crate::cli::{OutputFormat, RunArgs};
 use crate::commands::words::grouped;
 use crate::commands::{STOP_MAX, answer, explain, read_and_check, settings, stop_requested, with_flags};
 use crate::config::Config;
+
+/// How long the last rows may take to leave.
+const DELIVERY_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// Runs a pipeline file to the end of its sources, and says what came of it.
 pub(crate) async fn run(args: RunArgs, config: Config, format: OutputFormat) -> Result<()> {
@@ -26,13 +31,17 @@ pub(crate) async fn run(args: RunArgs, config: Config, format: OutputFormat) -> 
     let pipeline = assemble::compile(&files, &context).map_err(explain)?;
     let tables = pipeline.tables.clone();
     assemble::write_catalog(&folder, &tables)?;
-    let sinks = assemble::open_sinks(&folder, &tables, &settings)?;
+    let outlets = Outlets::of(&pipeline);
+    // The last rows leave while the job ends: all of them, as long as they are taken.
+    outlets.sinks().iter().for_each(|sink| sink.connected.set_patience(DELIVERY_MAX));
+    let sinks = outlets.open(&folder, &settings)?;
     let job = assemble::start_job(&folder, pipeline.plan, sinks, BTreeMap::new(), &settings).await?;
 
     let complete = tokio::select! {
         finished = job.finished() => finished.map(|()| true).map_err(Error::from),
         requested = stop_requested() => requested.map(|()| false),
     };
+    outlets.sinks().iter().for_each(|sink| sink.connected.set_patience(Duration::ZERO));
     let status = job.status();
     let stopped = stop_job(&job, STOP_MAX).await;
     if !complete? {
@@ -40,10 +49,11 @@ pub(crate) async fn run(args: RunArgs, config: Config, format: OutputFormat) -> 
         return Err(Error::Environment("stopped before the end; run it again to continue where it stopped".into()));
     }
     stopped?;
+    let outboxes = outlets.outboxes();
 
-    eprint!("{}", summary(&files[0].name, &status, &tables, &folder)?);
+    eprint!("{}", summary(&files[0].name, &status, &tables, &outboxes, &folder)?);
     if format == OutputFormat::Json {
-        answer(format!("{:#}\n", summary_json(&status, &tables, &folder)?).as_bytes())?;
+        answer(format!("{:#}\n", summary_json(&status, &tables, &outboxes, &folder)?).as_bytes())?;
     }
     Ok(())
 }
@@ -74,7 +84,13 @@ fn nothing_new(status: &JobStatus) -> bool {
     status.tables.iter().all(|table| table.rows == 0)
 }
 
-fn summary(file: &str, status: &JobStatus, tables: &[TableInfo], folder: &Folder) -> Result<String> {
+fn summary(
+    file: &str,
+    status: &JobStatus,
+    tables: &[TableInfo],
+    outboxes: &[OutboxStatus],
+    folder: &Folder,
+) -> Result<String> {
     let mut text = if nothing_new(status) {
         format!("{file}: nothing new; this run was complete already, and no row was written twice\n")
     } else {
@@ -111,10 +127,27 @@ fn summary(file: &str, status: &JobStatus, tables: &[TableInfo], folder: &Folder
         let path = assemble::table_path(folder.path(), table)?;
         let _ = writeln!(text, "  table {}  {} rows  {}", table.name, grouped(rows), path.display());
     }
+    for sink in outboxes {
+        let _ = write!(text, "  sink {}  {} rows delivered", sink.name, grouped(sink.delivered));
+        let more = [(sink.dropped, "left out for want of room"), (sink.rejected, "that cannot be delivered")];
+        for (count, what) in more.into_iter().filter(|(count, _)| *count > 0) {
+            let _ = write!(text, ", {} {what}", grouped(count));
+        }
+        if sink.rows > 0 {
+            let why = sink.error.as_deref().unwrap_or("stopped before the end");
+            let _ = write!(text, ", {} wait in the outbox for the next run: {why}", grouped(sink.rows));
+        }
+        text.push('\n');
+    }
     Ok(text)
 }
 
-fn summary_json(status: &JobStatus, tables: &[TableInfo], folder: &Folder) -> Result<serde_json::Value> {
+fn summary_json(
+    status: &JobStatus,
+    tables: &[TableInfo],
+    outboxes: &[OutboxStatus],
+    folder: &Folder,
+) -> Result<serde_json::Value> {
     let mut shown = Vec::new();
     for table in tables {
         let new_rows = status.tables.iter().find(|t| t.name == table.name).map_or(0, |t| t.rows);
@@ -138,5 +171,9 @@ fn summary_json(status: &JobStatus, tables: &[TableInfo], folder: &Folder) -> Re
             "name": w.name, "rows": w.rows, "late": w.late, "results": w.results,
         })).collect::<Vec<_>>(),
         "tables": shown,
+        "sinks": outboxes.iter().map(|sink| json!({
+            "name": sink.name, "delivered": sink.delivered, "waiting": sink.rows, "dropped": sink.dropped,
+            "rejected": sink.rejected, "error": sink.error,
+        })).collect::<Vec<_>>(),
     }))
 }

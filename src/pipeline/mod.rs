@@ -43,7 +43,7 @@ mod stream;
 
 pub use aggregate::{Aggregate, avg, count, count_of, hopping, max, min, sum, tumbling};
 pub use live::LiveRows;
-pub use source::{SourceBuilder, boolean, double, integer, text, timestamp};
+pub use source::{SourceBuilder, boolean, double, integer, metadata, text, timestamp};
 pub use stream::{Keyed, Stream, Windowed};
 
 use std::collections::BTreeMap;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
+use tidemill_connectors::Metadata;
 use tidemill_connectors::format::{JsonFormat, Layout};
 use tidemill_engine::decode::Format;
 use tidemill_engine::plan::{Operator, SourceNode, timestamp_type};
@@ -24,7 +25,8 @@ impl SourceBuilder {
     /// Says which columns the rows have; they come as JSON objects, one or several a message. A row that does not fit
     /// goes to the table `<source>$dead`, with the reason.
     ///
-    /// Made with [`text`], [`double`], [`integer`], [`boolean`], [`timestamp`], or any [`Field`].
+    /// Made with [`text`], [`double`], [`integer`], [`boolean`], [`timestamp`], or any [`Field`]; with [`metadata`] for what
+    /// is not in the payload.
     pub fn columns(self, columns: impl IntoIterator<Item = Field>) -> Stream {
         let fields: Vec<Field> = columns.into_iter().collect();
         let mut names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
@@ -32,18 +34,26 @@ impl SourceBuilder {
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             self.draft.fail(Error::Input(format!("source {}: two columns are called {:?}", self.name, twice[0])));
         }
+        // A name and a type do not say what a column of metadata has in it.
+        let described = |field: &Field| Some(format!("; {} is {}", field.name(), Metadata::of(field)?.name()));
+        let note: String = fields.iter().filter_map(described).collect();
         let layout = Layout::new(&Arc::new(Schema::new(fields)));
-        self.format(Arc::new(JsonFormat::new(layout)))
+        self.stream(Arc::new(JsonFormat::new(layout)), &note)
     }
 
     /// Says how messages become columns, for what is not JSON.
     pub fn format(self, format: Arc<dyn Format>) -> Stream {
+        self.stream(format, "")
+    }
+
+    /// `note` is what decides about the rows beside their names and types.
+    fn stream(self, format: Arc<dyn Format>, note: &str) -> Stream {
         if !is_name(&self.name) {
             self.draft.fail(Error::Input(format!("source({:?}): a name has letters, digits and _ only", self.name)));
         }
         let schema = format.schema();
         let columns: Vec<String> = schema.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
-        let description = format!("source {} ({})", self.name, columns.join(", "));
+        let description = format!("source {} ({}{note})", self.name, columns.join(", "));
         let node = SourceNode {
             dead_table: Some(format!("{}$dead", self.name)),
             quarantine_table: None,
@@ -56,6 +66,14 @@ impl SourceBuilder {
         let node = self.draft.lock().plan.push(schema, Operator::Source(node));
         Stream::of_source(self.draft, node, description)
     }
+}
+
+/// A column of what is known of a message beside its payload, such as when it arrived.
+///
+/// What the source does not know is null: a channel knows [`Metadata::ArrivalTime`], [`Metadata::Position`] and
+/// [`Metadata::Partition`].
+pub fn metadata(name: &str, of: Metadata) -> Field {
+    of.column(name)
 }
 
 /// A column of text.

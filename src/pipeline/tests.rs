@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{DataType, TimestampMicrosecondType};
+use tidemill_connectors::Metadata;
 use tidemill_engine::plan::Operator;
 use tidemill_engine::source::{Intake, Resume, Source, SourceError, Stop};
 
@@ -39,6 +40,24 @@ fn mistake(build: impl FnOnce(&Pipeline)) -> String {
         Ok(_) => panic!("no mistake was found"),
         Err(error) => error.to_string(),
     }
+}
+
+#[test]
+fn metadata_is_a_column_and_another_kind_of_it_is_another_source() {
+    let identity = |of: Metadata| {
+        let mill = Pipeline::open("unused");
+        let readings = mill.source("readings", Silent).columns([
+            metadata("heard", Metadata::ArrivalTime),
+            double("temperature"),
+            metadata("said", of),
+        ]);
+        readings.event_time("heard").to_table("raw");
+        let plan = mill.draft.finish().expect("a plan").plan;
+        let Operator::Source(source) = &plan.nodes[0].operator else { panic!("a source comes first") };
+        assert_eq!(plan.nodes[0].schema.field(2).name(), "said");
+        source.identity.clone()
+    };
+    assert_ne!(identity(Metadata::ContentType), identity(Metadata::ResponseTopic));
 }
 
 #[test]

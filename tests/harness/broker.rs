@@ -2,11 +2,16 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::folder::Folder;
 use super::program::{free_port, installed, signal};
 use super::wait::eventually;
+
+/// What a broker is told that keeps its state, and saves it after each change.
+const SAVES: &str = "persistence true\nautosave_on_changes true\nautosave_interval 1\nmax_queued_messages 100000\n";
 
 /// A `mosquitto` on a free port, with persistence. Dropping it kills it.
 pub(crate) struct Broker {
@@ -20,14 +25,18 @@ pub(crate) struct Broker {
 impl Broker {
     /// Starts a broker that keeps its state in the folder, and saves it after each change.
     pub(crate) async fn start(folder: &Folder) -> Broker {
-        let saves = "persistence true\nautosave_on_changes true\nautosave_interval 1\nmax_queued_messages 100000\n";
-        Broker::with(folder, saves).await
+        Broker::with(folder, SAVES).await
     }
 
     /// Starts a broker that saves its state when it ends, and queues whatever comes; `window` messages may be in flight.
     pub(crate) async fn patient(folder: &Folder, window: usize) -> Broker {
         Broker::with(folder, &format!("persistence true\nmax_queued_messages 0\nmax_inflight_messages {window}\n"))
             .await
+    }
+
+    /// Starts a broker that keeps its state, with more lines of configuration; what they say again counts.
+    pub(crate) async fn start_with(folder: &Folder, more: &str) -> Broker {
+        Broker::with(folder, &format!("{SAVES}{more}")).await
     }
 
     /// Starts a broker with these lines in its configuration.
@@ -133,6 +142,15 @@ pub(crate) fn mosquitto_pub(port: u16, version: &str, qos: u8, topic: &str, mess
     );
 }
 
+/// Publishes a message that the broker keeps for later subscribers.
+pub(crate) fn mosquitto_pub_retained(port: u16, topic: &str, message: &str) {
+    let status = Command::new(installed("mosquitto_pub"))
+        .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-q", "1", "-r", "-t", topic, "-m", message])
+        .status()
+        .expect("mosquitto_pub starts");
+    assert!(status.success(), "mosquitto_pub -r: {status}");
+}
+
 /// Publishes each line as a message over one connection (`mosquitto_pub -l`).
 pub(crate) fn mosquitto_pub_lines(port: u16, version: &str, qos: u8, topic: &str, lines: &str) {
     use std::io::Write;
@@ -145,4 +163,49 @@ pub(crate) fn mosquitto_pub_lines(port: u16, version: &str, qos: u8, topic: &str
     child.stdin.take().expect("a piped stdin").write_all(lines.as_bytes()).expect("mosquitto_pub listens");
     let status = child.wait().expect("a child to wait for");
     assert!(status.success(), "mosquitto_pub -l -V {version} -q {qos}: {status}");
+}
+
+/// Devices that publish until they are dropped: two of them, some messages a second.
+pub(crate) struct Devices {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Devices {
+    /// Starts them.
+    pub(crate) fn start(port: u16) -> Devices {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            for number in 0.. {
+                if stopping.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (device, ms) = (["f1", "f2"][number % 2], now_ms() - 300);
+                let payload = format!(
+                    "{{\"device\":\"{device}\",\"temperature\":{},\"door\":{},\"ts\":{ms}}}",
+                    number % 30,
+                    number % 3 == 0
+                );
+                mosquitto_pub(port, "5", 0, &format!("plant/lab/{device}/telemetry"), &payload);
+                mosquitto_pub(port, "5", 0, "plant/lab/lamp", "on");
+            }
+        });
+        Devices { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Devices {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "a device could not publish");
+        }
+    }
+}
+
+/// Milliseconds since 1970, as devices send them.
+pub(crate) fn now_ms() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis()
 }

@@ -67,7 +67,6 @@ struct Shared {
     done: AtomicI64,
     stop: AtomicBool,
     changed: Notify,
-    broken: AtomicU64,
     in_flight_at_breaks: AtomicU64,
     sessions_lost: AtomicU64,
 }
@@ -93,11 +92,6 @@ impl Peer {
     pub(crate) fn done(&self) -> i64 {
         assert!(!self.running.is_finished() || self.shared.stop.load(Ordering::SeqCst), "the peer failed, see above");
         self.shared.done.load(Ordering::SeqCst)
-    }
-
-    /// Returns how many connections broke.
-    pub(crate) fn broken(&self) -> u64 {
-        self.shared.broken.load(Ordering::SeqCst)
     }
 
     /// Returns how many messages were in flight when connections broke, all together.
@@ -135,7 +129,6 @@ impl State {
             {
                 self.plan.version = version;
                 let _ = self.talk(&mut stream, received).await;
-                self.shared.broken.fetch_add(1, Ordering::SeqCst);
                 self.shared.in_flight_at_breaks.fetch_add(self.sender.in_flight() as u64, Ordering::SeqCst);
             }
             tokio::time::sleep(RECONNECT).await;

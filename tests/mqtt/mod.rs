@@ -2,12 +2,16 @@
 //! once, whoever is killed, cut off or restarted.
 //!
 //! - [`scripted`]: a broker that says exactly what a test tells it, byte by byte, conforming or not
+//! - [`devices`]: devices of our own at the listener, byte by byte
+//! - [`metadata`]: what a publisher says beside the payload, as columns
 //! - [`mosquitto`]: a real broker that restarts, forgets, or is away
 //! - [`numbered`]: numbered messages from all sides while the program is killed again and again
 //! - [`guarantees`]: the page that says what holds names the test of each claim
 
 mod scripted;
 
+mod devices;
+mod metadata;
 mod mosquitto;
 mod numbered;
 

@@ -302,3 +302,25 @@ async fn four_connections_that_share_a_subscription_are_exactly_once_through_kil
     assert_eq!(rows_and_numbers(&serve), (4_000, 4_000));
     device.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_data_folder_begins_again_with_what_was_not_acknowledged() {
+    for (qos, version) in [(0, "311"), (1, "5"), (2, "311")] {
+        let folder = Folder::new();
+        let broker = Broker::patient(&folder, 100).await;
+        let serve = Serve::new(&folder, &pipeline_at(&broker.url(), qos, ", client_id = 'stays'"));
+        let program = serve.start_ready().await;
+        mosquitto_pub_lines(broker.port, version, qos, TOPIC, &lines(0, 50));
+        program.http.query_until(COUNT, 50).await;
+        program.stop().await;
+        mosquitto_pub_lines(broker.port, version, qos, TOPIC, &lines(50, 80));
+        std::fs::remove_dir_all(&serve.data).expect("a folder to lose");
+        let program = serve.start_ready().await;
+        // At QoS 0 a broker keeps nothing for who is away.
+        let waiting = if qos == 0 { 0 } else { 30 };
+        mosquitto_pub(broker.port, version, qos, TOPIC, "{\"v\":1000}");
+        program.http.query_until(COUNT, waiting + 1).await;
+        program.http.query_until("SELECT count(*) AS n FROM history WHERE v < 50", 0).await;
+        program.stop().await;
+    }
+}

@@ -59,7 +59,7 @@ pub(super) fn pipeline() -> &'static Pipeline {
             clock: Arc::new(ManualClock::at(BEGIN_US)),
             dice: Arc::new(SeededDice::new(0)),
             http: HttpIngest::new(),
-            hubs: tidemill::connectors::mqtt::Hubs::default(),
+            local_brokers: Default::default(),
         };
         match tidemill::queries::compile("simulation.sql", SQL, &context) {
             Ok(pipeline) => pipeline,

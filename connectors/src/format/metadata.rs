@@ -138,3 +138,147 @@ fn user_properties(rows: &Rows<'_>) -> ArrayRef {
     assert_eq!(*maps.data_type(), text_map_type(), "maps have one type everywhere");
     Arc::new(maps)
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, RecordBatch};
+    use arrow::datatypes::{Schema, SchemaRef};
+    use arrow::util::pretty::pretty_format_batches;
+    use bytes::Bytes;
+    use tidemill_engine::decode::{Decoded, Format};
+    use tidemill_engine::source::{Data, Offset};
+
+    use super::super::{ColumnsFormat, CsvFormat, JsonFormat, Layout};
+    use super::*;
+    use crate::mqtt::TopicPattern;
+
+    fn column_of(name: &str) -> Field {
+        Metadata::named(name).expect("a name of metadata").column(name)
+    }
+
+    fn number(name: &str) -> Field {
+        Field::new(name, DataType::Float64, false)
+    }
+
+    fn schema(columns: impl IntoIterator<Item = Field>) -> SchemaRef {
+        Arc::new(Schema::new(columns.into_iter().collect::<Vec<_>>()))
+    }
+
+    fn message(topic: &str, payload: &str, attributes: &[u8]) -> Message {
+        let attributes = Bytes::copy_from_slice(attributes);
+        Message { attributes, ..Message::new(Bytes::copy_from_slice(topic.as_bytes()), payload.to_owned()) }
+    }
+
+    const PLACE: Place<'_> =
+        Place { partition: "broker", arrival_us: 1_000_000, runs: &[(Offset(7), 2), (Offset(30), 9)] };
+
+    fn shown(decoded: &Decoded) -> String {
+        pretty_format_batches(&decoded.batches).expect("printable").to_string()
+    }
+
+    #[test]
+    fn every_row_tells_of_its_own_message_in_the_order_of_the_declaration() {
+        let columns = ["arrival_time", "position", "partition", "topic", "retain", "user_properties", "content_type"];
+        let fields = columns.map(column_of).into_iter().chain([number("v"), column_of("qos")]);
+        let pattern = TopicPattern::parse("p/{site}").expect("a pattern");
+        let format = JsonFormat::new(Layout::new(&schema(fields)).with_topic(pattern).expect("no such column"));
+        let decoded = format.decoder().decode(
+            &Data::Messages(vec![
+                message("p/a", "{\"v\":1}\n{\"v\":2}", b"\x05\x26\0\x01k\0\x01x\x03\0\x04text"),
+                message("q/b", "{\"v\":9}", b"\x00"),
+                message("p/c", "{\"v\":3}\nwarm\n{\"v\":4}", b"\x02"),
+                message("p/d", "{\"v\":5}", b""),
+            ]),
+            &PLACE,
+        );
+        assert_eq!(
+            shown(&decoded),
+            "\
++----------------------+----------+-----------+-------+--------+-----------------+--------------+-----+-----+------+
+| arrival_time         | position | partition | topic | retain | user_properties | content_type | v   | qos | site |
++----------------------+----------+-----------+-------+--------+-----------------+--------------+-----+-----+------+
+| 1970-01-01T00:00:01Z | 7        | broker    | p/a   | true   | {k: x}          | text         | 1.0 | 1   | a    |
+| 1970-01-01T00:00:01Z | 7        | broker    | p/a   | true   | {k: x}          | text         | 2.0 | 1   | a    |
+| 1970-01-01T00:00:01Z | 30       | broker    | p/c   | false  | {}              |              | 3.0 | 2   | c    |
+| 1970-01-01T00:00:01Z | 30       | broker    | p/c   | false  | {}              |              | 4.0 | 2   | c    |
+| 1970-01-01T00:00:01Z | 31       | broker    | p/d   |        | {}              |              | 5.0 |     | d    |
++----------------------+----------+-----------+-------+--------+-----------------+--------------+-----+-----+------+"
+        );
+        assert_eq!(decoded.dead.len(), 2, "{:?}", decoded.dead);
+        assert_eq!(*decoded.batches[0].column(8).data_type(), DataType::Int32, "as it was declared");
+    }
+
+    #[test]
+    fn a_row_without_what_must_be_there_is_a_dead_letter_and_so_is_a_number_that_does_not_fit() {
+        let kind = column_of("content_type").with_nullable(false);
+        let narrow = Metadata::MessageExpiry.mark(Field::new("expiry", DataType::Int32, true));
+        let format = JsonFormat::new(Layout::new(&schema([number("v"), kind, narrow])));
+        let messages = vec![
+            message("", "{\"v\":1}", b"\x00\x03\0\x01t\x02\x00\x00\x00\x3c"),
+            message("", "{\"v\":2}", b"\x00"),
+            message("", "{\"v\":3}", b"\x00\x03\0\x01t\x02\xff\xff\xff\xff"),
+        ];
+        let decoded = format.decoder().decode(&Data::Messages(messages), &PLACE);
+        let reasons: Vec<&str> = decoded.dead.iter().map(|letter| letter.reason.as_str()).collect();
+        assert_eq!(
+            reasons,
+            [
+                "column content_type: missing or null, but declared NOT NULL",
+                "column expiry: expected a whole number (INTEGER), but \"4294967295\" does not fit",
+            ]
+        );
+        assert_eq!(decoded.batches[0].num_rows(), 1);
+        assert_eq!(decoded.batches[0].column(2).as_primitive::<arrow::datatypes::Int32Type>().value(0), 60);
+    }
+
+    #[test]
+    fn csv_and_columns_have_it_too() {
+        let layout = || Layout::new(&schema([column_of("position"), number("v"), column_of("path")]));
+        let csv = CsvFormat::new(layout(), b',').decoder();
+        let file = message("", "v,other\n1,x\nwarm,x\n2,x\n", b"");
+        let text = { csv }.decode(&Data::Messages(vec![file]), &PLACE);
+        let values = Arc::new(arrow::array::Float64Array::from(vec![1.0, f64::NAN, 2.0]));
+        let batch = RecordBatch::try_from_iter([("v", values as ArrayRef)]).expect("one column");
+        let columns = ColumnsFormat::new(layout()).decoder().decode(&Data::Columns(batch), &PLACE);
+        let positions = |decoded: &Decoded| -> Vec<i64> {
+            let batch = &decoded.batches[0];
+            assert_eq!(batch.column(2).as_string_view().value(0), "broker");
+            batch.column(0).as_primitive::<arrow::datatypes::Int64Type>().values().to_vec()
+        };
+        assert_eq!(positions(&text), [7, 7], "the rows of one message share its place");
+        assert_eq!(positions(&columns), [7, 8, 30], "a row of columns is a message of its own");
+    }
+
+    #[test]
+    fn what_a_channel_does_not_know_is_null_or_a_dead_letter() {
+        let values: ArrayRef = Arc::new(arrow::array::Float64Array::from(vec![1.0]));
+        let batch = RecordBatch::try_from_iter([("v", values)]).expect("one column");
+        for (field, is_dead) in [(column_of("qos"), false), (column_of("qos").with_nullable(false), true)] {
+            let format = JsonFormat::new(Layout::new(&schema([number("v"), field])));
+            let decoded = format.decoder().decode(&Data::Columns(batch.clone()), &Place::default());
+            assert_eq!(decoded.dead.len(), usize::from(is_dead), "{:?}", decoded.dead);
+        }
+    }
+
+    #[test]
+    fn a_source_may_have_nothing_but_metadata() {
+        let format = JsonFormat::new(Layout::new(&schema([column_of("position"), column_of("arrival_time")])));
+        let messages = vec![message("", "{\"v\":1}\n{}", b""), message("", "warm", b""), message("", "{}", b"")];
+        let decoded = format.decoder().decode(&Data::Messages(messages), &PLACE);
+        assert_eq!((decoded.batches[0].num_rows(), decoded.dead.len()), (3, 1), "{:?}", decoded.dead);
+        let positions = decoded.batches[0].column(0).as_primitive::<arrow::datatypes::Int64Type>().values().to_vec();
+        assert_eq!(positions, [7, 7, 30]);
+    }
+
+    #[test]
+    fn an_object_of_the_payload_can_be_a_map() {
+        let format = JsonFormat::new(Layout::new(&schema([Field::new("tags", text_map_type(), true)])));
+        let payload =
+            "{\"tags\":{\"a\":\"x\",\"b\":2}}\n{}\n{\"tags\":{\"c\":null}}\n{\"tags\":7}\n{\"tags\":{\"d\":[1]}}";
+        let decoded = format.decoder().decode(&Data::Messages(vec![message("", payload, b"")]), &PLACE);
+        let shown: Vec<String> = shown(&decoded).lines().map(|line| line.replace([' ', '|'], "")).collect();
+        assert_eq!(shown[3..6], ["{a:x,b:2}", "", "{c:}"]);
+        assert_eq!(decoded.dead.len(), 2);
+        assert!(decoded.dead[0].reason.contains("MAP<TEXT, TEXT>"), "{}", decoded.dead[0].reason);
+    }
+}

@@ -18,6 +18,7 @@ mod csv;
 mod dead;
 mod explain;
 mod json;
+mod json_rows;
 mod layout;
 mod metadata;
 mod rows;
@@ -27,13 +28,13 @@ mod time;
 pub use csv::CsvFormat;
 pub use json::JsonFormat;
 pub use layout::Layout;
-pub use time::TimeUnit;
+pub use time::{TimeUnit, parse_text as parse_time};
 
 pub use columns::ColumnsFormat;
 pub(crate) use convert::expected;
 pub(crate) use json::can_read as json_can_read;
+pub(crate) use json_rows::JsonRows;
 pub(crate) use rows::{csv_record_end, offset_in, split_json};
-pub(crate) use time::parse_text as parse_time;
 
 use std::sync::Arc;
 

@@ -68,8 +68,8 @@ pub(super) fn parse(text: &str, unit: Option<TimeUnit>) -> Result<i64, &'static 
     parse_text(text).ok_or("is not a time such as 2026-11-20T09:00:00Z")
 }
 
-/// Parses a time that is written out: RFC 3339, with a space for the T, without a zone (UTC), or a date alone.
-pub(crate) fn parse_text(text: &str) -> Option<i64> {
+/// Parses a time that is written out, in microseconds since 1970, UTC: RFC 3339, with a space for the T, without a zone (UTC), or a date alone.
+pub fn parse_text(text: &str) -> Option<i64> {
     let utc = Tz::from_str("+00:00").expect("an offset of zero parses");
     string_to_datetime(&utc, text.trim()).ok().map(|time| time.timestamp_micros())
 }

@@ -18,7 +18,9 @@ use bytes::{BufMut, Bytes};
 use tidemill_engine::source::Message;
 
 use super::packet::Publish;
-use super::properties::Reader;
+use super::properties::{
+    CONTENT_TYPE, CORRELATION_DATA, MESSAGE_EXPIRY, PAYLOAD_FORMAT, RESPONSE_TOPIC, Reader, USER_PROPERTY,
+};
 use super::remembered::Arena;
 
 const QOS_BITS: u8 = 0b0011;
@@ -122,12 +124,12 @@ fn read<'m>(properties: &'m [u8]) -> impl Iterator<Item = Property<'m>> {
 
 fn next<'m>(rest: &mut Reader<'m>) -> Option<Property<'m>> {
     Some(match rest.u8().ok()? {
-        0x01 => Property::PayloadFormat(rest.u8().ok()?),
-        0x02 => Property::MessageExpiry(u32::from_be_bytes(rest.take(4, "a number").ok()?.try_into().ok()?)),
-        0x03 => Property::ContentType(rest.text().ok()?),
-        0x08 => Property::ResponseTopic(rest.text().ok()?),
-        0x09 => Property::CorrelationData(rest.binary().ok()?),
-        0x26 => Property::User(rest.text().ok()?, rest.text().ok()?),
+        PAYLOAD_FORMAT => Property::PayloadFormat(rest.u8().ok()?),
+        MESSAGE_EXPIRY => Property::MessageExpiry(u32::from_be_bytes(rest.take(4, "a number").ok()?.try_into().ok()?)),
+        CONTENT_TYPE => Property::ContentType(rest.text().ok()?),
+        RESPONSE_TOPIC => Property::ResponseTopic(rest.text().ok()?),
+        CORRELATION_DATA => Property::CorrelationData(rest.binary().ok()?),
+        USER_PROPERTY => Property::User(rest.text().ok()?, rest.text().ok()?),
         _ => return None,
     })
 }

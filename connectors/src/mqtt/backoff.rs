@@ -9,13 +9,13 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Waits that double from attempt to attempt, half of each by chance, so that many clients do not come back together.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     attempt: u32,
 }
 
 impl Backoff {
     /// Returns the next wait.
-    pub(super) fn next(&mut self, dice: &dyn Dice) -> Duration {
+    pub(crate) fn next(&mut self, dice: &dyn Dice) -> Duration {
         let longest = WAIT_MIN.saturating_mul(1 << self.attempt.min(16)).min(WAIT_MAX);
         self.attempt += 1;
         let half_us = u64::try_from(longest.as_micros() / 2).unwrap_or(u64::MAX).max(1);

@@ -59,7 +59,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that lived this long was healthy: the next failure starts with the shortest wait again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 /// MQTT's length field has 16 bits.
-const FIELD_BYTES_MAX: usize = u16::MAX as usize;
+pub(super) const FIELD_BYTES_MAX: usize = u16::MAX as usize;
 
 /// A source that subscribes at a broker.
 pub struct MqttSource {
@@ -123,15 +123,8 @@ pub fn client(name: &str, options: &mut Options, context: &Context) -> Result<(M
         }
     }
     let version = options.choice("version", &[("5", Version::V5), ("3.1.1", Version::V311)])?.unwrap_or(Version::V5);
-    let keep_alive = options.duration("keep_alive")?.unwrap_or(KEEP_ALIVE_DEFAULT);
-    let keep_alive_s = whole_seconds(keep_alive)
-        .and_then(|seconds| u16::try_from(seconds).ok())
-        .filter(|seconds| *seconds > 0)
-        .ok_or_else(|| OptionError::new("keep_alive", "must be whole seconds, from 1 to 65535"))?;
-    let session_expiry = options.duration("session_expiry")?.unwrap_or(SESSION_EXPIRY_DEFAULT);
-    let session_expiry_s = whole_seconds(session_expiry)
-        .and_then(|seconds| u32::try_from(seconds).ok())
-        .ok_or_else(|| OptionError::new("session_expiry", "must be whole seconds, at most 4294967295"))?;
+    let keep_alive_s = keep_alive_s(options)?;
+    let session_expiry_s = session_expiry_s(options)?;
     let retained =
         options.choice("retained", &[("use", Retained::Use), ("skip", Retained::Skip)])?.unwrap_or(Retained::Skip);
     let settings = Settings {
@@ -157,20 +150,37 @@ pub fn client(name: &str, options: &mut Options, context: &Context) -> Result<(M
     Ok((source, pattern))
 }
 
+/// Takes option `keep_alive`.
+pub(super) fn keep_alive_s(options: &mut Options) -> Result<u16, OptionError> {
+    let keep_alive = options.duration("keep_alive")?.unwrap_or(KEEP_ALIVE_DEFAULT);
+    whole_seconds(keep_alive)
+        .and_then(|seconds| u16::try_from(seconds).ok())
+        .filter(|seconds| *seconds > 0)
+        .ok_or_else(|| OptionError::new("keep_alive", "must be whole seconds, from 1 to 65535"))
+}
+
+/// Takes option `session_expiry`.
+pub(super) fn session_expiry_s(options: &mut Options) -> Result<u32, OptionError> {
+    let session_expiry = options.duration("session_expiry")?.unwrap_or(SESSION_EXPIRY_DEFAULT);
+    whole_seconds(session_expiry)
+        .and_then(|seconds| u32::try_from(seconds).ok())
+        .ok_or_else(|| OptionError::new("session_expiry", "must be whole seconds, at most 4294967295"))
+}
+
 fn whole_seconds(duration: Duration) -> Option<u64> {
     (duration.subsec_nanos() == 0).then_some(duration.as_secs())
 }
 
 /// Where a broker is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Address {
-    host: String,
-    port: u16,
-    has_tls: bool,
+pub(super) struct Address {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) has_tls: bool,
 }
 
 /// Reads `mqtt://host[:port]` or `mqtts://host[:port]`.
-fn parse_url(url: &str) -> Result<Address, OptionError> {
+pub(super) fn parse_url(url: &str) -> Result<Address, OptionError> {
     let error = |problem: String| Err(OptionError::new("url", problem));
     let Some((scheme, rest)) = url.split_once("://") else {
         return error(format!("{url:?} is not a URL such as 'mqtt://broker.example.com:1883'"));
@@ -335,7 +345,8 @@ impl MqttSource {
         let again = |problem: String| Attempt::Again(problem);
         let connect = Connect {
             client_id: self.client_id().expect("a source is prepared before it runs"),
-            clean: false,
+            // A session that is not to outlive its connection leaves nothing behind; 3.1.1 knows no other way to say so.
+            clean: self.settings.session_expiry_s == 0,
             keep_alive_s: self.settings.keep_alive_s,
             username: self.settings.username.clone(),
             password: self.settings.password.clone().map(Bytes::from),
@@ -499,7 +510,7 @@ impl MqttSource {
     }
 }
 
-fn stored_or_new(storage: &dyn Storage, path: &str, fresh: &str) -> Result<String, StorageError> {
+pub(super) fn stored_or_new(storage: &dyn Storage, path: &str, fresh: &str) -> Result<String, StorageError> {
     match storage.put_new(path, fresh.as_bytes()) {
         Ok(()) => Ok(fresh.to_owned()),
         Err(StorageError::Exists { .. }) => Ok(String::from_utf8_lossy(&storage.get(path)?).into_owned()),

@@ -25,6 +25,9 @@ use super::properties;
 /// How many messages may be held under one id. More than one is a broker's mistake; Mosquitto 2.0.11 makes it with two.
 pub(super) const HELD_PER_ID_MAX: usize = 16;
 
+/// For how many ids a session keeps room when it holds none: ten thousand idle devices hold no tables.
+const IDLE_IDS_MAX: usize = 64;
+
 /// What a message is, apart from its id: two that have the same are the same message, sent twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ContentHash(pub(super) u64);
@@ -120,30 +123,30 @@ impl Held {
             slot.first = fresh;
             return Ok(Arrival { is_new: false, waits: false, is_reuse: false, has_changed: false, is_counted });
         }
-        let mut entries = slot.entries();
-        let before = entries.len();
+        let entries: Vec<Entry> = slot.entries().copied().collect();
         let place = entries.iter().position(|entry| entry.hash == hash);
-        let is_counted = place.is_none_or(|place| entries[place].connection != connection);
         // A sender repeats in order: what an earlier connection brought before this one is not coming any more.
         let is_stale = |place_of: usize, entry: &Entry| {
             entry.connection != connection && place.is_none_or(|place| place_of < place)
         };
-        let mut kept: Vec<Entry> = Vec::with_capacity(before + 1);
-        let place_of_fresh = entries.iter().take_while(|entry| entry.connection == connection).count();
-        for (place_of, entry) in entries.drain(..).enumerate() {
+        let current = entries.iter().take_while(|entry| entry.connection == connection).count();
+        let mut kept: Vec<Entry> = Vec::with_capacity(entries.len() + 1);
+        for (place_of, entry) in entries.iter().enumerate() {
             if Some(place_of) == place {
                 kept.push(fresh);
-            } else if !is_stale(place_of, &entry) {
-                kept.push(entry);
+            } else if !is_stale(place_of, entry) {
+                kept.push(*entry);
             }
         }
         if place.is_none() {
-            kept.insert(place_of_fresh, fresh);
+            kept.insert(current, fresh);
         }
         if kept.len() > HELD_PER_ID_MAX {
             let problem = format!("more than {HELD_PER_ID_MAX} messages are in flight under packet id {id}");
             return Err(Violation::Protocol(problem));
         }
+        let before = entries.len();
+        let is_counted = place.is_none_or(|place| entries[place].connection != connection);
         let arrival = Arrival {
             is_new: place.is_none(),
             waits: kept[0] != fresh,
@@ -161,6 +164,9 @@ impl Held {
         let was_counted = slot.first.connection == self.connection;
         if slot.more.is_empty() {
             self.by_id.remove(&id);
+            if self.by_id.is_empty() && self.by_id.capacity() > IDLE_IDS_MAX {
+                self.by_id = HashMap::default();
+            }
             return Some(Released { was_counted, next_waits: false });
         }
         slot.first = slot.more.remove(0);
@@ -170,7 +176,7 @@ impl Held {
     /// Returns what is held under an id.
     pub(super) fn hashes(&self, id: u16) -> impl Iterator<Item = ContentHash> {
         let slot = self.by_id.get(&id);
-        slot.into_iter().flat_map(|slot| std::iter::once(&slot.first).chain(&slot.more)).map(|entry| entry.hash)
+        slot.into_iter().flat_map(Slot::entries).map(|entry| entry.hash)
     }
 
     /// Says whether nothing is held.
@@ -192,8 +198,8 @@ impl Held {
 }
 
 impl Slot {
-    fn entries(&mut self) -> Vec<Entry> {
-        std::iter::once(self.first).chain(self.more.drain(..)).collect()
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        std::iter::once(&self.first).chain(&self.more)
     }
 }
 
@@ -304,6 +310,7 @@ mod tests {
             held.publish(7, ContentHash(number)).expect("few");
         }
         assert_eq!(held.publish(7, ContentHash(99)).expect_err("too many").code(), 0x82);
+        assert_eq!(held.hashes(7).count(), HELD_PER_ID_MAX, "what was taken before is still held");
     }
 
     #[test]

@@ -24,7 +24,9 @@
 //! least once, QoS 2 exactly once into the log, through kill -9 and power loss on our side. How is in `receiver.rs`; what a
 //! peer's mistakes cost is in `held.rs`.
 //!
-//! Not here: shared subscriptions, publishing.
+//! What leaves goes through `sender.rs`, which decides, `link.rs`, which writes, and for sinks `courier.rs`.
+//!
+//! Not here: shared subscriptions.
 
 pub mod topic;
 
@@ -33,16 +35,22 @@ mod backoff;
 mod client;
 mod codec;
 mod connection;
+mod courier;
 mod held;
 mod inbox;
 mod keep_alive;
+mod link;
 mod listener;
+mod local;
 mod packet;
 mod properties;
+mod publisher;
 mod receiver;
 mod remembered;
 mod sender;
 mod session;
+mod sink;
+mod template;
 mod transport;
 mod write;
 
@@ -50,6 +58,12 @@ mod write;
 mod tests;
 
 pub use attributes::Attributes;
+pub(crate) use backoff::Backoff;
 pub use client::{MqttSource, client};
-pub use listener::{Hub, Hubs, MqttListener, PasswordError, Publication, listener, password_line};
+pub use link::{Broker, Message};
+pub use listener::{MqttListener, PasswordError, listener, password_line};
+pub use local::{Listed, LocalBroker, LocalBrokers, LocalMessage};
+pub use packet::QoS;
+pub use publisher::Publisher;
+pub use sink::destination;
 pub use topic::{TopicPattern, TopicPatternError};

@@ -14,7 +14,7 @@ pub(super) enum Version {
 /// What a publisher or a subscriber may ask of a delivery.
 #[expect(clippy::enum_variant_names, reason = "MQTT's own names")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum QoS {
+pub enum QoS {
     /// At most once: not acknowledged.
     #[default]
     AtMostOnce = 0,

@@ -21,7 +21,6 @@ pub(super) const SUBSCRIPTION_ID: u8 = 11;
 pub(super) const SESSION_EXPIRY: u8 = 17;
 pub(super) const ASSIGNED_CLIENT_ID: u8 = 18;
 pub(super) const SERVER_KEEP_ALIVE: u8 = 19;
-pub(super) const AUTH_METHOD: u8 = 21;
 pub(super) const REQUEST_PROBLEM_INFO: u8 = 23;
 pub(super) const WILL_DELAY: u8 = 24;
 pub(super) const REQUEST_RESPONSE_INFO: u8 = 25;

@@ -6,7 +6,7 @@
 //! ```text
 //!   [length u64][IPC stream][padding] …
 //! ```
-//! In front of them stands the [`Place`], as three words.
+//! In front of them stands the [`LogPlace`], as three words.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::source::Offset;
 
 /// Where a batch of a source's own rows stands in the log. Places are ordered as the log is; within a batch, rows are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
+pub(crate) struct LogPlace {
     /// The first message of the piece of the log that was decoded at once.
     pub(crate) first: Offset,
     /// Which of the batches that came of it.
@@ -35,7 +35,7 @@ pub(crate) struct Place {
 
 const PLACE_BYTES: usize = 24;
 
-impl Place {
+impl LogPlace {
     fn to_bytes(self) -> [u8; PLACE_BYTES] {
         let mut bytes = [0; PLACE_BYTES];
         for (word, value) in bytes.chunks_exact_mut(8).zip([self.first.0, self.batch, self.arrival_us as u64]) {
@@ -44,12 +44,12 @@ impl Place {
         bytes
     }
 
-    /// Reads what [`Place::to_bytes`] wrote; returns the rest, too.
-    fn from_bytes(bytes: &[u8]) -> (Place, &[u8]) {
+    /// Reads what [`LogPlace::to_bytes`] wrote; returns the rest, too.
+    fn from_bytes(bytes: &[u8]) -> (LogPlace, &[u8]) {
         let (place, rest) = bytes.split_at(PLACE_BYTES);
         let mut words = place.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
         let mut word = || words.next().expect("three words");
-        (Place { first: Offset(word()), batch: word(), arrival_us: word() as i64 }, rest)
+        (LogPlace { first: Offset(word()), batch: word(), arrival_us: word() as i64 }, rest)
     }
 }
 
@@ -58,13 +58,13 @@ impl Place {
 pub(crate) struct Rows {
     pub(crate) batch: Option<RecordBatch>,
     /// Where they stand in the log, if they come from a source directly.
-    pub(crate) place: Place,
+    pub(crate) place: LogPlace,
 }
 
 impl Rows {
     /// Makes rows that stand nowhere in the log any more.
     pub(crate) fn new(batch: RecordBatch) -> Rows {
-        Rows { batch: Some(batch), place: Place::default() }
+        Rows { batch: Some(batch), place: LogPlace::default() }
     }
 }
 
@@ -76,7 +76,7 @@ impl Accountable for Rows {
 
 impl ContainerBytes for Rows {
     fn from_bytes(bytes: Bytes) -> Self {
-        let (place, rest) = Place::from_bytes(&bytes);
+        let (place, rest) = LogPlace::from_bytes(&bytes);
         Rows { batch: decode(rest).pop(), place }
     }
 
@@ -102,7 +102,7 @@ pub(crate) struct Keyed {
 #[derive(Debug)]
 pub(crate) struct KeyedBatch {
     /// Where the rows stand in the log, if they come from a source directly.
-    pub(crate) place: Place,
+    pub(crate) place: LogPlace,
     /// The key of each row, as one column.
     pub(crate) keys: ArrayRef,
     /// The hash of each key.
@@ -152,7 +152,7 @@ impl Keyed {
 
 impl ContainerBytes for Keyed {
     fn from_bytes(bytes: Bytes) -> Self {
-        let (place, rest) = Place::from_bytes(&bytes);
+        let (place, rest) = LogPlace::from_bytes(&bytes);
         let mut batches = decode(rest).into_iter();
         let (Some(keyed), Some(origin)) = (batches.next(), batches.next()) else { return Keyed::default() };
         let batch = KeyedBatch {
@@ -171,7 +171,7 @@ impl ContainerBytes for Keyed {
     }
 
     fn into_bytes<W: Write>(&self, writer: &mut W) {
-        let place = self.batch.as_ref().map_or_else(Place::default, |batch| batch.place);
+        let place = self.batch.as_ref().map_or_else(LogPlace::default, |batch| batch.place);
         writer.write_all(&place.to_bytes()).expect("timely reserved the space");
         encode(&self.to_batches(), writer);
     }
@@ -231,7 +231,7 @@ mod tests {
         let keys: ArrayRef = Arc::new(StringViewArray::from(vec!["a", "a key of more than twelve bytes", "c"]));
         let origin = RecordBatch::try_from_iter([("device", Arc::clone(&keys))]).expect("one column");
         let batch = KeyedBatch {
-            place: Place { first: Offset(7), batch: 2, arrival_us: -5 },
+            place: LogPlace { first: Offset(7), batch: 2, arrival_us: -5 },
             keys,
             hashes: vec![1, 2, 3],
             times_us: Int64Array::from(vec![10, 20, 30]),

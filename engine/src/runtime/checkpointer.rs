@@ -81,6 +81,8 @@ pub(super) struct Table {
     pub(super) state: Arc<TableState>,
     /// One for each writer; the first has the table.
     pub(super) orders: Vec<Sender<Order>>,
+    /// How long its rows wait at most for a commit.
+    pub(super) commit_interval: Duration,
     pub(super) base: Epoch,
     pub(super) generation: u64,
     pub(super) committed: Epoch,
@@ -105,7 +107,6 @@ pub(super) struct Checkpointer {
     pub(super) marks: Arc<Marks>,
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) failure: Failure,
-    pub(super) commit_interval: Duration,
     pub(super) workers: usize,
     pub(super) incarnation: Incarnation,
     pub(super) log_id: String,
@@ -175,14 +176,17 @@ impl Checkpointer {
 
     /// Returns how long until the next commit is due; `None` if no rows wait.
     fn due_in(&self) -> Option<Duration> {
-        let since_us = self.tables.iter().filter_map(|table| table.state.waiting_since_us()).min()?;
-        let due_us = since_us.saturating_add(crate::time::micros(self.commit_interval));
+        let due_us = self.tables.iter().filter_map(|table| {
+            let since_us = table.state.waiting_since_us()?;
+            Some(since_us.saturating_add(crate::time::micros(table.commit_interval)))
+        });
+        let due_us = due_us.min()?;
         let left_us = due_us.saturating_sub(self.clock.monotonic_us());
         Some(Duration::from_micros(left_us.try_into().unwrap_or(0)))
     }
 
     fn is_due(&self, table: &Table) -> bool {
-        let interval_us = crate::time::micros(self.commit_interval);
+        let interval_us = crate::time::micros(table.commit_interval);
         let waited = |since_us: i64| self.clock.monotonic_us().saturating_sub(since_us) >= interval_us;
         table.state.is_full() || table.state.waiting_since_us().is_some_and(waited)
     }

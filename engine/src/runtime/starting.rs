@@ -131,6 +131,7 @@ impl Starting {
             let is_side = name.contains('$');
             let writer_count = if is_side { 1 } else { options.table_writers.clamp(1, options.workers) };
             let (last_committed, generation) = (sink.last_committed(), sink.generation());
+            let commit_interval = sink.commit_interval().unwrap_or(options.commit_interval);
             let outlet = shared.outlet(&name, sink, writer_count, buffered[at].clone());
             for (worker, port) in ports.iter_mut().enumerate() {
                 let sender = outlet.rows[worker % writer_count].clone();
@@ -141,6 +142,7 @@ impl Starting {
                 schema,
                 state: Arc::clone(&outlet.state),
                 orders: outlet.orders,
+                commit_interval,
                 base,
                 generation,
                 committed: last_committed,
@@ -159,7 +161,6 @@ impl Starting {
             marks: Arc::clone(&marks),
             snapshots: Arc::clone(&snapshots),
             failure: failure.clone(),
-            commit_interval: options.commit_interval,
             workers: options.workers,
             incarnation: incarnation.clone(),
             log_id,

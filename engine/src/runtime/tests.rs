@@ -444,6 +444,7 @@ fn deciding(sink: Writes) -> Deciding {
         committed: Epoch::NONE,
         saved: Vec::new(),
         saved_up_to: Epoch::NONE,
+        commit_interval: Duration::from_millis(1),
     };
     let checkpointer = Checkpointer {
         store: Store::new(Arc::clone(&storage)),
@@ -453,7 +454,6 @@ fn deciding(sink: Writes) -> Deciding {
         marks: Arc::clone(&marks),
         snapshots: Arc::default(),
         failure,
-        commit_interval: Duration::from_millis(1),
         workers: 1,
         incarnation,
         log_id: String::new(),

@@ -7,6 +7,7 @@
 //!                       stream.rs  which SQL can stream, or what to write instead
 //!                       window.rs  TUMBLE, HOP
 //!                       view.rs    DataFusion's logical plan ─► Filter, Window, Project, Table
+//!                       sink.rs    CREATE SINK              ─► Table, with an outbox behind it
 //!                       locate.rs  its errors, at their places
 //! ```
 //! Nothing here does I/O: `tidemill check` needs no network.
@@ -19,6 +20,7 @@ mod locate;
 mod logical;
 mod names;
 mod options;
+mod sink;
 mod source;
 mod stream;
 mod text;
@@ -41,9 +43,9 @@ pub use explain::explain;
 pub use history::rewrite_windows_for_history;
 pub use text::{CompiledExpression, compile_expression};
 
-use crate::catalog::{DedupInfo, Partitioning, Pipeline, SourceInfo, Storage, TableInfo, ViewInfo};
+use crate::catalog::{Partitioning, Pipeline, SinkInfo, SourceInfo, Storage, TableInfo, ViewInfo};
 use crate::diagnostic::{Code, Diagnostic, Problem};
-use crate::statement::{CreateSource, CreateView, Statement, parse_file};
+use crate::statement::{CreateSource, CreateView, DedupClause, Statement, parse_file};
 use names::Functions;
 use options::TableOptions;
 use source::PlannedSource;
@@ -97,6 +99,7 @@ struct Compiler<'a> {
     sources: Vec<SourceInfo>,
     views: Vec<ViewInfo>,
     tables: BTreeMap<String, TableInfo>,
+    sinks: Vec<SinkInfo>,
     problems: Vec<(Location, Problem)>,
 }
 
@@ -118,6 +121,7 @@ impl<'a> Compiler<'a> {
             sources: Vec::new(),
             views: Vec::new(),
             tables: BTreeMap::new(),
+            sinks: Vec::new(),
             problems: Vec::new(),
         }
     }
@@ -129,7 +133,7 @@ impl<'a> Compiler<'a> {
 
     fn compile(&mut self, text: &str) {
         let mut seen: BTreeMap<String, u64> = BTreeMap::new();
-        let (mut sources, mut waiting) = (Vec::new(), Vec::new());
+        let (mut sources, mut waiting, mut sinks) = (Vec::new(), Vec::new(), Vec::new());
         for parsed in parse_file(text) {
             let statement = match parsed.statement {
                 Ok(statement) => statement,
@@ -143,13 +147,15 @@ impl<'a> Compiler<'a> {
                 let message = format!("\"{}\" is defined twice; first in line {line}", name.value);
                 self.report(
                     None,
-                    Problem::new(Code::DuplicateName, name.span, message).hint("names are shared by sources and views"),
+                    Problem::new(Code::DuplicateName, name.span, message)
+                        .hint("names are shared by sources, views and sinks"),
                 );
                 continue;
             }
             match statement {
                 Statement::Source(source) => sources.push(source),
                 Statement::View(view) => waiting.push(view),
+                Statement::Sink(sink) => sinks.push(sink),
             }
         }
         for source in &sources {
@@ -160,6 +166,9 @@ impl<'a> Compiler<'a> {
         }
         let waiting = self.checked(waiting);
         self.add_views(waiting);
+        for sink in sinks {
+            self.add_sink(sink);
+        }
     }
 
     fn add_source(&mut self, source: &CreateSource) {
@@ -173,10 +182,7 @@ impl<'a> Compiler<'a> {
         self.sources.push(SourceInfo {
             name: name.to_owned(),
             connector: connector.map_or_else(String::new, |entry| entry.value.value.clone()),
-            dedup: source.dedup.as_ref().map(|dedup| DedupInfo {
-                key: dedup.columns.iter().map(|column| column.value.clone()).collect(),
-                within: dedup.within.to_string(),
-            }),
+            dedup: source.dedup.as_ref().map(DedupClause::info),
             schema: Arc::clone(&relation.schema),
         });
         let time_column = relation.time_columns.first().map(|column| relation.schema.field(*column).name().clone());
@@ -324,12 +330,13 @@ impl<'a> Compiler<'a> {
 
     fn into_pipeline(self) -> Pipeline {
         let mut known = self.tables;
-        let tables = self.plan.tables().into_iter().map(|(name, schema)| {
+        let is_sink = |name: &str| self.sinks.iter().any(|sink| sink.name == name);
+        let tables = self.plan.tables().into_iter().filter(|(name, _)| !is_sink(name)).map(|(name, schema)| {
             let table = known.remove(&name).expect("every node with a table was described when it was made");
             TableInfo { schema, ..table }
         });
         let tables = tables.collect();
-        Pipeline { plan: self.plan, sources: self.sources, views: self.views, tables }
+        Pipeline { plan: self.plan, sources: self.sources, views: self.views, tables, sinks: self.sinks }
     }
 }
 

@@ -206,7 +206,7 @@ fn event_time(
 }
 
 /// Finds the option an error is about: its key if nobody knows it, its value if that is bad, `WITH` if it is missing.
-fn option_problem(error: &OptionError, options: &OptionList) -> Problem {
+pub(super) fn option_problem(error: &OptionError, options: &OptionList) -> Problem {
     let (problem, hint) = match error.problem.split_once("; did you mean ") {
         Some((problem, known)) => {
             (problem, Some(format!("did you mean \"{}\"?", known.trim_end_matches('?').trim_matches('\''))))

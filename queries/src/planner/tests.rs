@@ -24,7 +24,7 @@ fn context() -> Context {
         clock: Arc::new(ManualClock::at(0)),
         dice: Arc::new(SeededDice::new(1)),
         http: HttpIngest::new(),
-        hubs: tidemill_connectors::mqtt::Hubs::default(),
+        local_brokers: Default::default(),
     }
 }
 
@@ -47,6 +47,9 @@ fn outcome(file: &str, text: &str) -> String {
                     let _ = write!(out, ", at {location}");
                 }
                 out.push('\n');
+            }
+            for sink in &pipeline.sinks {
+                let _ = writeln!(out, "sink {} of {} to {}", sink.name, sink.of, sink.connected.connector);
             }
             out
         }

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use tidemill_connectors::outbox::OutboxStatus;
 use tidemill_engine::runtime::{DedupStatus, JobStatus};
 use tidemill_engine::time::Watermark;
 
@@ -50,6 +51,54 @@ const OF_SERVICE: &[Metric<ServiceStatus>] = &[
         kind: Kind::Counter,
         help: "How often the disk has stopped the job.",
         read: |service, _, out| out.push((vec![], service.disk_failures as f64)),
+    },
+    Metric {
+        name: "tidemill_sink_outbox_rows",
+        kind: Kind::Gauge,
+        help: "Rows in the outbox that are not delivered yet.",
+        read: |service, _, out| each_sink(service, out, |sink| sink.rows as f64),
+    },
+    Metric {
+        name: "tidemill_sink_outbox_bytes",
+        kind: Kind::Gauge,
+        help: "Bytes of the files they lie in.",
+        read: |service, _, out| each_sink(service, out, |sink| sink.bytes as f64),
+    },
+    Metric {
+        name: "tidemill_sink_delivered_rows_total",
+        kind: Kind::Counter,
+        help: "Rows that the other side has taken, as it has confirmed.",
+        read: |service, _, out| each_sink(service, out, |sink| sink.delivered as f64),
+    },
+    Metric {
+        name: "tidemill_sink_failures_total",
+        kind: Kind::Counter,
+        help: "Attempts to deliver that failed.",
+        read: |service, _, out| each_sink(service, out, |sink| sink.failures as f64),
+    },
+    Metric {
+        name: "tidemill_sink_dropped_rows_total",
+        kind: Kind::Counter,
+        help: "Rows left out because the outbox was full, in all its life; the view's table has them.",
+        read: |service, _, out| each_sink(service, out, |sink| sink.dropped as f64),
+    },
+    Metric {
+        name: "tidemill_sink_rejected_rows_total",
+        kind: Kind::Counter,
+        help: "Rows that cannot be delivered at all; the view's table has them.",
+        read: |service, _, out| each_sink(service, out, |sink| sink.rejected as f64),
+    },
+    Metric {
+        name: "tidemill_sink_connected",
+        kind: Kind::Gauge,
+        help: "1 if the other side takes rows now.",
+        read: |service, _, out| each_sink(service, out, |sink| truth(sink.connected)),
+    },
+    Metric {
+        name: "tidemill_sink_breaker_open",
+        kind: Kind::Gauge,
+        help: "1 while deliveries fail one after the other, and are tried only now and then.",
+        read: |service, _, out| each_sink(service, out, |sink| truth(sink.breaker_open)),
     },
 ];
 
@@ -233,6 +282,10 @@ fn each_checkpoint(job: &JobStatus, out: &mut Samples, value: f64) {
     }
 }
 
+fn each_sink(service: &ServiceStatus, out: &mut Samples, value: impl Fn(&OutboxStatus) -> f64) {
+    out.extend(service.sinks.iter().map(|sink| (vec![("sink", sink.name.clone())], value(sink))));
+}
+
 fn each_source(job: &JobStatus, out: &mut Samples, value: impl Fn(&tidemill_engine::runtime::SourceStatus) -> f64) {
     out.extend(job.sources.iter().map(|source| (vec![("source", source.name.clone())], value(source))));
 }
@@ -334,7 +387,8 @@ mod tests {
             ..JobStatus::default()
         };
         let read_only = Some(ReadOnly { reason: "disk full".into(), since_us: 500_000 });
-        let service = ServiceStatus { job: Some(job), read_only, disk_failures: 4 };
+        let sink = OutboxStatus { name: "alerts".into(), rows: 7, breaker_open: true, ..OutboxStatus::default() };
+        let service = ServiceStatus { job: Some(job), read_only, disk_failures: 4, sinks: vec![sink] };
         let text = render(&service, 3_500_000, "1.2.3");
         for line in [
             "tidemill_build_info{version=\"1.2.3\"} 1",
@@ -358,6 +412,9 @@ mod tests {
             "tidemill_log_bytes 4096",
             "tidemill_view_late_rows_total{view=\"room\"} 5",
             "tidemill_sink_rows_total{sink=\"room\"} 9",
+            "tidemill_sink_outbox_rows{sink=\"alerts\"} 7",
+            "tidemill_sink_breaker_open{sink=\"alerts\"} 1",
+            "tidemill_sink_connected{sink=\"alerts\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }

@@ -31,6 +31,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use tidemill_connectors::outbox::OutboxStatus;
 use tidemill_engine::clock::Clock;
 use tidemill_engine::runtime::JobStatus;
 use tidemill_engine::source::{BoxFuture, Stop};
@@ -68,6 +69,8 @@ pub struct ServiceStatus {
     pub read_only: Option<ReadOnly>,
     /// How often the disk has failed since the program began.
     pub disk_failures: u64,
+    /// What the outboxes of the sinks say.
+    pub sinks: Vec<OutboxStatus>,
 }
 
 /// Why nothing is taken: questions go on.

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use tidemill_connectors::outbox::OutboxStatus;
 use tidemill_engine::runtime::{CheckpointStatus, JobStatus, SourceStatus};
 use tidemill_engine::time::Watermark;
 
@@ -116,13 +117,23 @@ fn status_document(service: &ServiceStatus) -> Value {
         .iter()
         .map(|table| json!({"name": table.name, "rows": table.rows, "committed_epoch": table.committed.0}))
         .collect();
+    let sinks: Vec<Value> = service.sinks.iter().map(sink_value).collect();
     json!({
         "state": state_of(service), "read_only": read_only, "disk_failures": service.disk_failures,
         "ready": status.ready && service.read_only.is_none(), "finished": status.finished, "failure": status.failure,
         "sealed_epoch": status.sealed.0, "completed_epoch": status.completed.0,
         "log_bytes": status.log_bytes, "rows_in_flight": status.rows_in_flight,
         "checkpoint": checkpoint_value(&status.checkpoint),
-        "sources": sources, "dedups": dedups, "windows": windows, "tables": tables,
+        "sources": sources, "dedups": dedups, "windows": windows, "tables": tables, "sinks": sinks,
+    })
+}
+
+fn sink_value(sink: &OutboxStatus) -> Value {
+    json!({
+        "name": sink.name, "of": sink.of, "connector": sink.connector, "connected": sink.connected,
+        "breaker": if sink.breaker_open { "open" } else { "closed" }, "error": sink.error,
+        "outbox_rows": sink.rows, "outbox_bytes": sink.bytes, "delivered": sink.delivered,
+        "failures": sink.failures, "dropped": sink.dropped, "rejected": sink.rejected,
     })
 }
 
@@ -196,7 +207,8 @@ mod tests {
             (job(|job| job.failure = Some("disk full".into())), read_only(), "read_only"),
             (None, read_only(), "read_only"),
         ] {
-            let document = status_document(&ServiceStatus { job, read_only: read_only.clone(), disk_failures: 0 });
+            let document =
+                status_document(&ServiceStatus { job, read_only: read_only.clone(), ..ServiceStatus::default() });
             assert_eq!(document["state"], state);
             assert_eq!(document["read_only"]["reason"].as_str(), read_only.map(|_| "disk full"));
         }

@@ -1,4 +1,4 @@
-//! The statements of a pipeline file: `CREATE SOURCE` and `CREATE MATERIALIZED VIEW`.
+//! The statements of a pipeline file: `CREATE SOURCE`, `CREATE MATERIALIZED VIEW` and `CREATE SINK`.
 //!
 //! A thin parser in front of sqlparser, which reads names, types, expressions and queries. The file is cut into tokens
 //! once, so every token knows its place in the file, and so does everything that is made from tokens.
@@ -8,6 +8,7 @@
 //!                        [WATERMARK FOR column AS column [- INTERVAL '…'],]
 //!                        [DEDUP KEY ( column, … ) WITHIN INTERVAL '…'] ) WITH ( key = value, … ) ;
 //!   CREATE MATERIALIZED VIEW name [WITH ( key = value, … )] AS SELECT … [EMIT ON WINDOW CLOSE] ;
+//!   CREATE SINK name FROM view WITH ( key = value, … ) ;
 //! ```
 
 mod data_type;
@@ -25,14 +26,17 @@ pub(crate) use data_type::TYPE_NAMES;
 pub(crate) use flink::refuse_flink_window;
 pub(crate) use limits::{check_depth, check_length, parser};
 
+use crate::catalog::DedupInfo;
 use crate::diagnostic::{Code, Problem};
 use reader::Reader;
+pub(crate) use reader::is_name;
 
 /// A statement that defines something.
 #[derive(Debug)]
 pub(crate) enum Statement {
     Source(Box<CreateSource>),
     View(CreateView),
+    Sink(CreateSink),
 }
 
 /// A name or a value, with its place.
@@ -79,6 +83,16 @@ pub(crate) struct DedupClause {
     pub(crate) span: Span,
 }
 
+impl DedupClause {
+    /// Returns what it says, without places.
+    pub(crate) fn info(&self) -> DedupInfo {
+        DedupInfo {
+            key: self.columns.iter().map(|column| column.value.clone()).collect(),
+            within: self.within.to_string(),
+        }
+    }
+}
+
 /// `WITH ( key = value, … )`; empty if it was not written.
 #[derive(Clone, Debug)]
 pub(crate) struct OptionList {
@@ -106,11 +120,22 @@ pub(crate) struct CreateView {
     pub(crate) text: String,
 }
 
+/// Rows of a view, or of a source, that leave.
+#[derive(Debug)]
+pub(crate) struct CreateSink {
+    pub(crate) name: Name,
+    pub(crate) from: Name,
+    pub(crate) options: OptionList,
+    /// The whole statement.
+    pub(crate) text: String,
+}
+
 impl Statement {
     pub(crate) fn name(&self) -> &Name {
         match self {
             Statement::Source(source) => &source.name,
             Statement::View(view) => &view.name,
+            Statement::Sink(sink) => &sink.name,
         }
     }
 }
@@ -243,7 +268,7 @@ fn head(tokens: &[TokenWithSpan]) -> Vec<String> {
 
 /// Returns the name that a statement seems to define, even if the rest of it is broken.
 fn declared_name(tokens: &[TokenWithSpan]) -> Option<String> {
-    let kind = tokens.iter().position(|token| is_word(token, "SOURCE") || is_word(token, "VIEW"))?;
+    let kind = tokens.iter().position(|token| ["SOURCE", "VIEW", "SINK"].iter().any(|kind| is_word(token, kind)))?;
     if !is_word(tokens.first()?, "CREATE") {
         return None;
     }
@@ -268,6 +293,7 @@ fn parse_statement(text: &str, tokens: &[TokenWithSpan]) -> Result<Statement, Pr
     match kind {
         ["SOURCE", ..] => reader.create_source().map(|source| Statement::Source(Box::new(source))),
         ["MATERIALIZED", "VIEW", ..] => reader.create_view().map(Statement::View),
+        ["SINK", ..] => reader.create_sink().map(Statement::Sink),
         _ => Err(not_created(kind, tokens)),
     }
 }
@@ -309,20 +335,16 @@ fn not_created(kind: &[&str], tokens: &[TokenWithSpan]) -> Problem {
             "write CREATE SOURCE for input, CREATE MATERIALIZED VIEW for a stored result",
         ),
         "VIEW" => refused("a view is always stored", "write CREATE MATERIALIZED VIEW"),
-        "SINK" => refused(
-            "CREATE SINK is not in this version",
-            "a view is its own table: CREATE MATERIALIZED VIEW … WITH (location = '…')",
-        ),
         "ALERT" | "NOTIFIER" => refused(
             &format!("CREATE {word} is not in this version"),
-            "write a view whose HAVING keeps the rows to be alerted on",
+            "write a view whose HAVING keeps the rows to be alerted on, and CREATE SINK name FROM it",
         ),
         "SECRET" => refused("CREATE SECRET is not in this version", "give the value as an option of the source"),
         "MATERIALIZED" => Problem::new(Code::Syntax, span, "expected VIEW after MATERIALIZED")
             .hint("write CREATE MATERIALIZED VIEW name AS SELECT …"),
         "" => Problem::new(Code::Syntax, span, "the statement ends after CREATE")
-            .hint("write CREATE SOURCE or CREATE MATERIALIZED VIEW"),
+            .hint("write CREATE SOURCE, CREATE MATERIALIZED VIEW or CREATE SINK"),
         _ => Problem::new(Code::Syntax, span, format!("there is no CREATE {word}"))
-            .did_you_mean(word, ["SOURCE", "MATERIALIZED VIEW", "MATERIALIZED"]),
+            .did_you_mean(word, ["SOURCE", "SINK", "MATERIALIZED VIEW", "MATERIALIZED"]),
     }
 }

@@ -8,8 +8,8 @@ use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 use super::flink::refuse_flink_window;
 use super::limits::{check_depth, parser};
 use super::{
-    ColumnDefinition, CreateSource, CreateView, DedupClause, Name, OptionEntry, OptionList, WatermarkClause, data_type,
-    is_word, normalize, slice, split_emit, syntax_problem,
+    ColumnDefinition, CreateSink, CreateSource, CreateView, DedupClause, Name, OptionEntry, OptionList,
+    WatermarkClause, data_type, is_word, normalize, slice, split_emit, syntax_problem,
 };
 use crate::diagnostic::{Code, Problem};
 
@@ -77,7 +77,7 @@ impl<'a> Reader<'a> {
     }
 
     fn skip_to_kind(&mut self) {
-        while !(self.at_word(0, "SOURCE") || self.at_word(0, "VIEW")) {
+        while !["SOURCE", "VIEW", "SINK"].iter().any(|kind| self.at_word(0, kind)) {
             self.parser.advance_token();
         }
         self.parser.advance_token();
@@ -333,6 +333,27 @@ impl<'a> Reader<'a> {
         Ok(CreateView { name, options, query, tokens: tokens.to_vec(), emit, text })
     }
 
+    pub(super) fn create_sink(&mut self) -> Result<CreateSink, Problem> {
+        self.skip_to_kind();
+        let name = self.created_name()?;
+        if self.at_word(0, "AS") {
+            return Err(Problem::new(Code::NotSupported, self.here(), "a sink has no query of its own").hint(format!(
+                "write CREATE MATERIALIZED VIEW … AS SELECT …, then CREATE SINK {} FROM it",
+                name.value
+            )));
+        }
+        self.expect_word("FROM")?;
+        if self.parser.peek_token_ref().token == Token::LParen {
+            return Err(Problem::new(Code::NotSupported, self.here(), "a sink delivers a view, not a query")
+                .hint("write CREATE MATERIALIZED VIEW … AS SELECT …, and name it here"));
+        }
+        let from = self.identifier()?;
+        let options = self.options(&name)?;
+        self.end()?;
+        let span = self.tokens[0].span.union(&self.tokens[self.tokens.len() - 1].span);
+        Ok(CreateSink { name, from, options, text: slice(self.text, span).to_owned() })
+    }
+
     fn end(&mut self) -> Result<(), Problem> {
         let token = self.parser.peek_token();
         if token.token == Token::EOF {
@@ -363,13 +384,18 @@ fn checked_name(name: Name, what: &str) -> Result<Name, Problem> {
             Problem::new(Code::BadName, name.span, message).hint("$ is for hidden tables, such as readings$dead")
         );
     }
-    let fits = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == '-';
-    if name.value.is_empty() || name.value.len() > NAME_BYTES_MAX || !name.value.chars().all(fits) {
+    if !is_name(&name.value) {
         let message =
             format!("\"{}\" cannot be the name of a {}", name.value, if what == "name" { "table" } else { what });
         return Err(Problem::new(Code::BadName, name.span, message).hint("use letters, digits, _ and -"));
     }
     Ok(name)
+}
+
+/// Whether this can be the name of a table or a column.
+pub(crate) fn is_name(name: &str) -> bool {
+    let fits = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == '-';
+    !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.chars().all(fits)
 }
 
 /// A name becomes the name of a folder: with a suffix it must stay below the 255 bytes of a file name.

@@ -9,7 +9,7 @@
 use arrow::datatypes::DataType;
 use tidemill::Result;
 use tidemill_engine::clock::{Dice, SeededDice};
-use tidemill_queries::{ColumnParts, SourceParts};
+use tidemill_queries::{ColumnParts, DedupInfo, SourceParts};
 
 /// 2020-01-01: before any arrival, so no row is from the future. Microseconds.
 const START_US: i64 = 1_577_836_800_000_000;
@@ -56,6 +56,8 @@ pub(super) struct Rows {
     columns: Vec<ColumnParts>,
     time: Option<usize>,
     carrier: usize,
+    /// Columns that tell events apart, and so tell rows apart.
+    key: Vec<usize>,
     pub(super) carried: Carrier,
     pub(super) encoding: Encoding,
     /// The levels of the topic, for MQTT.
@@ -91,9 +93,21 @@ impl Rows {
         topic: Option<&str>,
         shape: &Shape<'_>,
     ) -> Result<Rows, String> {
-        let time = source.watermark.as_ref().and_then(|time| source.columns.iter().position(|c| c.name == time.column));
+        let columns: Vec<ColumnParts> =
+            source.columns.iter().filter(|column| column.metadata.is_none()).cloned().collect();
+        let time = source.watermark.as_ref().map(|time| &time.column);
+        let time = match time.map(|name| columns.iter().position(|column| column.name == *name)) {
+            Some(None) => {
+                return Err(format!(
+                    "source {} has the arrival of a row for its event time, which no sender decides: verify needs an event \
+                     time that is in the rows",
+                    source.name
+                ));
+            }
+            found => found.flatten(),
+        };
         let carrier = |fits: fn(&DataType) -> bool, carried| {
-            source.columns.iter().position(|column| fits(&column.data_type)).map(|at| (at, carried))
+            columns.iter().position(|column| fits(&column.data_type)).map(|at| (at, carried))
         };
         let found = (time.map(|at| (at, Carrier::Time)))
             .or_else(|| carrier(|of| matches!(of, DataType::Timestamp(..)), Carrier::Time))
@@ -108,15 +122,20 @@ impl Rows {
                 source.name
             ));
         };
+        let key = match &source.dedup {
+            None => Vec::new(),
+            Some(dedup) => key_columns(source, dedup, carrier)?,
+        };
         let rows = i64::try_from(shape.rows.max(1)).unwrap_or(i64::MAX);
         let step_us = if shape.window_us > 0 { WINDOWS_MIN.saturating_mul(shape.window_us) / rows } else { STEP_US };
         let step_us = step_us.max(1);
         let disorder = u64::try_from(shape.delay_us / 2 / step_us).unwrap_or(0);
         let block = disorder.clamp(1, BLOCK_ROWS_MAX);
         Ok(Rows {
-            columns: source.columns.clone(),
+            columns,
             time,
             carrier,
+            key,
             carried,
             encoding,
             topic: topic.map_or_else(Vec::new, |topic| topic.split('/').map(str::to_owned).collect()),
@@ -229,6 +248,12 @@ impl Rows {
                 Carrier::Text => format!("{}-{row}", column.name).into(),
             };
         }
+        if self.key.contains(&at) {
+            return match &column.data_type {
+                DataType::Utf8 | DataType::Utf8View => format!("{}-{row}", column.name).into(),
+                _ => row.into(),
+            };
+        }
         if column.nullable && dice.roll().is_multiple_of(NULLS_ONE_IN) {
             return serde_json::Value::Null;
         }
@@ -252,9 +277,30 @@ impl Rows {
                 (near + roll % 20).into()
             }
             DataType::Date32 => rfc3339(time_us)[..10].into(),
+            DataType::Map(..) => serde_json::json!({"key": format!("{}-{}", column.name, roll % VARIETY)}),
             _ => rfc3339(time_us).into(),
         }
     }
+}
+
+/// Returns the columns of the key that can hold a row's number; says why rows would be repeats of each other if none can.
+fn key_columns(source: &SourceParts, dedup: &DedupInfo, carrier: usize) -> Result<Vec<usize>, String> {
+    let can = |data_type: &DataType| {
+        use DataType::{Float64, Int32, Int64, UInt32, UInt64, Utf8, Utf8View};
+        matches!(data_type, Float64 | Int32 | Int64 | UInt32 | UInt64 | Utf8 | Utf8View)
+    };
+    let columns = source.columns.iter().enumerate();
+    let in_key = columns.filter(|(_, column)| dedup.key.contains(&column.name));
+    let fits = in_key.filter(|(at, column)| *at == carrier || can(&column.data_type));
+    let key: Vec<usize> = fits.map(|(at, _)| at).collect();
+    if key.is_empty() {
+        return Err(format!(
+            "the DEDUP KEY of source {} has no column whose values can all differ, so rows would be repeats of each other: \
+             verify needs a column of type BIGINT, INTEGER, DOUBLE or TEXT in it",
+            source.name
+        ));
+    }
+    Ok(key)
 }
 
 fn rfc3339(us: i64) -> String {
@@ -290,7 +336,8 @@ mod tests {
 
     #[test]
     fn times_differ_are_out_of_order_and_never_late() {
-        let columns = "d TEXT, ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '1 second'";
+        let columns =
+            "heard BIGINT METADATA FROM 'position', d TEXT, ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '1 second'";
         for (delay_us, window_us) in [(0, 60_000_000), (1_000_000, 5_000_000), (10_000_000, 60_000_000), (9, 0)] {
             let rows = rows(columns, delay_us, window_us).expect("a time");
             let (mut greatest_us, mut disorder) = (i64::MIN, 0);
@@ -323,8 +370,23 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_a_deduplicated_source_are_no_repeats_of_each_other() {
+        let within = "WITHIN INTERVAL '1 hour'";
+        let made = rows(&format!("id TEXT, n INTEGER, v DOUBLE, ts TIMESTAMP, DEDUP KEY (id) {within}"), 0, 0);
+        let text = made.expect("fits").encode(0..500);
+        let ids: std::collections::BTreeSet<&str> = text.split("\"id\":").skip(1).map(|rest| &rest[..9]).collect();
+        assert_eq!(ids.len(), 500, "{text}");
+        let why =
+            rows(&format!("ok BOOLEAN, ts TIMESTAMP, DEDUP KEY (ok) {within}"), 0, 0).expect_err("all are repeats");
+        assert!(why.contains("DEDUP KEY of source r"), "{why}");
+    }
+
+    #[test]
     fn a_source_whose_rows_cannot_differ_is_refused_with_what_it_needs() {
         let why = rows("ok BOOLEAN, n SMALLINT", 0, 0).expect_err("all rows look alike");
         assert!(why.contains("source r has no column") && why.contains("BIGINT"), "{why}");
+        let arrival = "v BIGINT, heard TIMESTAMP METADATA FROM 'arrival_time', WATERMARK FOR heard AS heard";
+        let why = rows(arrival, 0, 0).expect_err("nobody can send a time of arrival");
+        assert!(why.contains("source r has the arrival"), "{why}");
     }
 }

@@ -80,7 +80,7 @@ pub(super) async fn judge(under_test: &UnderTest, data: &Path, ledgers: &Path) -
         let fates = ledger::read(&path, fed.count)
             .map_err(|error| Error::Environment(format!("cannot read {}: {error}", path.display())))?;
         count(&mut verdict.counts, fed, &fates, &tables).await?;
-        for role in ["dead", "quarantine"] {
+        for role in ["dead", "quarantine", "late"] {
             tables.count_aside(&mut verdict.aside, &format!("{}${role}", fed.name)).await?;
         }
     }

@@ -66,13 +66,6 @@ impl ScriptedBroker {
         link.send(&format!("CONNACK present={}", u8::from(present))).await;
         link
     }
-
-    /// Accepts nobody any more who is not yet here: whoever waits in the kernel's queue is thrown out.
-    pub(crate) async fn forget_waiting(&self) {
-        while let Ok(accepted) = timeout(Duration::from_millis(1), self.listener.accept()).await {
-            drop(accepted);
-        }
-    }
 }
 
 /// One connection.
@@ -245,6 +238,12 @@ impl Link {
         if said.is_some() || begin.elapsed() >= ANSWER_MAX {
             self.fail("the program should close");
         }
+    }
+
+    /// Returns whether the program has closed the connection.
+    pub(crate) async fn is_closed(&mut self) -> bool {
+        let mut byte = [0; 1];
+        !matches!(timeout(Duration::from_millis(1), self.stream.peek(&mut byte)).await, Err(_) | Ok(Ok(1..)))
     }
 
     async fn expect_bytes(&mut self, expected: &[u8]) {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tokio::net::TcpListener;
 
+use super::toll::Toll;
 use crate::harness::broker::Broker;
 use crate::harness::mqtt_script::sender::Ids;
 use crate::harness::mqtt_script::words::Version;
@@ -13,8 +14,6 @@ use crate::harness::tables::Judge;
 
 /// Messages that a real broker has in flight to the program, at most.
 pub(super) const BROKER_WINDOW: usize = 500;
-/// What the program announces in version 5.
-const RECEIVE_MAXIMUM: u64 = 16_384;
 /// Messages that a sender of ours has in flight, at most.
 const WINDOW: usize = 300;
 
@@ -40,6 +39,8 @@ pub(super) struct Input {
     pub(super) qos: u8,
     /// That the program speaks, or the device at a listener.
     pub(super) version: Version,
+    /// Whether the source lets each number through once, by `DEDUP KEY`.
+    pub(super) dedup: bool,
 }
 
 /// An input whose sender runs.
@@ -47,22 +48,27 @@ pub(super) struct Running {
     input: Input,
     /// The sender.
     pub(super) peer: Peer,
+    /// The wire to a real broker.
+    toll: Option<Toll>,
     sql: String,
 }
 
 impl Input {
     /// Lets the sender begin, without messages.
     pub(super) async fn begin(self, mosquitto: &Broker, ledgers: &Path) -> Running {
-        let Input { name, way, qos, version } = self;
+        let Input { name, way, qos, version, dedup } = self;
+        let mut toll = None;
         let (role, connector, ids) = match way {
             Way::Mosquitto => {
-                let url = mosquitto.url();
-                (Role::Device { port: mosquitto.port }, client(&url, name, qos, version), Ids::Upwards)
+                let wire = Toll::before(mosquitto.port).await;
+                let connector = client(wire.port, name, qos, version);
+                toll = Some(wire);
+                (Role::Device { port: mosquitto.port }, connector, Ids::Upwards)
             }
             Way::Broker(ids) => {
                 let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
                 let port = listener.local_addr().expect("an address").port();
-                let connector = client(&format!("mqtt://127.0.0.1:{port}"), name, qos, version);
+                let connector = client(port, name, qos, version);
                 (Role::Broker(listener), connector, ids)
             }
             Way::Listener(ids) => {
@@ -74,16 +80,17 @@ impl Input {
         };
         let plan =
             Plan { who: name.to_owned(), role, version, qos, topic: format!("n/{name}/one"), window: WINDOW, ids };
+        let dedup = if dedup { ", DEDUP KEY (seq) WITHIN INTERVAL '1 hour'" } else { "" };
         let sql = format!(
-            "CREATE SOURCE {name} (who TEXT NOT NULL, seq BIGINT NOT NULL) WITH ({connector});\n\
+            "CREATE SOURCE {name} (who TEXT NOT NULL, seq BIGINT NOT NULL{dedup}) WITH ({connector});\n\
              CREATE MATERIALIZED VIEW t_{name} AS SELECT who, seq FROM {name};\n"
         );
-        Running { input: self, peer: Peer::begin(plan, ledgers), sql }
+        Running { input: self, peer: Peer::begin(plan, ledgers), toll, sql }
     }
 }
 
-fn client(url: &str, name: &str, qos: u8, version: Version) -> String {
-    let version = version.option();
+fn client(port: u16, name: &str, qos: u8, version: Version) -> String {
+    let (url, version) = (format!("mqtt://127.0.0.1:{port}"), version.option());
     format!("connector = 'mqtt', url = '{url}', topic = 'n/{name}/{{device}}', qos = '{qos}', version = '{version}'")
 }
 
@@ -93,14 +100,19 @@ impl Running {
         &self.sql
     }
 
+    /// Returns whether each number must be there: at QoS 0 nobody knows what has arrived.
+    pub(super) fn is_kept(&self) -> bool {
+        self.input.qos > 0
+    }
+
     /// Returns the name of the source.
     pub(super) fn name(&self) -> &'static str {
         self.input.name
     }
 
-    /// Says what is wrong with the table, and how many duplicates there are; `kills` have struck.
-    pub(super) fn verdict(&self, judge: &mut Judge, tables: &Path, messages: i64, kills: u64) -> (Vec<String>, i64) {
-        let Input { name, way, qos, version } = self.input;
+    /// Says what is wrong with the table, and how many duplicates there are.
+    pub(super) fn verdict(&self, judge: &mut Judge, tables: &Path, messages: i64) -> (Vec<String>, i64) {
+        let Input { name, way, qos, dedup, .. } = self.input;
         let table = format!("t_{name}");
         judge.table(&table, &tables.join(&table));
         let mut offences = Vec::new();
@@ -113,16 +125,14 @@ impl Running {
         );
         offences.extend(judge.offences(&format!("{name}: never sent, and there"), &strange));
         let acknowledged = judge.number(&format!("SELECT count(*) FROM ledger WHERE what = 'A' AND who = '{name}'"));
-        if acknowledged != messages {
+        if self.is_kept() && acknowledged != messages {
             offences.push((1, format!("{name}: {acknowledged} of {messages} are acknowledged")));
         }
         let doubled = judge.number(&format!("SELECT count(*) - count(DISTINCT seq) FROM {table}"));
         let most = match (qos, way) {
-            (2, _) => 0,
-            // What a real broker has in flight at a kill cannot be seen; it is no more than its window, which in version 5
-            // is ours.
-            (_, Way::Mosquitto) if version == Version::V4 => (kills + 2) * BROKER_WINDOW as u64,
-            (_, Way::Mosquitto) => (kills + 2) * RECEIVE_MAXIMUM,
+            (0 | 2, _) => 0,
+            (1, _) if dedup => 0,
+            (_, Way::Mosquitto) => self.toll.as_ref().map_or(0, Toll::in_flight_at_breaks),
             (_, Way::Broker(_) | Way::Listener(_)) => self.peer.in_flight_at_breaks(),
         };
         if doubled.unsigned_abs() > most {

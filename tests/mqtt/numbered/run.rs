@@ -83,7 +83,7 @@ pub(super) async fn run(what: &str, inputs: &[Input], size: Size) {
     });
     let mut offences = Vec::new();
     for input in &running {
-        let (found, doubled) = input.verdict(&mut judge, &serve.data.join("tables"), size.messages, size.kills);
+        let (found, doubled) = input.verdict(&mut judge, &serve.data.join("tables"), size.messages);
         offences.extend(found);
         report["duplicates"][input.name()] = json!(doubled);
     }
@@ -110,7 +110,7 @@ async fn all_are_done(running: &[Running], messages: i64) {
 
 /// Waits until each number can be seen.
 async fn all_are_there(program: &Program, running: &[Running], messages: i64) {
-    for input in running {
+    for input in running.iter().filter(|input| input.is_kept()) {
         let sql = format!("SELECT count(DISTINCT seq) AS n FROM t_{}", input.name());
         let mut last = None;
         eventually(&format!("{sql} gives {messages}"), REST_MAX, async || {

@@ -26,7 +26,7 @@ async fn a_broker_without_version_5_is_spoken_to_in_3_1_1() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resumed_session_of_3_1_1_is_not_subscribed_again_so_retained_messages_do_not_come_twice() {
-    let scene = Scene::with(Version::V4, 1, ", retained = 'keep'").await;
+    let scene = Scene::with(Version::V4, 1, ", retained = 'use'").await;
     let program = scene.serve.start();
     let mut link = scene.broker.session(false).await;
     link.play("> PUBLISH q1 id=1 retain=1 v=1 \n < PUBACK 1").await;
@@ -155,5 +155,25 @@ async fn the_program_leaves_without_giving_up_its_session() {
             link.expect_close().await;
         });
         assert_eq!(scene.records("readings"), [1]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retained_copy_that_comes_again_after_a_kill_is_not_another_reading() {
+    for version in Version::ALL {
+        let scene = Scene::with(version, 1, ", retained = 'use'").await;
+        let program = scene.serve.start();
+        let mut link = scene.broker.session(false).await;
+        link.play("> PUBLISH q1 id=1 retain=1 v=1 \n < PUBACK 1").await;
+        link.play("> PUBLISH q1 id=2 retain=1 topic=plant/b v=2 \n < PUBACK 2").await;
+        program.kill9();
+        drop(link);
+        // The broker has lost the session: the new subscription brings what it has retained, of which one has changed.
+        let program = scene.serve.start();
+        let mut link = scene.broker.session(false).await;
+        link.play("> PUBLISH q1 id=1 retain=1 v=1 \n < PUBACK 1").await;
+        link.play("> PUBLISH q1 id=2 retain=1 topic=plant/b v=3 \n < PUBACK 2").await;
+        link.play("> PUBLISH q1 id=3 v=1 \n < PUBACK 3").await;
+        scene.holds(program, &[1, 1, 2, 3]).await;
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use super::super::local::{LocalBroker, LocalBrokers};
 use super::super::topic::TopicPattern;
 use super::PARTITION;
 use super::acl::Acl;
@@ -33,6 +34,7 @@ const SESSION_EXPIRY_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A source that listens for MQTT clients.
 pub struct MqttListener {
+    local_brokers: LocalBrokers,
     bind: String,
     connections_max: usize,
     bound: Mutex<Option<TcpListener>>,
@@ -73,11 +75,12 @@ pub fn listener(
         // All bits set means "never" in MQTT; what is so long that it does not fit comes as near as possible.
         session_expiry_max_s: u32::try_from(session_expiry.as_secs()).unwrap_or(u32::MAX - 1),
         sessions: Sessions::default(),
-        hub: context.hubs.of(name),
+        hub: Arc::default(),
         handshakes: Handshakes::default(),
         dice: Arc::clone(&context.dice),
     };
     let source = MqttListener {
+        local_brokers: context.local_brokers.clone(),
         bind,
         connections_max,
         bound: Mutex::new(None),
@@ -167,6 +170,8 @@ impl Source for MqttListener {
         let tasks = TaskTracker::new();
         tasks.spawn(Arc::clone(&self.house).watch_sessions(log.clone()));
         tasks.spawn(Arc::clone(&self.house).watch_files(log.clone()));
+        let hub: Arc<dyn LocalBroker> = Arc::clone(&self.house.hub) as _;
+        let _listed = self.local_brokers.add(&self.house.name, hub);
         log.intake.set_connected(true);
         self.accept(&listener, &log, &tasks).await;
         log.intake.set_connected(false);

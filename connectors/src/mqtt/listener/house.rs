@@ -134,7 +134,7 @@ impl House {
         if log.append(vec![message], Vec::new()).await.is_ok()
             && let Some(publication) = publication
         {
-            self.hub.publish(publication);
+            let _ = self.hub.publish(publication);
         }
     }
 

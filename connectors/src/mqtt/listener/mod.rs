@@ -54,7 +54,6 @@ mod tree;
 pub use acceptor::{MqttListener, listener};
 pub(super) use guest::{Guest, Verdict};
 pub(super) use hub::Mailbox;
-pub use hub::{Hub, Hubs, Publication};
 pub use passwords::{PasswordError, password_line};
 
 /// The one partition of the source. A partition for each device would make the slowest one hold the watermark back.

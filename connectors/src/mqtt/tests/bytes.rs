@@ -2,13 +2,14 @@
 
 use ::bytes::Bytes;
 use tidemill_engine::clock::{Dice, SeededDice};
+use tidemill_engine::source::Chunk;
 
 use super::{NO_PROPERTIES, field, packet, publish4, publish5};
 use crate::mqtt::codec::{self, Header, Stopped};
+use crate::mqtt::listener::Guest;
 use crate::mqtt::packet::{Packet, Version, Violation};
 use crate::mqtt::remembered::{Lasts, Remembered};
 use crate::mqtt::session::{Heard, Retained, Session};
-use crate::mqtt::topic::TopicPattern;
 
 fn read(version: Version, bytes: &[u8]) -> Result<Packet, Violation> {
     let header = Header::read(bytes)?.expect("a whole header");
@@ -21,70 +22,27 @@ fn connect(level: u8, flags: u8, rest: &[&[u8]]) -> Vec<u8> {
     packet(0x10, &[&[&head[..]], rest].concat())
 }
 
-fn corpus() -> Vec<Vec<u8>> {
-    vec![
-        connect(4, 0x02, &[&field(b"device")]),
-        connect(4, 0xC6, &[&field(b"device"), &field(b"will"), &field(b"gone"), &field(b"user"), &field(b"word")]),
-        connect(5, 0x02, &[NO_PROPERTIES, &field(b"device")]),
-        connect(
-            5,
-            0xC6,
-            &[
-                &[5, 17, 0, 0, 0, 60],
-                &field(b"device"),
-                &[5, 24, 0, 0, 0, 1],
-                &field(b"will"),
-                &field(b"gone"),
-                &field(b"user"),
-                &field(b"word"),
-            ],
-        ),
-        publish4("plant/lab/web/telemetry", 0, "{}"),
-        publish4("plant/lab/web/telemetry", 7, "{\"temperature\": 4.2}"),
-        publish5("plant/lab/web/telemetry", 7, &[3, 35, 0, 1], "{}"),
-        publish5("", 8, &[3, 35, 0, 1], "{}"),
-        packet(0x34, &[&field(b"plant/lab"), &[0, 9], b"{}"]),
-        packet(0x3D, &[&field(b"plant/lab"), &[0, 9, 5, 2, 0, 0, 0, 9], b"{}"]),
-        publish5("a", 0, &[17, 38, 0, 1, b'k', 0, 1, b'v', 3, 0, 1, b'j', 11, 5, 2, 0, 0, 9], "x"),
-        packet(0x20, &[&[1, 0]]),
-        packet(0x20, &[&[0, 0, 6, 19, 0, 60, 33, 0, 20]]),
-        packet(0x40, &[&[0, 1]]),
-        packet(0x50, &[&[0, 1, 0x10]]),
-        packet(0x62, &[&[0, 1]]),
-        packet(0x62, &[&[0, 1, 0x92, 4, 31, 0, 1, b'?']]),
-        packet(0x70, &[&[0, 1]]),
-        packet(0xB0, &[&[0, 1, 0, 0x11]]),
-        packet(0x82, &[&[0, 1], &field(b"a/+"), &[1]]),
-        packet(0x82, &[&[0, 1, 2, 11, 5], &field(b"a/+"), &[1]]),
-        packet(0x90, &[&[0, 1, 0, 1]]),
-        packet(0xA2, &[&[0, 1], &field(b"a/+")]),
-        packet(0xA2, &[&[0, 1, 0], &field(b"a/+")]),
-        vec![0xC0, 0],
-        vec![0xD0, 0],
-        vec![0xE0, 0],
-        vec![0xE0, 1, 0x8E],
-        vec![0xE0, 2, 0x8E, 0],
-        packet(0xE0, &[&[0x8B, 5, 31, 0, 2, b'o', b'k']]),
-        vec![0xF0, 0],
-    ]
-}
+/// The corpus of everything that comes from a network.
+const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/mqtt/corpus/packet");
 
-/// Feeds bytes through everything that reads from a network.
-fn feed(bytes: &[u8]) {
+/// Feeds bytes through everything that reads from a network. Says whether anything took all of them.
+fn feed(bytes: &[u8]) -> bool {
+    let mut is_taken = false;
     if let Ok(Some(header)) = Header::read(bytes)
         && header.frame_bytes() <= bytes.len()
     {
         let frame = Bytes::copy_from_slice(&bytes[..header.frame_bytes()]);
-        let _ = codec::read_connect(header, frame);
+        is_taken |= codec::read_connect(header, frame).is_ok();
     }
     for version in [Version::V311, Version::V5] {
-        let pattern = TopicPattern::parse("plant/{site}/#").expect("valid");
+        let remembered = || Remembered::new("a", Lasts::InLog);
         for mut session in [
-            Session::client(version, Retained::Use, Remembered::new("a", Lasts::InLog)),
-            Session::server(version, pattern.clone(), Some(64), Remembered::new("a", Lasts::InLog)),
+            Session::client(version, Retained::Use, remembered()),
+            Session::server(version, Guest::anybody(version), remembered()),
         ] {
             let (whole, stopped) = codec::whole_packets(bytes);
             let mut run = Bytes::copy_from_slice(&bytes[..whole]);
+            let mut is_good = whole == bytes.len();
             while let Ok(Some(header)) = Header::read(&run) {
                 let frame = run.split_to(header.frame_bytes());
                 match codec::read(version, header, frame).and_then(|packet| session.receive(packet)) {
@@ -92,55 +50,62 @@ fn feed(bytes: &[u8]) {
                     Ok(_) => break,
                     Err(violation) => {
                         session.farewell(violation.code(), &violation.to_string());
+                        is_good = false;
                         break;
                     }
                 }
             }
-            if session.take_batch().is_some() {
-                session.durable();
-            }
+            is_taken |= is_good;
+            is_kept_small(&mut session, bytes.len());
             if let Stopped::NeedsMore(wanted) = stopped {
                 assert!(wanted > bytes.len(), "waiting for {wanted} of {}", bytes.len());
             }
         }
     }
+    is_taken
+}
+
+/// What a session keeps and answers is not larger than what it was sent: a topic alias is worth its topic each time, and
+/// nothing else is worth more than itself.
+fn is_kept_small(session: &mut Session, bytes: usize) {
+    let (messages, notes) = match session.take_batch() {
+        None => (Vec::new(), Vec::new()),
+        Some(Chunk::Messages(messages)) => (messages, Vec::new()),
+        Some(Chunk::Noted(messages, notes)) => (messages, notes),
+        Some(Chunk::Range { .. }) => panic!("MQTT cannot be read again"),
+    };
+    let logged: usize = messages.iter().map(|message| message.byte_count() - message.topic.len()).sum();
+    let noted: usize = notes.iter().map(|note| note.key.len() + note.value.len()).sum();
+    assert!(logged <= bytes && noted <= 64 * bytes, "{logged} and {noted} bytes of {bytes}");
+    if !messages.is_empty() || !notes.is_empty() {
+        session.durable();
+    }
+    assert!(session.out.len() <= 1_000 + 2 * bytes, "{} bytes answer {bytes}", session.out.len());
 }
 
 #[test]
-fn no_bytes_panic() {
+fn no_packet_panics_or_grows() {
+    tidemill_engine::testing::fuzz::fuzz(CORPUS, feed);
+}
+
+#[test]
+fn no_cut_of_a_packet_and_no_noise_panics() {
     let dice = SeededDice::new(7);
     let pick = |bound: usize| usize::try_from(dice.roll() % bound as u64).expect("small");
-    let corpus = corpus();
+    let files = std::fs::read_dir(CORPUS).expect("the corpus");
+    let corpus: Vec<Vec<u8>> =
+        files.map(|file| std::fs::read(file.expect("a file").path()).expect("readable")).collect();
     for packet in &corpus {
-        for end in 0..=packet.len() {
-            feed(&packet[..end]);
-        }
-    }
-    for _ in 0..60_000 {
-        let mut bytes = corpus[pick(corpus.len())].clone();
-        for _ in 0..=pick(3) {
-            let at = pick(bytes.len());
-            match pick(4) {
-                0 => bytes[at] = u8::try_from(pick(256)).expect("a byte"),
-                1 => bytes[at] ^= 1 << pick(8),
-                2 => bytes.insert(at, u8::try_from(pick(256)).expect("a byte")),
-                _ if bytes.len() > 2 => {
-                    bytes.remove(at);
-                }
-                _ => {}
-            }
-        }
-        // Also with a length that fits again, so that the damage reaches the packet's own fields.
-        let body = bytes[2.min(bytes.len())..].to_vec();
-        feed(&packet(bytes[0], &[&body]));
-        if pick(2) == 0 {
-            bytes.extend_from_slice(&corpus[pick(corpus.len())]);
-        }
-        feed(&bytes);
+        (0..=packet.len()).for_each(|end| drop(feed(&packet[..end])));
     }
     for _ in 0..20_000 {
-        let bytes: Vec<u8> = (0..pick(40)).map(|_| u8::try_from(pick(256)).expect("a byte")).collect();
-        feed(&bytes);
+        let mut bytes = corpus[pick(corpus.len())].clone();
+        bytes[0] = u8::try_from(pick(256)).expect("a byte");
+        // With a length that fits again, so that the damage reaches the packet's own fields.
+        let body: Vec<u8> = bytes[2..].iter().map(|byte| byte ^ u8::from(pick(9) == 0)).collect();
+        feed(&packet(bytes[0], &[&body]));
+        let noise: Vec<u8> = (0..pick(40)).map(|_| u8::try_from(pick(256)).expect("a byte")).collect();
+        feed(&noise);
     }
 }
 

@@ -19,6 +19,10 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) async fn start(intake: Arc<HandIntake>, extra: &[(&str, &str)]) -> Running {
+        Running::start_in(intake, extra, &context()).await
+    }
+
+    pub(super) async fn start_in(intake: Arc<HandIntake>, extra: &[(&str, &str)], context: &Context) -> Running {
         let mut pairs = vec![("bind", "127.0.0.1:0"), ("topic", "plant/{site}/#")];
         pairs.extend_from_slice(extra);
         let mut options = options(&pairs);

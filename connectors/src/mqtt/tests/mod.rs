@@ -230,7 +230,7 @@ fn context() -> Context {
         clock: Arc::new(ManualClock::at(0)),
         dice: Arc::new(SeededDice::new(42)),
         http: crate::HttpIngest::new(),
-        hubs: crate::mqtt::Hubs::default(),
+        local_brokers: Default::default(),
     }
 }
 

@@ -26,7 +26,7 @@ use timely::scheduling::SyncActivator;
 
 use super::{Output, RowStream};
 use crate::dataflow::Context;
-use crate::dataflow::container::{Place, Rows};
+use crate::dataflow::container::{LogPlace, Rows};
 use crate::dataflow::counters::SourceCounters;
 use crate::dataflow::operator::watermark::{MarkStream, Marks, to_all};
 use crate::dataflow::snapshot::{Snapshot, SourceCounts};
@@ -133,7 +133,7 @@ pub(crate) fn source<'scope>(
                         Ok(Feed::Chunk(chunk)) => {
                             let sorted = sort_out(&mut *decoder, &chunk, event_time, &mut seen)?;
                             counts.add(&sorted);
-                            let place = Place {
+                            let place = LogPlace {
                                 first: chunk.places.first().map_or(Offset(0), |(first, _)| *first),
                                 batch: 0,
                                 arrival_us: chunk.arrival_us,
@@ -176,7 +176,7 @@ struct Outputs {
 }
 
 impl Outputs {
-    fn send(&mut self, held: &[Capability<Epoch>], sorted: Sorted, place: Place, counters: &SourceCounters) {
+    fn send(&mut self, held: &[Capability<Epoch>], sorted: Sorted, place: LogPlace, counters: &SourceCounters) {
         let outputs = [
             (&mut self.rows, sorted.rows, &counters.rows),
             (&mut self.dead, sorted.dead.into_iter().collect(), &counters.dead),
@@ -185,7 +185,7 @@ impl Outputs {
         for ((output, batches, counter), capability) in outputs.into_iter().zip(held) {
             let mut output = output.activate();
             let filled = batches.into_iter().filter(|batch| batch.num_rows() > 0);
-            for (place, batch) in (0..).map(|batch| Place { batch, ..place }).zip(filled) {
+            for (place, batch) in (0..).map(|batch| LogPlace { batch, ..place }).zip(filled) {
                 counter.add(batch.num_rows() as u64);
                 let mut rows = Rows { batch: Some(batch), place };
                 output.session_with_builder(capability).give_container(&mut rows);

@@ -12,7 +12,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::{Output, RowStream};
 use crate::dataflow::Context;
-use crate::dataflow::container::{Place, Rows};
+use crate::dataflow::container::{LogPlace, Rows};
 use crate::epoch::Epoch;
 use crate::expr::ExprRef;
 
@@ -57,7 +57,7 @@ pub(crate) fn each_batch<'scope, C: Container>(
     rows: RowStream<'scope>,
     context: &Context,
     name: &'static str,
-    mut piece: impl FnMut(RecordBatch, Place) -> Result<Option<C>, String> + 'static,
+    mut piece: impl FnMut(RecordBatch, LogPlace) -> Result<Option<C>, String> + 'static,
 ) -> Stream<'scope, Epoch, C> {
     let mut builder = OperatorBuilder::new(name.to_owned(), rows.scope());
     let mut input = builder.new_input(rows, Pipeline);

@@ -18,7 +18,7 @@ use super::stateless::each_batch;
 use super::watermark::{Tick, TickStream};
 use super::{Output, RowStream, send};
 use crate::aggregate::{Layout, Selection};
-use crate::dataflow::container::{Keyed, KeyedBatch, Place, Rows};
+use crate::dataflow::container::{Keyed, KeyedBatch, LogPlace, Rows};
 use crate::dataflow::exchange::ByKeyGroup;
 use crate::dataflow::gate::{EpochGate, Gated};
 use crate::dataflow::snapshot::{RestoredWindow, Snapshot, WindowSnapshot};
@@ -79,7 +79,7 @@ fn key<'scope>(
     layout: Layout,
 ) -> Stream<'scope, Epoch, Keyed> {
     let (keys, time_column) = (node.keys.clone(), node.time_column);
-    let evaluate = move |origin: RecordBatch, place: Place| -> Result<KeyedBatch, String> {
+    let evaluate = move |origin: RecordBatch, place: LogPlace| -> Result<KeyedBatch, String> {
         let columns: Result<Vec<_>, _> = keys.iter().map(|key| key.evaluate(&origin)).collect();
         let columns = columns.map_err(|error| error.to_string())?;
         let keys = key_column.keys(&columns, origin.num_rows()).map_err(|error| error.to_string())?;

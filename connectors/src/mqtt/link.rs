@@ -1,0 +1,329 @@
+//! A connection to a broker that only publishes: its handshake, its bytes, its keep-alive.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tidemill_engine::error::with_causes;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use super::codec::{self, Header};
+use super::keep_alive::{Due, KeepAlive};
+use super::packet::{ConnAck, Connect, Packet, QoS, Version, Violation, reason};
+use super::sender::Outgoing;
+use super::transport::Stream;
+use super::write;
+use crate::tls::TlsClient;
+
+/// How long a broker may take to accept a connection, and again to answer our CONNECT.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long our last bytes may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// What a broker tells a publisher is short.
+const PACKET_BYTES_MAX: usize = 1 << 20;
+/// How many bytes may wait for the socket before no further message is written.
+const OUT_BYTES_MAX: usize = 256 << 10;
+/// How many bytes one read takes.
+const READ_BYTES: usize = 16 << 10;
+
+/// Where a broker is, and who we are to it.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    /// Its name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// How TLS is spoken to it, if it is.
+    pub tls: Option<Arc<TlsClient>>,
+    /// Our name: the session at the broker belongs to it.
+    pub client_id: String,
+    /// Who we are, if the broker asks.
+    pub username: Option<String>,
+    /// See `username`.
+    pub password: Option<String>,
+    /// How long a connection may be silent, in seconds; 0 is for ever.
+    pub keep_alive_s: u16,
+    /// How long the broker keeps the session without a connection, in seconds (version 5).
+    pub session_expiry_s: u32,
+}
+
+/// A message to be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Its topic.
+    pub topic: Bytes,
+    /// Its payload.
+    pub payload: Bytes,
+    /// Whether the broker keeps it for those who subscribe later.
+    pub retain: bool,
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NoLink {
+    /// The broker does not know version 5.
+    Older,
+    /// Anything else.
+    Failed(String),
+}
+
+/// What a connection has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Session {
+    /// The broker forgets what it knows of us.
+    Clean,
+    /// The broker goes on with what it knows of us, if it does.
+    Kept,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Link {
+    stream: Stream,
+    version: Version,
+    read: BytesMut,
+    out: BytesMut,
+    keep_alive: KeepAlive,
+    /// What the broker said of itself.
+    pub(super) connack: ConnAck,
+}
+
+impl Link {
+    /// Connects. After [`Session::Clean`] the session is one that the broker keeps.
+    pub(super) async fn connect(broker: &Broker, version: Version, session: Session) -> Result<Link, NoLink> {
+        let mut link = Link::shake_hands(broker, version, session).await?;
+        if session == Session::Clean && version == Version::V311 {
+            // There a session that begins clean ends with its connection.
+            link.close().await;
+            link = Link::shake_hands(broker, version, Session::Kept).await?;
+        }
+        Ok(link)
+    }
+
+    async fn shake_hands(broker: &Broker, version: Version, session: Session) -> Result<Link, NoLink> {
+        let failed = |why: String| NoLink::Failed(why);
+        let Broker { host, port, .. } = broker;
+        let stream = timeout(HANDSHAKE_TIMEOUT, TcpStream::connect((host.as_str(), *port)))
+            .await
+            .map_err(|_| failed(format!("the broker {host}:{port} does not answer")))?
+            .map_err(|error| failed(format!("cannot connect to {host}:{port}: {error}")))?;
+        let stream = timeout(HANDSHAKE_TIMEOUT, secure(broker, stream))
+            .await
+            .map_err(|_| failed(format!("the broker {host}:{port} does not answer the TLS handshake")))?
+            .map_err(|why| failed(format!("the broker {host}:{port}: {why}")))?;
+        let connect = Connect {
+            client_id: broker.client_id.clone(),
+            clean: session == Session::Clean,
+            keep_alive_s: broker.keep_alive_s,
+            username: broker.username.clone(),
+            password: broker.password.clone().map(Bytes::from),
+            session_expiry_s: Some(broker.session_expiry_s),
+            ..Connect::default()
+        };
+        let keep_alive = KeepAlive::client(Duration::from_secs(broker.keep_alive_s.into()), Instant::now());
+        let (read, out, connack) = (BytesMut::new(), BytesMut::new(), ConnAck::default());
+        let mut link = Link { stream, version, read, out, keep_alive, connack };
+        write::connect(version, &connect, &mut link.out).map_err(|error| failed(error.to_string()))?;
+        let answer = timeout(HANDSHAKE_TIMEOUT, link.answer()).await;
+        link.connack = answer
+            .map_err(|_| failed(format!("the broker {host}:{port} does not answer CONNECT")))?
+            .map_err(|error| failed(format!("the broker {host}:{port}: {error}")))?;
+        match refusal(version, &link.connack) {
+            Some(refusal) => Err(refusal),
+            None => {
+                let interval_s = link.connack.server_keep_alive_s.unwrap_or(broker.keep_alive_s);
+                link.keep_alive = KeepAlive::client(Duration::from_secs(interval_s.into()), Instant::now());
+                Ok(link)
+            }
+        }
+    }
+
+    async fn answer(&mut self) -> io::Result<ConnAck> {
+        self.stream.write_all(&self.out).await?;
+        self.out.clear();
+        loop {
+            if let Some(packet) = self.packet().map_err(|violation| invalid(&violation))? {
+                return match packet {
+                    Packet::ConnAck(connack) => Ok(*connack),
+                    _ => Err(io::Error::new(io::ErrorKind::InvalidData, "its first packet is no CONNACK")),
+                };
+            }
+            self.stream.ready(Interest::READABLE).await?;
+            self.fill()?;
+        }
+    }
+
+    /// Returns how many messages the broker takes at a time.
+    pub(super) fn window(&self) -> u16 {
+        self.connack.receive_maximum.unwrap_or(u16::MAX)
+    }
+
+    /// Says why the broker cannot take what is to be published; `None` if it can.
+    pub(super) fn lacks(&self, qos: QoS, retain: bool) -> Option<String> {
+        let qos_max = self.connack.qos_max.unwrap_or(QoS::ExactlyOnce);
+        if qos > qos_max {
+            let (asked, granted) = (qos as u8, qos_max as u8);
+            return Some(format!(
+                "the broker takes at most QoS {granted}, and QoS {asked} is asked: use qos = '{granted}'"
+            ));
+        }
+        let keeps = self.connack.retain_available.unwrap_or(true);
+        (retain && !keeps).then(|| "the broker keeps no retained messages: use retain = 'false'".to_owned())
+    }
+
+    /// Says whether a message is more than the broker takes.
+    pub(super) fn is_too_large(&self, message: &Message) -> bool {
+        // The first byte, the length, the length of the topic, the id, and no properties.
+        const AROUND_BYTES: usize = 1 + 4 + 2 + 2 + 1;
+        let bytes = AROUND_BYTES + message.topic.len() + message.payload.len();
+        let max = self.connack.packet_bytes_max.map_or(codec::PACKET_BYTES_MAX, |max| max as usize);
+        bytes > max || message.topic.len() > usize::from(u16::MAX)
+    }
+
+    /// Says whether more may be written now.
+    pub(super) fn has_room(&self) -> bool {
+        self.out.len() < OUT_BYTES_MAX
+    }
+
+    /// Says whether everything written has left.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.out.is_empty() && !self.stream.has_unsent()
+    }
+
+    /// Writes a packet.
+    pub(super) fn put(&mut self, outgoing: Outgoing<'_, Message>) -> Result<(), Violation> {
+        match outgoing {
+            Outgoing::Publish { id, qos, dup, message, .. } => {
+                let publish = super::packet::Publish {
+                    topic: message.topic.clone(),
+                    payload: message.payload.clone(),
+                    qos,
+                    retain: message.retain,
+                    duplicate: dup,
+                    id,
+                    ..super::packet::Publish::default()
+                };
+                write::publish(self.version, &publish, &mut self.out)
+            }
+            Outgoing::Release { id } => {
+                write::pubrel(self.version, id, reason::SUCCESS, &mut self.out);
+                Ok(())
+            }
+            Outgoing::Unknown { id } => {
+                write::pubrel(self.version, id, reason::PACKET_ID_NOT_FOUND, &mut self.out);
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until the socket can be read, or takes more of what is to be written; then writes and reads. May be dropped
+    /// and called again.
+    pub(super) async fn turn(&mut self) -> io::Result<()> {
+        self.flush()?;
+        let interest = match self.is_flushed() {
+            true => Interest::READABLE,
+            false => Interest::READABLE | Interest::WRITABLE,
+        };
+        let ready = self.stream.ready(interest).await?;
+        if ready.is_readable() || ready.is_read_closed() {
+            self.fill()?;
+        }
+        Ok(())
+    }
+
+    /// Writes as much as the socket takes now.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        while !self.out.is_empty() {
+            match self.stream.try_write(&self.out) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => self.out.advance(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            self.keep_alive.sent(Instant::now());
+        }
+        self.stream.try_flush()
+    }
+
+    fn fill(&mut self) -> io::Result<()> {
+        self.read.reserve(READ_BYTES);
+        match self.stream.try_read(&mut self.read) {
+            Ok(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the broker closed the connection")),
+            Ok(_) => {
+                self.keep_alive.heard(Instant::now());
+                Ok(())
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the next packet that has come.
+    pub(super) fn packet(&mut self) -> Result<Option<Packet>, Violation> {
+        let Some(header) = Header::read(&self.read)? else { return Ok(None) };
+        let bytes = header.frame_bytes();
+        if bytes > PACKET_BYTES_MAX {
+            return Err(Violation::TooLarge { bytes, max: PACKET_BYTES_MAX });
+        }
+        if self.read.len() < bytes {
+            return Ok(None);
+        }
+        let frame = self.read.split_to(bytes).freeze();
+        codec::read(self.version, header, frame).map(Some)
+    }
+
+    /// Sends a PINGREQ or gives the broker up if it is time; returns when to look again.
+    pub(super) fn look_at_the_clock(&mut self) -> Result<Instant, String> {
+        loop {
+            match self.keep_alive.due(Instant::now()) {
+                Due::At(until) => return Ok(until),
+                Due::Ping => write::pingreq(&mut self.out),
+                Due::Dead => return Err("the broker did not answer a PINGREQ".to_owned()),
+            }
+        }
+    }
+
+    /// Says good-bye. The session stays.
+    pub(super) async fn close(mut self) {
+        write::disconnect(self.version, reason::SUCCESS, "", &mut self.out);
+        let _ = timeout(CLOSE_TIMEOUT, async {
+            self.stream.write_all(&self.out).await?;
+            self.stream.shutdown().await
+        })
+        .await;
+        self.stream.linger().await;
+    }
+}
+
+async fn secure(broker: &Broker, tcp: TcpStream) -> Result<Stream, String> {
+    let Some(tls) = &broker.tls else { return Stream::plain(tcp).map_err(|error| error.to_string()) };
+    let config = tls.config().await.map_err(|error| with_causes(&error))?;
+    let name = tls.server_name(&broker.host).map_err(|error| with_causes(&error))?;
+    Stream::connect_tls(tcp, config, name).await.map_err(|error| error.to_string())
+}
+
+fn invalid(violation: &Violation) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, violation.to_string())
+}
+
+/// Decides what a CONNACK that does not accept means.
+fn refusal(version: Version, connack: &ConnAck) -> Option<NoLink> {
+    const UNACCEPTABLE_VERSION_311: u8 = 1;
+    let code = connack.code;
+    let words = match (version, code) {
+        (_, reason::SUCCESS) => return None,
+        (Version::V5, reason::UNSUPPORTED_VERSION | UNACCEPTABLE_VERSION_311) => return Some(NoLink::Older),
+        (Version::V311, 1) => "it does not speak MQTT 3.1.1",
+        (Version::V311, 2) | (Version::V5, reason::CLIENT_ID_INVALID) => "it does not accept the client id",
+        (Version::V311, 3) => "it is unavailable",
+        (Version::V311, 4) | (Version::V5, reason::BAD_CREDENTIALS) => "bad username or password",
+        (Version::V311, 5) | (Version::V5, reason::NOT_AUTHORIZED) => "not authorized",
+        _ => "see the reason code",
+    };
+    let why = connack.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    Some(NoLink::Failed(format!("the broker refused the connection: {words} (code {code:#04x}{why})")))
+}

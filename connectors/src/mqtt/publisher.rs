@@ -1,0 +1,345 @@
+//! Publishing: the loop that an outbox's courier and a [`Publisher`] share, and the publisher for everybody else.
+//!
+//! ```text
+//!   supply ──message──► Sender ──packet──► Link ──► broker
+//!     ▲                  │  ▲                │
+//!     └─ how far it came ┘  └─── answer ─────┘
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tidemill_engine::clock::Dice;
+use tidemill_engine::source::Stop;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep_until, timeout};
+
+use super::backoff::Backoff;
+use super::link::{Broker, Link, Message, NoLink, Session};
+use super::packet::{Packet, QoS, Version};
+use super::sender::{Answer, Release, Sender, Told};
+
+/// What is published and not acknowledged takes at most so many bytes; a larger message goes alone.
+const HELD_BYTES_MAX: usize = 8 << 20;
+/// And it is at most so many messages.
+const HELD_COUNT_MAX: usize = 2_048;
+/// Messages that wait for a [`Publisher`]'s task.
+const QUEUE_MAX: usize = 256;
+
+/// Codes that say that a message will never be taken: its topic or its payload is what is wrong.
+const NEVER: [u8; 3] = [0x90, 0x95, 0x99];
+
+/// What a supply gives.
+pub(super) enum Supplied {
+    /// A message, with its number.
+    Message(u64, Message, Before),
+    /// PUBRELs may leave for what is below.
+    Release(u64),
+    /// There is nothing more to come, and everything that came is delivered.
+    End,
+}
+
+/// What may have happened to a message in a process before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    Nothing,
+    Sent,
+    Received,
+}
+
+/// Where messages come from.
+pub(super) trait Supply: Send {
+    /// Why nothing more can come.
+    type Error: Send;
+    /// Waits for the next thing; for a message only if one is wanted. May be dropped and called again.
+    fn next(&mut self, wants_message: bool) -> impl Future<Output = Result<Supplied, Self::Error>> + Send;
+    /// Hears how far it came: everything below is delivered, and received.
+    fn note(&mut self, delivered: u64, received: u64);
+    /// Hears that a message is given up: the broker will never take it.
+    fn given_up(&mut self, number: u64, why: &str);
+}
+
+/// Why the loop ended.
+pub(super) enum Ended<E> {
+    /// As it was asked to, or at the end of the supply.
+    Done,
+    /// The connection is of no more use.
+    Lost(String),
+    /// The supply failed.
+    Supply(E),
+}
+
+/// Messages on their way, through any number of connections.
+pub(super) struct Outbound {
+    sender: Sender<Message>,
+    qos: QoS,
+    /// The bytes of each message that is held, by number.
+    held: VecDeque<(u64, usize)>,
+    held_bytes: usize,
+}
+
+impl Outbound {
+    /// Begins with a message of this number.
+    pub(super) fn new(first: u64, qos: QoS, release: Release) -> Self {
+        Outbound { sender: Sender::new(first, release), qos, held: VecDeque::new(), held_bytes: 0 }
+    }
+
+    /// Publishes on a connection until it is lost, or `stop` is cancelled.
+    pub(super) async fn run<S: Supply>(
+        &mut self,
+        mut link: Link,
+        session: Session,
+        supply: &mut S,
+        stop: &Stop,
+    ) -> Ended<S::Error> {
+        let window = link.window().min(u16::try_from(HELD_COUNT_MAX).unwrap_or(u16::MAX));
+        match session {
+            Session::Kept => self.sender.resume(window),
+            Session::Clean => self.sender.restart(window),
+        }
+        let ended = self.serve(&mut link, supply, stop).await;
+        if matches!(ended, Ended::Done | Ended::Supply(_)) {
+            link.close().await;
+        }
+        ended
+    }
+
+    async fn serve<S: Supply>(&mut self, link: &mut Link, supply: &mut S, stop: &Stop) -> Ended<S::Error> {
+        let stopped = stop.cancelled();
+        let alarm = sleep_until(tokio::time::Instant::now());
+        tokio::pin!(stopped, alarm);
+        loop {
+            loop {
+                while link.has_room()
+                    && let Some(outgoing) = self.sender.next()
+                {
+                    if let Err(violation) = link.put(outgoing) {
+                        return Ended::Lost(violation.to_string());
+                    }
+                }
+                if let Err(error) = link.flush() {
+                    return Ended::Lost(error.to_string());
+                }
+                if !link.is_flushed() || !link.has_room() || !self.sender.has_next() {
+                    break;
+                }
+            }
+            self.note(link, supply);
+            let has_room = self.held_bytes < HELD_BYTES_MAX && self.sender.kept_count() < HELD_COUNT_MAX;
+            tokio::select! {
+                biased;
+                () = &mut stopped => return Ended::Done,
+                turned = link.turn() => {
+                    let answered = match turned {
+                        Ok(()) => self.answers(link, supply),
+                        Err(error) => Err(error.to_string()),
+                    };
+                    if let Err(why) = answered {
+                        self.note(link, supply);
+                        return Ended::Lost(why);
+                    }
+                }
+                supplied = supply.next(has_room) => match supplied {
+                    Ok(Supplied::Message(number, message, before)) => self.take(link, supply, number, message, before),
+                    Ok(Supplied::Release(below)) => self.sender.release(below),
+                    Ok(Supplied::End) => return Ended::Done,
+                    Err(error) => return Ended::Supply(error),
+                },
+                () = &mut alarm => match link.look_at_the_clock() {
+                    Ok(again_at) => alarm.as_mut().reset(again_at),
+                    Err(why) => return Ended::Lost(why),
+                },
+            }
+        }
+    }
+
+    fn take<S: Supply>(&mut self, link: &Link, supply: &mut S, number: u64, message: Message, before: Before) {
+        if link.is_too_large(&message) {
+            supply.given_up(number, "it is larger than the broker takes");
+            return self.sender.skip(number);
+        }
+        let bytes = message.topic.len() + message.payload.len();
+        self.held.push_back((number, bytes));
+        self.held_bytes += bytes;
+        match before {
+            Before::Received if self.qos == QoS::ExactlyOnce => self.sender.restore_received(number, message),
+            Before::Sent | Before::Received if self.qos != QoS::AtMostOnce => {
+                self.sender.restore_sent(number, message, self.qos);
+            }
+            _ => drop(self.sender.offer_at(number, message, self.qos)),
+        }
+    }
+
+    /// Tells how far it came.
+    fn note<S: Supply>(&mut self, link: &Link, supply: &mut S) {
+        // A message of QoS 0 is delivered when it has left.
+        if self.qos == QoS::AtMostOnce && !link.is_flushed() {
+            return;
+        }
+        let delivered = self.sender.delivered();
+        while let Some((number, bytes)) = self.held.front().copied()
+            && number < delivered
+        {
+            self.held.pop_front();
+            self.held_bytes -= bytes;
+        }
+        supply.note(delivered, self.sender.received());
+    }
+
+    fn answers<S: Supply>(&mut self, link: &mut Link, supply: &mut S) -> Result<(), String> {
+        while let Some(packet) = link.packet().map_err(|violation| violation.to_string())? {
+            let answer = match packet {
+                Packet::PubAck(ack) => Answer::Ack { id: ack.id, code: ack.code },
+                Packet::PubRec(ack) => Answer::Received { id: ack.id, code: ack.code },
+                Packet::PubComp(ack) => Answer::Complete { id: ack.id },
+                Packet::PingResp => continue,
+                Packet::Disconnect { code, reason, .. } => {
+                    let why = reason.map(|why| format!(": {why}")).unwrap_or_default();
+                    return Err(format!("the broker disconnected us (reason {code:#04x}{why})"));
+                }
+                other => return Err(format!("the broker broke the protocol: a {} for a publisher", other.name())),
+            };
+            match self
+                .sender
+                .receive(answer)
+                .map_err(|violation| format!("the broker broke the protocol: {violation}"))?
+            {
+                Told::Refused { number, code } if NEVER.contains(&code) => {
+                    supply.given_up(number, &format!("the broker will not take it (reason {code:#04x})"));
+                    self.sender.give_up(number);
+                }
+                Told::Refused { code, .. } => {
+                    return Err(format!("the broker refuses to take a message (reason {code:#04x}{})", meaning(code)));
+                }
+                Told::Nothing | Told::Received | Told::Delivered { .. } => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn meaning(code: u8) -> &'static str {
+    match code {
+        0x87 => ": we may not publish to its topic",
+        0x97 => ": a quota is exceeded",
+        _ => "",
+    }
+}
+
+/// A client that publishes: it connects, connects again when the connection is lost, and resends what was not acknowledged.
+///
+/// Its messages are in memory: what is not acknowledged is lost with the process.
+pub struct Publisher {
+    queue: mpsc::Sender<(Message, oneshot::Sender<()>)>,
+    stop: Stop,
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Publisher {
+    /// Begins to connect. Everything is published at this QoS.
+    pub fn start(broker: Broker, qos: QoS, dice: Arc<dyn Dice>) -> Publisher {
+        let (queue, messages) = mpsc::channel(QUEUE_MAX);
+        let stop = Stop::new();
+        tokio::spawn(publish(broker, qos, messages, dice, stop.clone()));
+        Publisher { queue, stop }
+    }
+
+    /// Publishes a message behind those before it; waits while too many are on their way. What is returned resolves when the
+    /// message is acknowledged (at QoS 0: sent), in the order of the messages, and fails if that will never be known.
+    pub async fn publish(&self, topic: &str, payload: impl Into<Bytes>) -> oneshot::Receiver<()> {
+        let message =
+            Message { topic: Bytes::copy_from_slice(topic.as_bytes()), payload: payload.into(), retain: false };
+        let (sender, acknowledged) = oneshot::channel();
+        // An error drops the sender: the receiver says so.
+        let _ = self.queue.send((message, sender)).await;
+        acknowledged
+    }
+}
+
+/// What a [`Publisher`] is asked to publish.
+struct Asked {
+    messages: mpsc::Receiver<(Message, oneshot::Sender<()>)>,
+    next: u64,
+    waiting: VecDeque<(u64, oneshot::Sender<()>)>,
+}
+
+impl Supply for Asked {
+    type Error = std::convert::Infallible;
+
+    async fn next(&mut self, wants_message: bool) -> Result<Supplied, Self::Error> {
+        if !wants_message {
+            return std::future::pending().await;
+        }
+        let Some((message, sender)) = self.messages.recv().await else {
+            if self.waiting.is_empty() {
+                return Ok(Supplied::End);
+            }
+            return std::future::pending().await;
+        };
+        let number = self.next;
+        self.next += 1;
+        self.waiting.push_back((number, sender));
+        Ok(Supplied::Message(number, message, Before::Nothing))
+    }
+
+    fn note(&mut self, delivered: u64, _received: u64) {
+        while self.waiting.front().is_some_and(|(number, _)| *number < delivered) {
+            if let Some((_, sender)) = self.waiting.pop_front() {
+                let _ = sender.send(()); // Nobody may be waiting.
+            }
+        }
+    }
+
+    fn given_up(&mut self, number: u64, why: &str) {
+        tracing::warn!(number, why, "a message is not published");
+        self.waiting.retain(|(waiting, _)| *waiting != number);
+    }
+}
+
+async fn publish(
+    broker: Broker,
+    qos: QoS,
+    messages: mpsc::Receiver<(Message, oneshot::Sender<()>)>,
+    dice: Arc<dyn Dice>,
+    stop: Stop,
+) {
+    let mut asked = Asked { messages, next: 0, waiting: VecDeque::new() };
+    let mut outbound = Outbound::new(0, qos, Release::AtOnce);
+    let (mut version, mut backoff, mut session) = (Version::V5, Backoff::default(), Session::Clean);
+    while !stop.is_cancelled() {
+        let link = tokio::select! {
+            link = Link::connect(&broker, version, session) => link,
+            () = stop.cancelled() => return,
+        };
+        let why = match link {
+            Ok(link) => {
+                let kept = if link.connack.session_present { Session::Kept } else { Session::Clean };
+                session = Session::Kept;
+                let before = outbound.sender.delivered();
+                let ended = outbound.run(link, kept, &mut asked, &stop).await;
+                if outbound.sender.delivered() > before {
+                    backoff = Backoff::default();
+                }
+                match ended {
+                    Ended::Done => return,
+                    Ended::Lost(why) => why,
+                    Ended::Supply(never) => match never {},
+                }
+            }
+            Err(NoLink::Older) => {
+                version = Version::V311;
+                continue;
+            }
+            Err(NoLink::Failed(why)) => why,
+        };
+        let wait = backoff.next(&*dice);
+        tracing::debug!(why, ?wait, "not connected");
+        let _ = timeout(wait, stop.cancelled()).await;
+    }
+}

@@ -1,0 +1,11 @@
+CREATE SOURCE a (id TEXT, DEDUP KEY (idd) WITHIN INTERVAL '1 hour') WITH (connector = 'http');
+CREATE SOURCE b (id TEXT, DEDUP KEY (id)) WITH (connector = 'http');
+CREATE SOURCE c (id TEXT, DEDUP KEY (id) WITHIN INTERVAL '10 milliseconds') WITH (connector = 'http');
+CREATE SOURCE d (id TEXT, DEDUP KEY (id) WITHIN INTERVAL '1 month') WITH (connector = 'http');
+CREATE SOURCE e (id TEXT, DEDUP KEY (id) WITHIN 10) WITH (connector = 'http');
+CREATE SOURCE f (id TEXT, DEDUP KEY (id, id) WITHIN INTERVAL '1 hour') WITH (connector = 'http');
+CREATE SOURCE g (id TEXT, DEDUP KEY (id) WITHIN INTERVAL '1 hour', DEDUP KEY (id) WITHIN INTERVAL '1 hour') WITH (connector = 'http');
+CREATE SOURCE h (id TEXT, DEDUP KEY () WITHIN INTERVAL '1 hour') WITH (connector = 'http');
+CREATE SOURCE i (id BYTEA, DEDUP KEY (id) WITHIN INTERVAL '1 hour') WITH (connector = 'http');
+CREATE SOURCE j (id TEXT, DEDUP KEY (lower(id)) WITHIN INTERVAL '1 hour') WITH (connector = 'http');
+CREATE SOURCE k (id TEXT, DEDUP id WITHIN INTERVAL '1 hour') WITH (connector = 'http');

@@ -1,0 +1,16 @@
+CREATE SOURCE readings (device TEXT NOT NULL, temperature DOUBLE) WITH (connector = 'http');
+CREATE MATERIALIZED VIEW hot AS SELECT device, temperature FROM readings WHERE temperature > 30;
+CREATE SINK a FROM hat WITH (connector = 'mqtt', url = 'mqtt://b', topic = 'x');
+CREATE SINK b FROM hot WITH (connector = 'mqtt', url = 'mqtt://b', topic = 'alerts/{devize}');
+CREATE SINK c FROM hot WITH (connector = 'mqtt', url = 'mqtt://b', topic = 'alerts/+/x');
+CREATE SINK d FROM hot WITH (connector = 'mqt', url = 'mqtt://b', topic = 'x');
+CREATE SINK e FROM hot WITH (connector = 'mqtt', url = 'mqtt://b', topic = 'x', qos = 3);
+CREATE SINK f FROM hot WITH (connector = 'mqtt', url = 'mqtt://b', topic = 'x', columns = 'device, temprature');
+CREATE SINK g FROM hot WITH (connector = 'mqtt', url = 'mqtt://b');
+CREATE SINK h AS SELECT device FROM hot;
+CREATE SINK i FROM (SELECT device FROM hot) WITH (connector = 'mqtt');
+CREATE SINK hot FROM readings WITH (connector = 'mqtt', url = 'mqtt://b', topic = 'x');
+CREATE SINK j FROM hot WITH (connector = 'mqtt', url = 'mqtt://b', topic = 'x', on_fall = 'drop_oldest');
+CREATE SINK k FROM hot WITH (connector = 'mqtt', url = 'mqtt://b', topic = 'x', outbox_bytes = '1 GB');
+CREATE SINK l WITH (connector = 'mqtt');
+CREATE MATERIALIZED VIEW m AS SELECT device FROM g;

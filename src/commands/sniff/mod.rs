@@ -1,0 +1,162 @@
+//! `tidemill sniff`: listens to a broker for some seconds, and prints a pipeline for what it has heard.
+//!
+//! ```text
+//!   listen ──► sample ──► groups ──► topics ───┐
+//!   MQTT       rows       the most   columns ──┼─► infer ──► pipeline: SQL, which is checked before it is printed
+//!                         common     lateness ─┘
+//! ```
+//! Only `listen` knows where messages come from.
+
+mod columns;
+mod groups;
+mod infer;
+mod instants;
+mod lateness;
+mod listen;
+mod pipeline;
+mod sample;
+mod topics;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tidemill::assemble::{self, SqlFile};
+use tidemill::{Error, Result};
+use tidemill_connectors::mqtt::TopicPattern;
+
+use self::infer::{Nothing, Sniffed};
+use self::pipeline::text_in_sql;
+use crate::cli::{OutputFormat, SniffArgs};
+use crate::commands::answer;
+
+/// Bytes of a password file: more is no password.
+const PASSWORD_BYTES_MAX: u64 = 65_535;
+
+/// Listens, and prints what it understood.
+pub(crate) async fn sniff(args: SniffArgs, format: OutputFormat) -> Result<()> {
+    let pattern = TopicPattern::parse(&args.pattern).map_err(|error| Error::Input(error.to_string()))?;
+    let reach = Reach::of(&args)?;
+    eprintln!("listening to {} on {} for {} s (Ctrl-C ends it earlier)", pattern.filter(), args.url, args.seconds);
+    let listening = listen::listen(&reach.options, &args.pattern, Duration::from_secs(args.seconds)).await?;
+    let sniffed = infer::infer(&listening, &args.pattern, reach.in_sql).map_err(|nothing| explain(&nothing, &args))?;
+    let sql = checked(&sniffed)?;
+    match format {
+        OutputFormat::Json => answer(format!("{:#}\n", to_json(&sniffed, &sql)).as_bytes()),
+        OutputFormat::Table | OutputFormat::Csv => answer(sql.as_bytes()),
+    }
+}
+
+/// How the broker is reached: as options for us, and as they are written into the pipeline.
+struct Reach {
+    options: Vec<(String, String)>,
+    in_sql: Vec<(&'static str, String, Option<String>)>,
+}
+
+impl Reach {
+    fn of(args: &SniffArgs) -> Result<Reach> {
+        let mut options = vec![("url".to_owned(), args.url.clone())];
+        let mut in_sql = vec![("connector", text_in_sql("mqtt"), None), ("url", text_in_sql(&args.url), None)];
+        if let Some(ca) = &args.ca {
+            let path = ca.to_string_lossy().into_owned();
+            in_sql.push(("'tls.ca'", text_in_sql(&path), None));
+            options.push(("tls.ca".to_owned(), path));
+        }
+        if let Some(username) = &args.username {
+            in_sql.push(("username", text_in_sql(username), None));
+            options.push(("username".to_owned(), username.clone()));
+        }
+        if let Some(password) = password(args)? {
+            // A printed file is shown to others: the secret is not in it.
+            in_sql.push(("password", text_in_sql("…"), Some("write it here".to_owned())));
+            options.push(("password".to_owned(), password));
+        }
+        Ok(Reach { options, in_sql })
+    }
+}
+
+fn password(args: &SniffArgs) -> Result<Option<String>> {
+    if let Some(name) = &args.password_env {
+        let found = std::env::var(name);
+        return found.map(Some).map_err(|error| Error::Input(format!("--password-env {name}: {error}")));
+    }
+    args.password_file.as_deref().map(read_password).transpose()
+}
+
+fn read_password(path: &Path) -> Result<String> {
+    let problem = |error: &dyn std::fmt::Display| Error::Input(format!("--password-file {}: {error}", path.display()));
+    let size = std::fs::metadata(path).map_err(|error| problem(&error))?.len();
+    if size > PASSWORD_BYTES_MAX {
+        return Err(problem(&format!("it has {size} bytes, which is no password")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| problem(&error))?;
+    // Editors end a file with a line end, which is no part of the password.
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// Writes the pipeline, and makes sure that `tidemill check` accepts it.
+fn checked(sniffed: &Sniffed) -> Result<String> {
+    let sql = sniffed.draft.to_sql();
+    let file = SqlFile { name: "sniffed.sql".to_owned(), text: sql.clone() };
+    let compiled = assemble::compile(&[file], &assemble::checking_context()?);
+    let found = compiled.map(|pipeline| assemble::check_locations(&pipeline));
+    match found {
+        Ok(Ok(())) => Ok(sql),
+        Ok(Err(error)) => Err(Error::Internal(format!("what was inferred cannot be a pipeline: {error}\n{sql}"))),
+        Err(mistakes) => {
+            let said: String = mistakes.iter().map(|mistake| mistake.render(false)).collect();
+            Err(Error::Internal(format!("what was inferred is no pipeline:\n{said}")))
+        }
+    }
+}
+
+/// Says why there is nothing to print, and what to look at.
+fn explain(nothing: &Nothing, args: &SniffArgs) -> Error {
+    let SniffArgs { url, pattern, seconds, .. } = args;
+    match nothing {
+        Nothing::Silence => Error::Environment(format!(
+            "nothing was heard on {pattern} at {url} in {seconds} s\n  \
+             - is anything published there? mosquitto_sub -t '#' -v shows all topics\n  \
+             - does the pattern fit? + is one level, # at the end is all that follow; topics are told apart by capital letters\n  \
+             - may this user read it? many brokers leave out silently what an ACL forbids\n  \
+             - is it published rarely? --seconds 300 listens for five minutes"
+        )),
+        Nothing::Unreadable(kinds) => Error::Environment(format!(
+            "what was heard on {pattern} holds no readings: a source reads JSON objects, such as {{\"temperature\": 4.2}}\n  - {}",
+            kinds.iter().map(|kind| pipeline::in_comment(kind)).collect::<Vec<_>>().join("\n  - ")
+        )),
+    }
+}
+
+fn to_json(sniffed: &Sniffed, sql: &str) -> Value {
+    let draft = &sniffed.draft;
+    let columns = draft.columns.columns.iter().map(|column| {
+        json!({"name": column.name, "type": column.data_type, "nullable": !column.is_never_null, "remark": column.remark})
+    });
+    let left = draft.columns.left.iter().map(|(name, why)| json!({"field": name, "why": why}));
+    let lateness = sniffed.lateness.map(|lateness| {
+        let s = |us: i64| us as f64 / 1e6;
+        json!({
+            "p50_seconds": s(lateness.p50_us), "p99_seconds": s(lateness.p99_us), "max_seconds": s(lateness.max_us),
+            "ahead_seconds": s(lateness.ahead_us), "is_history": lateness.is_history,
+        })
+    });
+    json!({
+        "ok": true,
+        "sql": sql,
+        "notes": draft.notes,
+        "messages": sniffed.live_count,
+        "messages_per_second": sniffed.rate,
+        "retained": sniffed.retained_count,
+        "topics": sniffed.topic_count,
+        "columns": columns.collect::<Vec<_>>(),
+        "topic_columns": draft.levels,
+        "not_columns": left.collect::<Vec<_>>(),
+        "event_time": draft.columns.time,
+        "lateness": lateness,
+        "watermark_delay": draft.delay,
+    })
+}

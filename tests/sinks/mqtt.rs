@@ -1,0 +1,160 @@
+//! A sink, Mosquitto, and `mosquitto_sub`.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rand::{Rng, SeedableRng};
+
+use super::subscriber::Subscriber;
+use super::{DELIVERY_MAX, lines, pipeline, sink_until};
+use crate::harness::broker::Broker;
+use crate::harness::folder::Folder;
+use crate::harness::program::Serve;
+use crate::harness::wait::eventually;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_arrive_with_their_topic_in_both_versions() {
+    for version in ["5", "3.1.1"] {
+        let folder = Folder::new();
+        let broker = Broker::start(&folder).await;
+        let subscriber = Subscriber::start(&folder, broker.port, "alerts/#").await;
+        let options = format!("url = '{}', qos = 2, retain = true, version = '{version}'", broker.url());
+        let program = Serve::new(&folder, &pipeline(&options)).start_ready().await;
+        program.http.ingest_durably("readings", "{\"n\":1,\"site\":\"a/b+#\",\"device\":null}\n").await;
+        subscriber.saw(1).await;
+        program.http.ingest_durably("readings", "{\"n\":2,\"site\":\"lab\",\"device\":\"freezer\"}\n").await;
+        subscriber.saw(2).await;
+        let messages = subscriber.messages();
+        let expected = [
+            ("alerts/a%2Fb%2B%23/_", serde_json::json!({"n": 1, "site": "a/b+#", "device": null})),
+            ("alerts/lab/freezer", serde_json::json!({"n": 2, "site": "lab", "device": "freezer"})),
+        ];
+        for ((_, topic, payload), (expected_topic, expected_payload)) in messages.iter().zip(&expected) {
+            assert_eq!((topic.as_str(), payload), (*expected_topic, expected_payload));
+        }
+        // Who comes later gets what was retained.
+        let later = Folder::new();
+        drop(subscriber);
+        let subscriber = Subscriber::start(&later, broker.port, "alerts/lab/freezer").await;
+        subscriber.saw(1).await;
+        assert!(subscriber.messages()[0].0, "retained");
+        let (status, text) = program.http.get("/metrics").await.expect("an answer");
+        assert_eq!(status, 200);
+        assert!(text.contains("tidemill_sink_delivered_rows_total{sink=\"alerts\"} 2"), "{text}");
+        assert!(text.contains("tidemill_sink_outbox_rows{sink=\"alerts\"} 0"), "{text}");
+        assert!(text.contains("tidemill_sink_breaker_open{sink=\"alerts\"} 0"), "{text}");
+        program.stop().await;
+    }
+}
+
+/// Kills the program again and again while rows come. Returns what arrived, and what the view's table has.
+async fn killed(qos: u8, seed: u64, kills: usize) -> (Vec<u64>, Vec<u64>) {
+    let folder = Folder::new();
+    let broker = Broker::start(&folder).await;
+    let subscriber = Subscriber::start(&folder, broker.port, "alerts/#").await;
+    let serve =
+        Serve::new(&folder, &pipeline(&format!("url = '{}', qos = {qos}, commit_interval = '20 ms'", broker.url())));
+    let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+    let mut next = 0;
+    for _ in 0..kills {
+        let program = serve.start_ready().await;
+        let http = program.http.clone();
+        let from = next;
+        let sending = tokio::spawn(async move {
+            let mut at = from;
+            // Each row is sent once: whether it was taken is told by the table.
+            while http.ingest("readings", lines(at, at + 50)).await.is_ok() {
+                at += 50;
+            }
+            at + 50
+        });
+        tokio::time::sleep(Duration::from_millis(random.random_range(50..600))).await;
+        program.kill9();
+        next = sending.await.expect("it sends until it cannot");
+    }
+    let program = serve.start_ready().await;
+    program.http.ingest_durably("readings", &lines(next, next + 10)).await;
+    program.http.query_until(&format!("SELECT count(*) AS n FROM hot WHERE n >= {next}"), 10).await;
+    sink_until(&program.http, "everything is delivered", |sink| sink["outbox_rows"] == 0).await;
+    let rows = program.http.query("SELECT n FROM hot ORDER BY n").await.expect("rows");
+    let stored: Vec<u64> = rows.iter().filter_map(|row| row["n"].as_u64()).collect();
+    eventually("every result has arrived", DELIVERY_MAX, async || {
+        let distinct: BTreeSet<u64> = subscriber.numbers().into_iter().collect();
+        (distinct.len() >= stored.len()).then_some(())
+    })
+    .await;
+    program.stop().await;
+    (subscriber.numbers(), stored)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_result_arrives_once_at_qos_2_through_kills() {
+    let (mut seen, stored) = killed(2, 7, 8).await;
+    seen.sort_unstable();
+    assert!(stored.len() > 500, "{}", stored.len());
+    let twice: Vec<u64> = seen.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+    assert!(twice.is_empty(), "twice: {twice:?}");
+    assert_eq!(seen, stored);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_result_arrives_at_qos_1_through_kills_and_few_twice() {
+    const KILLS: usize = 5;
+    let (seen, stored) = killed(1, 11, KILLS).await;
+    let distinct: BTreeSet<u64> = seen.iter().copied().collect();
+    assert_eq!(distinct.into_iter().collect::<Vec<_>>(), stored);
+    // What was on its way, and what was confirmed while the cursor was written.
+    assert!(seen.len() - stored.len() <= KILLS * 1_024, "{} twice", seen.len() - stored.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_away_holds_nothing_up_and_gets_everything_in_order() {
+    let folder = Folder::new();
+    let mut broker = Broker::start(&folder).await;
+    let subscriber = Subscriber::start(&folder, broker.port, "alerts/#").await;
+    let mut serve = Serve::new(&folder, &pipeline(&format!("url = '{}', qos = 2", broker.url())));
+    // One, so that rows of one request stay in order too.
+    serve.workers = 1;
+    let program = serve.start_ready().await;
+    program.http.ingest_durably("readings", &lines(0, 100)).await;
+    subscriber.saw(100).await;
+    broker.stop().await;
+    for from in (100..600).step_by(100) {
+        program.http.ingest_durably("readings", &lines(from, from + 100)).await;
+    }
+    program.http.query_until("SELECT count(*) AS n FROM hot", 600).await;
+    let sink = sink_until(&program.http, "the breaker opens", |sink| sink["breaker"] == "open").await;
+    assert_eq!(sink["outbox_rows"], 500, "{sink}");
+    assert!(sink["error"].as_str().is_some_and(|error| error.contains("cannot connect to 127.0.0.1")), "{sink}");
+    // Rows wait on the disk: a restart changes nothing.
+    program.kill9();
+    let program = serve.start_ready().await;
+    program.http.ingest_durably("readings", &lines(600, 700)).await;
+    broker.resume().await;
+    subscriber.saw(700).await;
+    assert_eq!(subscriber.numbers(), (0..700).collect::<Vec<_>>());
+    let sink = sink_until(&program.http, "the outbox is empty", |sink| sink["outbox_rows"] == 0).await;
+    assert_eq!((&sink["breaker"], &sink["connected"]), (&"closed".into(), &true.into()), "{sink}");
+    program.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_broker_refuses_wait_and_go_where_the_sink_points_next() {
+    let (folder, other) = (Folder::new(), Folder::new());
+    let refusing = Broker::start_with(&folder, "allow_anonymous false\n").await;
+    let mut serve = Serve::new(&folder, &pipeline(&format!("url = '{}'", refusing.url())));
+    let program = serve.start_ready().await;
+    program.http.ingest_durably("readings", &lines(0, 50)).await;
+    let sink = sink_until(&program.http, "the refusal is told", |sink| sink["outbox_rows"] == 50).await;
+    assert!(sink["error"].as_str().is_some_and(|error| error.contains("not authorized")), "{sink}");
+    program.stop().await;
+
+    let broker = Broker::start(&other).await;
+    let subscriber = Subscriber::start(&other, broker.port, "alerts/#").await;
+    serve.pipeline = folder.write("pipeline.sql", &pipeline(&format!("url = '{}', qos = 2", broker.url())));
+    let program = serve.start_ready().await;
+    subscriber.saw(50).await;
+    let seen: BTreeSet<u64> = subscriber.numbers().into_iter().collect();
+    assert_eq!(seen, (0..50).collect());
+    program.stop().await;
+}
