@@ -291,6 +291,8 @@ impl Connection<'_> {
     pub(super) async fn close(mut self, end: &End) {
         let listens = match end {
             End::Io(_) => return,
+            // When the log has failed nothing is said that could be taken for an answer.
+            End::Intake(error) if !matches!(error, IntakeError::Stopping) => return,
             End::Stopped if self.session.is_client() => {
                 self.session.farewell(reason::SUCCESS, "");
                 true

@@ -81,7 +81,8 @@ fn field_of_level(group: &Group<'_>, level: usize) -> Option<String> {
 
 /// Whether a level looks like one of many of a kind, as `freezer-17` does: the last such level mostly is a device.
 fn is_numbered(level: &&str) -> bool {
-    level.contains(|letter: char| letter.is_ascii_digit()) && level.contains(|letter: char| letter.is_ascii_alphabetic())
+    level.contains(|letter: char| letter.is_ascii_digit())
+        && level.contains(|letter: char| letter.is_ascii_alphabetic())
 }
 
 /// Names a level by the word before it: `sites/x` is a site, and what stands behind a word between two levels is that.

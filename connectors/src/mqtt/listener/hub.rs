@@ -169,8 +169,7 @@ impl Mailbox {
     /// Says whether a subscriber that is there has much to read.
     fn is_half_full(&self) -> bool {
         let waiting = self.waiting.lock();
-        let is_half_full =
-            waiting.messages.len() >= MAILBOX_MESSAGES_MAX / 2 || waiting.bytes >= MAILBOX_BYTES_MAX / 2;
+        let is_half_full = waiting.messages.len() >= MAILBOX_MESSAGES_MAX / 2 || waiting.bytes >= MAILBOX_BYTES_MAX / 2;
         waiting.is_present && is_half_full
     }
 
