@@ -32,6 +32,7 @@ mod readme;
 mod restart;
 mod restore;
 mod seeded_bugs;
+mod short_writes;
 mod simulation;
 mod sinks;
 mod sniff;

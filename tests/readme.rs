@@ -226,7 +226,7 @@ async fn the_pipeline_of_the_readme_checks_serves_and_answers_as_it_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sink_of_the_readme_delivers_to_a_subscriber() {
     let folder = Folder::new();
-    let broker = Broker::start(&folder).await;
+    let broker = Broker::patient(&folder, 1_000).await;
     let subscriber = Subscriber::start(&folder, broker.port, "rooms/#").await;
     let sink = block("sink").text.replace("1883", &broker.port.to_string());
     let program = Serve::new(&folder, &(block("file cold_chain.sql").text + &sink)).start_ready().await;

@@ -92,6 +92,7 @@ async fn programs_read_it_as_json_and_a_user_needs_a_password() {
     assert_eq!(answer["columns"][0]["type"], "DOUBLE", "{answer:#}");
     assert_eq!((answer["topics"].as_u64(), answer["event_time"].is_null()), (Some(1), true), "{answer:#}");
     assert!(!answer.to_string().contains("s3cret"), "the secret is not printed: {answer:#}");
+    assert!(answer["sql"].as_str().is_some_and(|sql| sql.contains("password_file = 'password'")), "{answer:#}");
 
     let (code, printed, complained) = said(&sniff(&folder, &[&url, "m/+", "--seconds", "1"]).await);
     assert_eq!((code, printed.as_str()), (Some(2), ""), "{complained}");
@@ -109,7 +110,7 @@ async fn silence_and_mistakes_end_with_what_to_check() {
         (vec![nobody.as_str()], 2, "cannot connect"),
         (vec![url.as_str(), "plant/#/x"], 1, "must be the last level"),
         (vec!["localhost:1883"], 1, "is not a URL"),
-        (vec![url.as_str(), "--username", "a", "--password-env", "TIDEMILL_TEST_NO_SUCH"], 1, "--password-env"),
+        (vec![url.as_str(), "--username", "a", "--password-env", "TIDEMILL_TEST_NO_SUCH"], 2, "TIDEMILL_TEST_NO_SUCH"),
     ] {
         let (found, printed, complained) = said(&sniff(&folder, &arguments).await);
         assert_eq!((found, printed.as_str()), (Some(code), ""), "{arguments:?}: {complained}");

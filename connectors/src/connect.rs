@@ -13,7 +13,7 @@ use crate::file::FileSource;
 use crate::format::{ColumnsFormat, Encoding, Layout, TimeUnit, expected, json_can_read};
 use crate::generate::{GenerateOptions, GenerateSource};
 use crate::http::HttpSource;
-use crate::mqtt::{self, TopicPattern};
+use crate::mqtt::{self, TopicPatterns};
 use crate::options::{OptionError, Options, nearest};
 use crate::{Connected, Context};
 
@@ -102,7 +102,7 @@ fn make(
         }
         Kind::MqttListener => {
             let (source, pattern) = mqtt::listener(name, options, context)?;
-            Ok((Arc::new(source), take_message_format(columns, Some(pattern), options)?.1))
+            Ok((Arc::new(source), take_message_format(columns, Some(pattern.into()), options)?.1))
         }
         Kind::Http => {
             let (encoding, format) = take_message_format(columns, None, options)?;
@@ -128,7 +128,7 @@ fn make(
 /// Takes the options of a source whose messages are text.
 fn take_message_format(
     columns: &SchemaRef,
-    topic: Option<TopicPattern>,
+    topic: Option<TopicPatterns>,
     options: &mut Options,
 ) -> Result<(Encoding, Arc<dyn Format>), OptionError> {
     let encoding = Encoding::take(options)?.unwrap_or(Encoding::Json).with_delimiter(options)?;

@@ -8,6 +8,7 @@ pub mod connect;
 pub mod descriptors;
 pub mod metadata;
 pub mod options;
+pub mod secret;
 pub mod tls;
 
 pub mod format;
@@ -39,6 +40,7 @@ pub use connect::connect;
 pub use http::HttpIngest;
 pub use metadata::Metadata;
 pub use options::{OptionError, Options};
+pub use secret::{NamedSecret, Secret};
 pub use sink::{ConnectedSink, connect_sink};
 
 /// What every connector may need from the program.

@@ -3,7 +3,10 @@
 //! A connector takes the keys it knows; [`Options::finish`] then refuses what is left, with the nearest known key.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
+
+use crate::secret::{NamedSecret, Secret};
 
 /// What is wrong with an option, and with which.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,18 +30,64 @@ impl OptionError {
 pub struct Options {
     values: BTreeMap<String, String>,
     known: BTreeSet<&'static str>,
+    secret: Option<NamedSecret>,
 }
 
 impl Options {
     /// Makes a list from pairs of key and value.
     pub fn new(values: impl IntoIterator<Item = (String, String)>) -> Self {
-        Options { values: values.into_iter().collect(), known: BTreeSet::new() }
+        Options { values: values.into_iter().collect(), known: BTreeSet::new(), secret: None }
     }
 
     /// Takes a value.
     pub fn take(&mut self, key: &'static str) -> Option<String> {
         self.known.insert(key);
         self.values.remove(key)
+    }
+
+    /// Puts beside the list what its option `secret` names.
+    #[must_use]
+    pub fn with_secret(mut self, secret: NamedSecret) -> Self {
+        self.secret = Some(secret);
+        self
+    }
+
+    /// Takes a value that may be secret: from the option itself (`password`), as `password_env` or `password_file`, or from
+    /// what `secret` names; from one of them only. The keys are those three. Relative paths begin at `base_dir`.
+    pub fn secret(&mut self, keys: [&'static str; 3], base_dir: &Path) -> Result<Option<Secret>, OptionError> {
+        let [key, env_key, file_key] = keys;
+        let name = self.take("secret");
+        let named = match (&name, &mut self.secret) {
+            (Some(name), Some(secret)) if secret.name == *name => secret.values.remove(key),
+            (Some(name), _) => {
+                let remedy = format!("write CREATE SECRET {name} (TYPE mqtt, USERNAME '…', PASSWORD ENV '…')");
+                return Err(OptionError::new("secret", format!("there is no secret {name:?}: {remedy}")));
+            }
+            (None, _) => None,
+        };
+        // Asked for again by the next key.
+        self.values.extend(name.map(|name| ("secret".to_owned(), name)));
+        self.known.insert("secret");
+        let given = [
+            (key, self.take(key).map(Secret::Text)),
+            (env_key, self.take(env_key).map(Secret::Environment)),
+            (file_key, self.take(file_key).map(|path| Secret::File(path.into()))),
+            ("secret", named),
+        ];
+        let mut given = given.into_iter().filter_map(|(key, secret)| secret.map(|secret| (key, secret)));
+        let Some((first, secret)) = given.next() else { return Ok(None) };
+        if let Some((second, _)) = given.next() {
+            return Err(OptionError::new(second, format!("says what {first} says already: keep one of them")));
+        }
+        match &secret {
+            Secret::Environment(name) if name.is_empty() || name.contains(['=', '\0']) => {
+                Err(OptionError::new(first, "must be the name of a variable, such as 'MQTT_PASSWORD'"))
+            }
+            Secret::File(path) if path.as_os_str().is_empty() => {
+                Err(OptionError::new(first, "must be the path of a file"))
+            }
+            _ => Ok(Some(secret.based_at(base_dir))),
+        }
     }
 
     /// Takes a value that must be there.
@@ -101,7 +150,15 @@ impl Options {
     }
 
     /// Refuses what nobody took, and names the nearest known key.
-    pub fn finish(self) -> Result<(), OptionError> {
+    pub fn finish(mut self) -> Result<(), OptionError> {
+        if self.known.contains("secret") {
+            let name = self.values.remove("secret").unwrap_or_default();
+            let left = self.secret.iter().flat_map(|secret| secret.values.keys().next());
+            if let Some(key) = left.into_iter().next() {
+                let problem = format!("{name:?} holds {}, which is not used here", key.to_uppercase());
+                return Err(OptionError::new("secret", problem));
+            }
+        }
         let Some(key) = self.values.keys().next() else { return Ok(()) };
         let problem = match nearest(key, self.known.iter().copied()) {
             Some(known) => format!("is not known here; did you mean {known}?"),

@@ -288,7 +288,9 @@ impl Decoder for EventFormat {
     }
 }
 
-fn window_plan(case: &WindowCase) -> Plan {
+/// Returns the plan of a windowed query, over a source `events`, into the tables `windows`, `windows$late` and
+/// `events$quarantine`.
+pub(crate) fn window_plan(case: &WindowCase) -> Plan {
     let column = |index: usize, name: &str| -> ExprRef { Arc::new(Column { index, name: name.to_owned() }) };
     let call = |kind, name: &str| AggregateCall {
         kind,

@@ -14,6 +14,7 @@ use std::fmt::Write as _;
 use datafusion::sql::sqlparser::tokenizer::Span;
 use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
+use tidemill_connectors::secret::masked;
 
 /// What kind of mistake it is. The number is a name that other programs may rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +127,8 @@ impl Diagnostic {
         };
         let number = self.line.to_string();
         let margin = " ".repeat(number.len());
-        let line = text.lines().nth(self.line.saturating_sub(1)).unwrap_or("");
+        // A password that stands in the line does not stand in a log.
+        let line = masked(text.lines().nth(self.line.saturating_sub(1)).unwrap_or(""));
         // Tabs stay tabs below the line, so that the carets stand right whatever width a terminal gives them.
         let mut indent: String =
             line.chars().take(self.column - 1).map(|letter| if letter == '\t' { '\t' } else { ' ' }).collect();

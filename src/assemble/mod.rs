@@ -31,7 +31,7 @@ use tidemill_engine::ingest::{Log, LogOptions};
 use tidemill_engine::plan::{Operator, Plan};
 use tidemill_engine::runtime::{self, Job, JobError, JobOptions, LOG_FOLDER, Outlook};
 use tidemill_engine::sink::Sink;
-use tidemill_engine::storage::{FolderLock, LocalStorage, MemoryStorage, Storage};
+use tidemill_engine::storage::{Disk, FolderLock, LocalStorage, MemoryStorage, Storage, SystemDisk};
 use tidemill_queries::history::{History, TABLES_FOLDER, TableLocation};
 use tidemill_queries::{Diagnostic, SinkInfo, TableInfo};
 use tokio::sync::broadcast;
@@ -73,6 +73,7 @@ impl Default for Settings {
 
 /// A data folder that this process holds alone, until this is dropped.
 pub struct Folder {
+    disk: Arc<dyn Disk>,
     storage: Arc<LocalStorage>,
     /// None for one who only looks.
     lock: Option<Arc<FolderLock>>,
@@ -82,22 +83,28 @@ impl Folder {
     /// Opens a data folder, makes it if need be, locks it, and finishes a [`restore`] that a crash has interrupted:
     /// nobody may use its tables before.
     pub fn open(path: &Path) -> Result<Folder> {
-        let storage = LocalStorage::open(path)?;
+        Folder::on(Arc::new(SystemDisk), path)
+    }
+
+    /// Does the same as [`Folder::open`] through another disk than the machine's. Questions, and tables outside of the
+    /// folder, go past it: it must keep its files where the machine has them.
+    pub fn on(disk: Arc<dyn Disk>, path: &Path) -> Result<Folder> {
+        let storage = LocalStorage::on(Arc::clone(&disk), path)?;
         let lock = storage.lock()?;
-        let folder = Folder { storage: Arc::new(storage), lock: Some(Arc::new(lock)) };
+        let folder = Folder { disk, storage: Arc::new(storage), lock: Some(Arc::new(lock)) };
         restore::finish(&folder, &SystemClock)?;
         Ok(folder)
     }
 
     /// Looks into a data folder that must be there; another process may run on it.
     fn look_into(path: &Path) -> Result<Folder> {
-        Ok(Folder { storage: Arc::new(LocalStorage::existing(path)?), lock: None })
+        Ok(Folder { disk: Arc::new(SystemDisk), storage: Arc::new(LocalStorage::existing(path)?), lock: None })
     }
 
     /// Opens the same folder anew, under the same lock: nothing is believed that was known of it before.
     fn reopened(&self) -> Result<Folder> {
-        let storage = LocalStorage::open(self.path())?;
-        Ok(Folder { storage: Arc::new(storage), lock: self.lock.clone() })
+        let storage = LocalStorage::on(Arc::clone(&self.disk), self.path())?;
+        Ok(Folder { disk: Arc::clone(&self.disk), storage: Arc::new(storage), lock: self.lock.clone() })
     }
 
     /// Returns where it is.

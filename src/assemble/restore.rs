@@ -254,14 +254,21 @@ fn judge(target: &Target<'_>, job: &str, name: &str, place: &Place, found: &Tabl
     let known = target.manifest.and_then(|manifest| manifest.tables.get(name));
     let committed = match known {
         Some(known) if known.base.0 == found.base => {
-            if !known.pending.is_empty() && found.last_committed < to.0 {
+            // A checkpoint that was made while the log was replayed knows of commits behind it.
+            let committed = if known.pending.is_empty() { known.committed.min(to) } else { to };
+            if found.last_committed < committed.0 {
+                let lacks = match known.pending.is_empty() {
+                    true => format!(
+                        "it has rows up to epoch {} only, and that checkpoint counts on epoch {committed}",
+                        found.last_committed
+                    ),
+                    false => format!("what was decided for epoch {to} is not committed yet"),
+                };
                 return Err(refuse(format!(
-                    "what was decided for epoch {to} is not committed yet; start the pipeline once, which does it, \
-                     stop it, and try again"
+                    "{lacks}; start the pipeline once, which commits what is missing, stop it, and try again"
                 )));
             }
-            // A checkpoint that was made while the log was replayed knows of commits behind it.
-            if known.pending.is_empty() { known.committed.min(to) } else { to }
+            committed
         }
         // It was begun there: it has no rows of before.
         _ if found.base == to.0 => to,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use tidemill_connectors::options::nearest;
 use tidemill_engine::aggregate::AggregateCall;
-use tidemill_engine::dedup::WITHIN_US_MIN;
+use tidemill_engine::dedup::{WITHIN_US_MAX, WITHIN_US_MIN};
 use tidemill_engine::expr::{Column, ExprRef};
 use tidemill_engine::plan::{DedupNode, EventTimeNode, NodeId, Operator, WindowNode, timestamp_type, window_schema};
 use tidemill_engine::time::micros;
@@ -106,8 +106,10 @@ impl Stream {
     /// A row that is further behind the watermark than this is too old to tell, and goes to the table `<source>$late`.
     pub fn dedup<const N: usize>(self, key: [&str; N], within: Duration) -> Self {
         let within_us = micros(within);
-        if within_us < WITHIN_US_MIN || N == 0 {
-            return self.refuse(format!("dedup({key:?}, {within:?}): it needs a column, and a second at least"));
+        if !(WITHIN_US_MIN..=WITHIN_US_MAX).contains(&within_us) || N == 0 {
+            return self.refuse(format!(
+                "dedup({key:?}, {within:?}): it needs a column, and from a second to a hundred years"
+            ));
         }
         let (mut keys, schema) = (Vec::with_capacity(N), self.schema());
         for column in key {

@@ -162,6 +162,19 @@ fn what_cannot_be_is_refused_before_anything_starts() {
             let windows = readings(mill).key_by([]).window(tumbling(secs(1)));
             windows.aggregate([count().named("n"), max("temperature").named("n")]).to_table("t");
         }),
+        ("two tables would be called \"readings$late\"", |mill| {
+            let once = readings(mill).dedup(["device"], minutes(1));
+            once.key_by([]).window(tumbling(secs(1))).aggregate([count()]).to_table("readings");
+        }),
+        ("only a source has repeats", |mill| {
+            readings(mill).filter("temperature > 1").dedup(["device"], secs(5)).to_table("t");
+        }),
+        ("dedup(\"devise\")", |mill| {
+            readings(mill).dedup(["devise"], secs(5)).to_table("t");
+        }),
+        ("from a second to a hundred years", |mill| {
+            readings(mill).dedup(["device"], Duration::from_millis(5)).to_table("t");
+        }),
         ("true or false", |mill| {
             readings(mill).filter("temperature + 1").to_table("t");
         }),
@@ -243,6 +256,37 @@ async fn a_stopped_pipeline_goes_on_where_it_was_and_shows_nothing_twice() {
     assert_eq!(shown(&mut live, usize::MAX).await, [2, 3, 4]);
     assert_eq!(status.sources[0].messages, 5, "the log holds both runs");
     assert_eq!(status.windows[0].late, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reading_that_is_sent_again_counts_once_and_also_after_a_restart() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let once = || {
+        let mill = Pipeline::open(dir.path()).workers(2).commit_every(Duration::from_millis(20));
+        let (sender, receiver) = tokio::sync::mpsc::channel(16);
+        let source = mill.source("readings", tidemill_connectors::channel::Channel::new(receiver));
+        let columns = [text("device"), double("temperature"), timestamp("ts")];
+        source.columns(columns).event_time("ts").dedup(["device", "ts"], minutes(10)).to_table("once");
+        (mill, sender)
+    };
+    let (mill, sender) = once();
+    let job = mill.start().await.expect("started");
+    send(&sender, 0..3).await;
+    send(&sender, 1..4).await;
+    while job.status().dedups[0].taken + job.status().dedups[0].repeats < 6 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    job.stop().await.expect("stopped");
+
+    let (mill, sender) = once();
+    let job = mill.start().await.expect("started again");
+    send(&sender, 2..6).await;
+    drop(sender);
+    job.job.finished().await.expect("ran to its end");
+    let counts = job.status().dedups[0].clone();
+    job.drain().await.expect("stopped");
+    assert_eq!((counts.taken, counts.repeats, counts.late), (6, 4, 0));
+    assert_eq!(counts.source, "readings");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,6 +8,7 @@
 //! - [`peer`]: numbered messages through any number of broken connections
 //! - [`strace`]: a tracer that stands between the program and its kernel
 //! - [`broker`]: a real `mosquitto` and its command line clients
+//! - [`certificates`]: an authority, and what it issues
 //! - [`python`]: scripts in the environment with the foreign readers
 //! - [`tables`]: what DuckDB and the `deltalake` package find on disk, and what a second reader finds in the ingest log
 //! - [`ledger`]: what was sent and acknowledged, written before it is sent
@@ -23,6 +24,7 @@ pub(crate) mod mqtt;
 pub(crate) mod mqtt_script;
 
 pub(crate) mod broker;
+pub(crate) mod certificates;
 
 pub(crate) mod python;
 pub(crate) mod tables;

@@ -6,6 +6,7 @@
 //! - [`metadata`]: what a publisher says beside the payload, as columns
 //! - [`mosquitto`]: a real broker that restarts, forgets, or is away
 //! - [`numbered`]: numbered messages from all sides while the program is killed again and again
+//! - [`secured`]: a real broker that asks who we are, and several connections to one
 //! - [`guarantees`]: the page that says what holds names the test of each claim
 
 mod scripted;
@@ -14,5 +15,6 @@ mod devices;
 mod metadata;
 mod mosquitto;
 mod numbered;
+mod secured;
 
 mod guarantees;

@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tidemill_engine::checkpoint::Manifest;
+
 use super::scene::{BATCH, Scene, TABLES, VIEWS, assert_same, checkpoints, copy_folder, files, line};
 use crate::harness::tables::Judge;
 
@@ -135,17 +137,24 @@ async fn what_a_newer_version_has_written_is_refused_and_stays_byte_for_byte() {
     let segment = segments(&original.serve.data).pop().expect("a segment");
     for path in [&manifest, &pack, &segment] {
         let scene = original.copy();
+        let mut version = 0;
         edit(&scene.serve.data.join(path), |bytes| match path.extension().and_then(|kind| kind.to_str()) {
             Some("json") => {
-                let text =
-                    String::from_utf8(bytes.clone()).expect("text").replacen("\"version\":1", "\"version\":2", 1);
-                *bytes = text.into_bytes();
+                version = Manifest::VERSION + 1;
+                let text = String::from_utf8(bytes.clone()).expect("text");
+                let (own, newer) = (format!("{{\"version\":{}", version - 1), format!("{{\"version\":{version}"));
+                assert!(text.starts_with(&own), "{text}");
+                *bytes = text.replacen(&own, &newer, 1).into_bytes();
             }
             // Log and packs: a magic of 8 bytes, then the version.
-            _ => bytes[8..12].copy_from_slice(&2u32.to_le_bytes()),
+            _ => {
+                let own = u32::from_le_bytes(bytes[8..12].try_into().expect("four bytes"));
+                version = u64::from(own) + 1;
+                bytes[8..12].copy_from_slice(&(own + 1).to_le_bytes());
+            }
         });
         let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
-        assert_refused_untouched(&scene, &[name, "format version 2", newer]).await;
+        assert_refused_untouched(&scene, &[name, &format!("format version {version}"), newer]).await;
     }
 }
 

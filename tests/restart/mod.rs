@@ -5,9 +5,11 @@
 
 mod scene;
 
+mod backup;
 mod bits;
 mod change;
 mod damage;
+mod dedup;
 mod golden;
 mod housekeeping;
 mod knobs;

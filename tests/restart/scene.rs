@@ -117,7 +117,11 @@ impl Scene {
     /// Waits until a checkpoint holds everything that was sent; returns its epoch.
     pub(super) async fn checkpointed(&self, program: &Program) -> u64 {
         self.settled(program).await;
-        let sealed = status(program).await["sealed_epoch"].as_u64().expect("a number");
+        self.checkpointed_up_to(status(program).await["sealed_epoch"].as_u64().expect("a number")).await
+    }
+
+    /// Waits until there is a checkpoint of this epoch or a later one; returns its epoch.
+    pub(super) async fn checkpointed_up_to(&self, sealed: u64) -> u64 {
         eventually(&format!("there is a checkpoint of epoch {sealed}"), CHECKPOINT_MAX, async || {
             checkpoints(&self.serve.data).values().map(|manifest| manifest.epoch.0).find(|epoch| *epoch >= sealed)
         })

@@ -7,9 +7,9 @@ use super::scene::{BATCH, SOURCE, Scene, checkpoints, fate, files, line, lines};
 use crate::harness::tables::Judge;
 
 /// More than a segment needs to end at the next checkpoint.
-const BATCH_BYTES: usize = 1_300_000;
+pub(super) const BATCH_BYTES: usize = 1_300_000;
 /// So many checkpoints that the first ones are not kept.
-const BATCHES: i64 = 7;
+pub(super) const BATCHES: i64 = 7;
 
 const RAW: &str = "CREATE MATERIALIZED VIEW raw AS SELECT device, seq, v, ts FROM readings;\n";
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use tidemill::engine::clock::{Clock, Dice, ManualClock, SeededDice};
 use tidemill::engine::ingest::{Log, LogOptions};
-use tidemill::engine::runtime::simulation::{Moment, Simulation, TurnDisk, Turns, Watch};
+use tidemill::engine::runtime::simulation::{Moment, Simulation, Turns, Watch, taking_turns};
 use tidemill::engine::runtime::{JobError, JobOptions, LOG_FOLDER, Subscription};
 use tidemill::engine::storage::{LocalStorage, SimulatedDisk, Storage};
 
@@ -121,7 +121,7 @@ fn start(
 ) -> Result<(Simulation, Arc<ManualClock>), JobError> {
     let clock = Arc::new(ManualClock::at(world.with(|past| past.now_us)));
     let dice: Arc<dyn Dice> = Arc::new(SeededDice::new(settings.seed ^ 0xD1CE));
-    let storage = LocalStorage::on(Arc::new(TurnDisk::new(Arc::new(disk.clone()), watch)), "data")?;
+    let storage = LocalStorage::on(taking_turns(Arc::new(disk.clone()), watch), "data")?;
     let lock = storage.lock()?;
     let storage: Arc<dyn Storage> = Arc::new(storage);
     let log = LogOptions { segment_bytes_max: settings.segment_bytes, checkpoint_segment_bytes_min: 300 };

@@ -16,7 +16,7 @@ use crate::harness::wait::eventually;
 async fn results_arrive_with_their_topic_in_both_versions() {
     for version in ["5", "3.1.1"] {
         let folder = Folder::new();
-        let broker = Broker::start(&folder).await;
+        let broker = Broker::patient(&folder, 1_000).await;
         let subscriber = Subscriber::start(&folder, broker.port, "alerts/#").await;
         let options = format!("url = '{}', qos = 2, retain = true, version = '{version}'", broker.url());
         let program = Serve::new(&folder, &pipeline(&options)).start_ready().await;
@@ -50,7 +50,7 @@ async fn results_arrive_with_their_topic_in_both_versions() {
 /// Kills the program again and again while rows come. Returns what arrived, and what the view's table has.
 async fn killed(qos: u8, seed: u64, kills: usize) -> (Vec<u64>, Vec<u64>) {
     let folder = Folder::new();
-    let broker = Broker::start(&folder).await;
+    let broker = Broker::patient(&folder, 1_000).await;
     let subscriber = Subscriber::start(&folder, broker.port, "alerts/#").await;
     let serve =
         Serve::new(&folder, &pipeline(&format!("url = '{}', qos = {qos}, commit_interval = '20 ms'", broker.url())));
@@ -110,7 +110,7 @@ async fn each_result_arrives_at_qos_1_through_kills_and_few_twice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_away_holds_nothing_up_and_gets_everything_in_order() {
     let folder = Folder::new();
-    let mut broker = Broker::start(&folder).await;
+    let mut broker = Broker::patient(&folder, 1_000).await;
     let subscriber = Subscriber::start(&folder, broker.port, "alerts/#").await;
     let mut serve = Serve::new(&folder, &pipeline(&format!("url = '{}', qos = 2", broker.url())));
     // One, so that rows of one request stay in order too.
@@ -145,11 +145,13 @@ async fn rows_that_a_broker_refuses_wait_and_go_where_the_sink_points_next() {
     let mut serve = Serve::new(&folder, &pipeline(&format!("url = '{}'", refusing.url())));
     let program = serve.start_ready().await;
     program.http.ingest_durably("readings", &lines(0, 50)).await;
-    let sink = sink_until(&program.http, "the refusal is told", |sink| sink["outbox_rows"] == 50).await;
+    let sink =
+        sink_until(&program.http, "the refusal is told", |sink| sink["outbox_rows"] == 50 && !sink["error"].is_null())
+            .await;
     assert!(sink["error"].as_str().is_some_and(|error| error.contains("not authorized")), "{sink}");
     program.stop().await;
 
-    let broker = Broker::start(&other).await;
+    let broker = Broker::patient(&other, 1_000).await;
     let subscriber = Subscriber::start(&other, broker.port, "alerts/#").await;
     serve.pipeline = folder.write("pipeline.sql", &pipeline(&format!("url = '{}', qos = 2", broker.url())));
     let program = serve.start_ready().await;

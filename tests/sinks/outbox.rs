@@ -12,7 +12,7 @@ use crate::harness::program::{Serve, free_port, tidemill};
 async fn a_full_outbox_leaves_rows_out_counts_them_and_holds_nothing_up() {
     for on_full in ["drop_oldest", "drop_newest"] {
         let folder = Folder::new();
-        let mut broker = Broker::start(&folder).await;
+        let mut broker = Broker::patient(&folder, 1_000).await;
         let subscriber = Subscriber::start(&folder, broker.port, "alerts/#").await;
         broker.stop().await;
         let options = format!("url = '{}', qos = 2, outbox_bytes = '1 MiB', on_full = '{on_full}'", broker.url());
@@ -29,7 +29,8 @@ async fn a_full_outbox_leaves_rows_out_counts_them_and_holds_nothing_up() {
         let sink = sink_until(&program.http, "all rows are in the outbox or left out", all).await;
         let number = |key: &str| sink[key].as_u64().expect("a number");
         assert!(number("dropped") > 10_000, "{sink}");
-        assert!(number("outbox_bytes") < 2 << 20, "{sink}");
+        // What may be in flight comes on top, and one file.
+        assert!(number("outbox_bytes") < (1 << 20) + (256 << 10), "{sink}");
         broker.resume().await;
         subscriber.saw(usize::try_from(number("outbox_rows")).expect("few")).await;
         let mut seen = subscriber.numbers();
@@ -62,7 +63,7 @@ async fn run_delivers_before_it_ends_and_says_what_waits() {
         "{nobody}"
     );
 
-    let broker = Broker::start(&folder).await;
+    let broker = Broker::patient(&folder, 1_000).await;
     let subscriber = Subscriber::start(&folder, broker.port, "alerts/#").await;
     let somebody = run(&folder.write("somebody.sql", &sql(broker.port)));
     assert!(somebody.contains("sink alerts  2,000 rows delivered\n"), "{somebody}");

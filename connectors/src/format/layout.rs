@@ -15,7 +15,7 @@ use tidemill_engine::source::Message;
 use super::metadata::{Origin, column};
 use super::time::TimeUnit;
 use crate::metadata::Metadata;
-use crate::mqtt::TopicPattern;
+use crate::mqtt::TopicPatterns;
 use crate::options::OptionError;
 
 /// Which columns a source has, and what its numbers in time columns mean.
@@ -27,7 +27,7 @@ pub struct Layout {
     schema: SchemaRef,
     /// For each declared column what it is, if it is not read from the payload.
     metadata: Vec<Option<Metadata>>,
-    topic: Option<TopicPattern>,
+    topic: Option<TopicPatterns>,
     time_unit: Option<TimeUnit>,
 }
 
@@ -46,7 +46,8 @@ impl Layout {
     ///
     /// # Errors
     /// If a declared column has the name of a topic level.
-    pub fn with_topic(mut self, topic: TopicPattern) -> Result<Self, OptionError> {
+    pub fn with_topic(mut self, topic: impl Into<TopicPatterns>) -> Result<Self, OptionError> {
+        let topic = topic.into();
         let mut fields: Vec<Field> = self.schema.fields().iter().map(|field| field.as_ref().clone()).collect();
         for name in topic.columns() {
             if self.schema.column_with_name(name).is_some() {
@@ -145,7 +146,7 @@ impl Layout {
 }
 
 /// Makes the columns of the topic's levels.
-fn levels(pattern: &TopicPattern, messages: &[Message], messages_of_rows: &[usize]) -> Vec<ArrayRef> {
+fn levels(pattern: &TopicPatterns, messages: &[Message], messages_of_rows: &[usize]) -> Vec<ArrayRef> {
     let new_builder = |_| StringViewBuilder::with_capacity(messages_of_rows.len());
     let mut builders: Vec<StringViewBuilder> = pattern.columns().iter().map(new_builder).collect();
     let mut values = Vec::with_capacity(builders.len());

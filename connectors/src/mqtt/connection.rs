@@ -21,6 +21,7 @@ use futures::stream::{FuturesOrdered, StreamExt};
 use tidemill_engine::source::{Appended, BoxFuture, Intake, IntakeError, Receipt, Stop};
 use tokio::io::Interest;
 use tokio::time::{Instant, sleep_until, timeout};
+use tracing::warn;
 
 use super::codec::Header;
 use super::inbox::{Inbox, Read};
@@ -72,7 +73,7 @@ pub(super) struct Connection<'c> {
     /// When a SUBSCRIBE that waits for its answer has waited too long.
     pub(super) suback_by: Instant,
     pub(super) intake: &'c dyn Intake,
-    pub(super) partition: &'static str,
+    pub(super) partition: &'c str,
 }
 
 impl Connection<'_> {
@@ -269,6 +270,9 @@ impl Connection<'_> {
     fn count_errors(&mut self) {
         for kind in self.session.errors.drain(..) {
             self.intake.count_error(kind);
+        }
+        for what in self.session.told.drain(..) {
+            warn!(partition = self.partition, "{what}");
         }
     }
 

@@ -25,10 +25,9 @@
 //! peer's mistakes cost is in `held.rs`.
 //!
 //! What leaves goes through `sender.rs`, which decides, `link.rs`, which writes, and for sinks `courier.rs`.
-//!
-//! Not here: shared subscriptions.
 
 pub mod topic;
+pub mod topics;
 
 mod attributes;
 mod backoff;
@@ -50,6 +49,7 @@ mod remembered;
 mod sender;
 mod session;
 mod sink;
+mod subscribing;
 mod template;
 mod transport;
 mod write;
@@ -67,3 +67,4 @@ pub use packet::QoS;
 pub use publisher::Publisher;
 pub use sink::destination;
 pub use topic::{TopicPattern, TopicPatternError};
+pub use topics::TopicPatterns;

@@ -12,7 +12,6 @@ pub(super) enum Version {
 }
 
 /// What a publisher or a subscriber may ask of a delivery.
-#[expect(clippy::enum_variant_names, reason = "MQTT's own names")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum QoS {
     /// At most once: not acknowledged.

@@ -12,16 +12,12 @@
 use bytes::BytesMut;
 use tidemill_engine::source::Chunk;
 
-use super::packet::{
-    FilterAck, Packet, Publish, QoS, RetainHandling, Subscribe, Subscription, Version, Violation, reason,
-};
+use super::packet::{FilterAck, Packet, Publish, QoS, RetainHandling, Unsubscribe, Version, Violation, reason};
 use super::receiver::{Fate, RECEIVE_MAXIMUM, Receiver};
 use super::remembered::{Copy, Remembered};
+use super::subscribing::{Answer, DROPS_TOPIC, DropCount, UNSUBSCRIBE_ID, Wanted};
 use super::topic::TopicPattern;
 use super::write;
-
-/// The one packet id we ever use: for SUBSCRIBE.
-const SUBSCRIBE_ID: u16 = 1;
 
 /// What to do with messages that a broker kept from before we subscribed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +31,7 @@ pub(super) enum Retained {
 /// Which end of the connection we are.
 #[derive(Debug)]
 enum Role {
-    Client { retained: Retained, subscribing: Option<QoS> },
+    Client { retained: Retained, subscribing: Option<Wanted>, drops: Option<DropCount> },
     Server { pattern: TopicPattern, packet_bytes_max: usize },
 }
 
@@ -62,12 +58,14 @@ pub(super) struct Session {
     pub(super) out: BytesMut,
     /// Kinds to be counted by the owner, who empties it.
     pub(super) errors: Vec<&'static str>,
+    /// What is to be logged by the owner, who empties it.
+    pub(super) told: Vec<String>,
 }
 
 impl Session {
     /// Begins a connection as the client of a broker.
     pub(super) fn client(version: Version, retained: Retained, remembered: Remembered) -> Self {
-        Session::new(version, Role::Client { retained, subscribing: None }, remembered)
+        Session::new(version, Role::Client { retained, subscribing: None, drops: None }, remembered)
     }
 
     /// Begins a connection with a client of ours. `packet_bytes_max` is the largest packet it takes.
@@ -83,7 +81,7 @@ impl Session {
 
     fn new(version: Version, role: Role, remembered: Remembered) -> Self {
         let receiver = Receiver::new(version, remembered);
-        Session { version, role, receiver, out: BytesMut::new(), errors: Vec::new() }
+        Session { version, role, receiver, out: BytesMut::new(), errors: Vec::new(), told: Vec::new() }
     }
 
     /// Ends the connection, and gives back what outlives it. Every batch must be durable.
@@ -113,16 +111,27 @@ impl Session {
     }
 
     /// Asks the broker for a subscription.
-    pub(super) fn subscribe(&mut self, filter: &str, qos: QoS) -> Result<(), Violation> {
-        let Role::Client { retained, subscribing } = &mut self.role else { return Ok(()) };
-        *subscribing = Some(qos);
+    pub(super) fn subscribe(&mut self, wanted: Wanted) -> Result<(), Violation> {
+        let Role::Client { retained, subscribing, .. } = &mut self.role else { return Ok(()) };
         let retain_handling = match retained {
             Retained::Use => RetainHandling::IfNew,
             Retained::Skip => RetainHandling::Never,
         };
-        let subscription = Subscription { filter: filter.to_owned(), qos, retain_handling, ..Subscription::default() };
-        let subscribe = Subscribe { id: SUBSCRIBE_ID, subscriptions: vec![subscription], subscription_id: None };
-        write::subscribe(self.version, &subscribe, &mut self.out)
+        let packet = wanted.packet(retain_handling);
+        *subscribing = Some(wanted);
+        write::subscribe(self.version, &packet, &mut self.out)
+    }
+
+    /// Gives a subscription up; what the broker has queued for it still comes.
+    pub(super) fn unsubscribe(&mut self, filters: Vec<String>) -> Result<(), Violation> {
+        write::unsubscribe(self.version, &Unsubscribe { id: UNSUBSCRIBE_ID, filters }, &mut self.out)
+    }
+
+    /// Takes the broker's counter of dropped messages for what it is, and not for a message of the source.
+    pub(super) fn watch_drops(&mut self, count: DropCount) {
+        if let Role::Client { drops, .. } = &mut self.role {
+            *drops = Some(count);
+        }
     }
 
     /// Takes a packet. After an error the connection must end; what was taken before is still good.
@@ -141,7 +150,8 @@ impl Session {
     fn receive_from_broker(&mut self, packet: Packet) -> Result<Heard, Violation> {
         match packet {
             Packet::PingResp => Ok(Heard::Nothing),
-            Packet::SubAck(FilterAck { id, codes, reason }) => self.suback(id, &codes, reason),
+            Packet::SubAck(ack) => self.suback(&ack),
+            Packet::UnsubAck(ack) if ack.id == UNSUBSCRIBE_ID => Ok(Heard::Nothing),
             other => Err(unexpected(&other)),
         }
     }
@@ -169,6 +179,12 @@ impl Session {
 
     fn publish(&mut self, mut publish: Publish) -> Result<(), Violation> {
         self.receiver.resolve(&mut publish)?;
+        if publish.topic == DROPS_TOPIC.as_bytes()
+            && publish.qos == QoS::AtMostOnce
+            && self.hear_drops(&publish.payload)
+        {
+            return Ok(());
+        }
         let fate = self.judge(&publish);
         self.errors.extend(self.receiver.publish(publish, fate)?);
         // A broker that exceeds the window is tolerated: closing would bring the same messages again.
@@ -208,25 +224,42 @@ impl Session {
         }
     }
 
-    fn suback(&mut self, id: u16, codes: &[u8], why: Option<String>) -> Result<Heard, Violation> {
+    fn suback(&mut self, ack: &FilterAck) -> Result<Heard, Violation> {
         let Role::Client { subscribing, .. } = &mut self.role else {
             return Err(Violation::Protocol("a SUBACK from a client".to_owned()));
         };
-        let (Some(asked), SUBSCRIBE_ID, &[code]) = (*subscribing, id, codes) else {
-            return Err(Violation::Protocol("a SUBACK that answers no SUBSCRIBE of ours".to_owned()));
-        };
-        *subscribing = None;
-        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-        if code >= reason::SUBACK_FAILURE {
-            return Ok(Heard::Refused(format!("the broker refused the subscription (reason {code:#04x}{why})")));
+        match subscribing.as_ref().map_or(Answer::Stray, |wanted| wanted.judge(ack)) {
+            Answer::Stray => Err(Violation::Protocol("a SUBACK that answers no SUBSCRIBE of ours".to_owned())),
+            Answer::Refused(why) => {
+                *subscribing = None;
+                Ok(Heard::Refused(why))
+            }
+            Answer::Granted { downgraded, is_blind } => {
+                *subscribing = None;
+                for (filter, code) in downgraded {
+                    self.errors.push("qos_downgraded");
+                    self.told.push(format!("the broker granted only QoS {code} for {filter}"));
+                }
+                if is_blind {
+                    self.told.push(format!("the broker does not let us read {DROPS_TOPIC}: what it drops is not seen"));
+                }
+                Ok(Heard::Subscribed)
+            }
         }
-        if code < asked as u8 {
-            return Ok(Heard::Refused(format!(
-                "the broker granted QoS {code} where QoS {} was asked{why}; with qos = '{code}' the source accepts that",
-                asked as u8
-            )));
+    }
+
+    /// Takes what the broker tells of itself, if that is watched: then it is no message of the source.
+    fn hear_drops(&mut self, payload: &[u8]) -> bool {
+        let Role::Client { drops: Some(drops), .. } = &mut self.role else { return false };
+        let more = drops.hear(payload);
+        if more > 0 {
+            self.errors.push("broker_drops");
+            self.told.push(format!(
+                "the broker has dropped {more} messages, for all its subscribers together: some may have been ours. Raise its limits \
+                 (Mosquitto: max_queued_messages)"
+            ));
         }
-        Ok(Heard::Subscribed)
+        true
     }
 
     /// Says whether a SUBSCRIBE waits for its answer.
@@ -288,6 +321,7 @@ mod tests {
 
     use super::*;
     use crate::mqtt::remembered::Lasts;
+    use crate::mqtt::subscribing::{Drops, OnDowngrade};
 
     fn remembered() -> Remembered {
         Remembered::new("test", Lasts::InLog)
@@ -373,16 +407,41 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_or_downgraded_subscription_is_told_apart_from_a_granted_one() {
-        for (codes, expected) in
-            [(vec![1], "Subscribed"), (vec![0], "QoS 0"), (vec![0x87], "0x87"), (vec![2], "Subscribed")]
-        {
+    fn a_subscription_is_heard_of_once() {
+        let wanted = |drops| Wanted {
+            filters: vec!["a".to_owned()],
+            qos: QoS::AtLeastOnce,
+            on_downgrade: OnDowngrade::Refuse,
+            drops,
+        };
+        let ack = |codes: &[u8]| Packet::SubAck(FilterAck { id: 1, codes: codes.to_vec(), reason: None });
+        for (codes, expected) in [(&[1], "Subscribed"), (&[0], "QoS 0"), (&[0x87], "0x87"), (&[2], "Subscribed")] {
             let mut session = client();
-            session.subscribe("a", QoS::AtLeastOnce).expect("short");
-            let heard = session.receive(Packet::SubAck(FilterAck { id: 1, codes, reason: None })).expect("in order");
+            session.subscribe(wanted(Drops::Ignore)).expect("short");
+            let heard = session.receive(ack(codes)).expect("in order");
             assert!(format!("{heard:?}").contains(expected), "{heard:?}");
+            session.receive(ack(codes)).expect_err("answers nothing any more");
         }
-        let stray = Packet::SubAck(FilterAck { id: 1, codes: vec![0], reason: None });
-        assert!(client().receive(stray).is_err());
+        client().receive(ack(&[0])).expect_err("answers nothing");
+    }
+
+    #[test]
+    fn the_brokers_counter_of_drops_is_no_message_of_the_source() {
+        let drops = |count: &str| {
+            let payload = Bytes::copy_from_slice(count.as_bytes());
+            Packet::Publish(Publish { topic: DROPS_TOPIC.into(), payload, ..Publish::default() })
+        };
+        let mut session = client();
+        session.watch_drops(DropCount::default());
+        session.receive(drops("3")).expect("good");
+        assert!(session.told.is_empty(), "before our time");
+        session.receive(drops("5")).expect("good");
+        assert!(session.told[0].contains("has dropped 2 messages"), "{:?}", session.told);
+        assert_eq!(session.errors, ["broker_drops"]);
+        assert!(session.take_batch().is_none());
+        // Who does not watch it may read it as a topic.
+        let mut session = client();
+        session.receive(drops("5")).expect("good");
+        assert!(session.take_batch().is_some());
     }
 }

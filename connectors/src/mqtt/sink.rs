@@ -7,7 +7,7 @@ use arrow::datatypes::SchemaRef;
 use tidemill_engine::clock::Dice;
 use tidemill_engine::storage::Storage;
 
-use super::client::{Address, FIELD_BYTES_MAX, keep_alive_s, parse_url, session_expiry_s};
+use super::client::{Address, FIELD_BYTES_MAX, keep_alive_s, session_expiry_s};
 use super::courier::{MqttCourier, Publishing};
 use super::link::Broker;
 use super::local::{LocalBrokers, LocalCourier};
@@ -78,7 +78,7 @@ fn publishing(
     options: &mut Options,
     context: &Context,
 ) -> Result<Publishing, OptionError> {
-    let Address { host, port, has_tls } = parse_url(url)?;
+    let Address { host, port, has_tls } = Address::parse(url)?;
     let tls = match has_tls {
         true => Some(Arc::new(TlsClient::take(options, &context.base_dir, &context.clock)?)),
         false => {
@@ -112,7 +112,7 @@ fn publishing(
         username,
         password,
         keep_alive_s: keep_alive_s(options)?,
-        session_expiry_s: session_expiry_s(options)?,
+        session_expiry_s: session_expiry_s(options, 0)?,
     };
     Ok(Publishing { broker, version, qos, retain })
 }

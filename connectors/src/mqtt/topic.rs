@@ -52,7 +52,7 @@ pub enum TopicPatternError {
     #[error("the topic holds a NUL character, which MQTT forbids")]
     Nul,
     /// Several patterns in one source.
-    #[error("{text:?} holds a comma: a source has one topic; make a source for each and join them with UNION ALL")]
+    #[error("{text:?} holds a comma, and one topic is wanted here")]
     Several {
         /// The whole text.
         text: String,
@@ -151,6 +151,26 @@ impl TopicPattern {
     pub fn matches_into<'t>(&self, topic: &'t str, values: &mut Vec<&'t str>) -> bool {
         values.clear();
         self.walk(topic, |value| values.push(value))
+    }
+
+    /// Says whether there is a topic that both match.
+    pub fn overlaps(&self, other: &TopicPattern) -> bool {
+        // MQTT-4.7.2-1: a wildcard at the first level takes no topic that begins with `$`.
+        let is_hidden = |level: &Level| matches!(level, Level::Literal(text) if text.starts_with('$'));
+        let is_wild = |level: &Level| !matches!(level, Level::Literal(_));
+        let (first, other_first) = (&self.levels[0], &other.levels[0]);
+        if (is_hidden(first) && is_wild(other_first)) || (is_wild(first) && is_hidden(other_first)) {
+            return false;
+        }
+        let (mut levels, mut other_levels) = (self.levels.iter(), other.levels.iter());
+        loop {
+            match (levels.next(), other_levels.next()) {
+                (None, None) | (Some(Level::Rest), _) | (_, Some(Level::Rest)) => return true,
+                (None, Some(_)) | (Some(_), None) => return false,
+                (Some(Level::Literal(text)), Some(Level::Literal(other))) if text != other => return false,
+                (Some(_), Some(_)) => {}
+            }
+        }
     }
 
     /// Says whether a topic matches.
@@ -284,7 +304,7 @@ mod tests {
             ("a/{", "take a whole level"),
             ("a/{x}/{X}", "stands twice"),
             ("a/{x}/{x}", "stands twice"),
-            ("a,b", "UNION ALL"),
+            ("a,b", "one topic is wanted here"),
             ("$share/g/a", "shared subscription"),
             ("a\0", "NUL"),
         ] {

@@ -198,6 +198,10 @@ impl Tls {
                 Ok(0) => return Err(TlsFailure::closed(self.side).into_io()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Who does not understand us may close with our bytes unread.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Err(TlsFailure::closed(self.side).into_io());
+                }
                 Err(error) => return Err(error),
             }
         }

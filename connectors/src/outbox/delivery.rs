@@ -42,6 +42,8 @@ pub(super) fn start(
     patience: Patience,
 ) -> Delivery {
     let (closing, stop) = (Stop::new(), Stop::new());
+    // What failed before a restart says nothing about now.
+    shelf.gauges.close_breaker();
     let (ended_sender, ended) = std::sync::mpsc::sync_channel(1);
     let closer = close(closing.clone(), stop.clone(), Arc::clone(&shelf), patience);
     runtime.spawn(async move {

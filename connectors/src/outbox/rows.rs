@@ -11,8 +11,12 @@ const MAGIC: &[u8; 8] = b"tmrows1\n";
 const HEAD_BYTES: usize = MAGIC.len() + 4;
 const CHECKSUM_BYTES: usize = 4;
 
-/// A file gets no further rows when it has so many bytes: a courier holds one file at a time.
-const FILE_BYTES: usize = 2 << 20;
+/// A file gets no further rows when it has so many bytes: a courier holds one file at a time. A small outbox has smaller
+/// ones, since whole files are left out when it is full.
+const FILE_BYTES_MAX: usize = 2 << 20;
+const FILE_BYTES_MIN: usize = 16 << 10;
+/// An outbox has room for so many files at least.
+const FILES_MIN: u64 = 32;
 
 /// A row to be delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,20 +30,28 @@ pub struct Row {
 }
 
 /// Encoded rows, cut into files.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Encoded {
+    file_bytes: usize,
     files: Vec<(Vec<u8>, u32)>,
     rejected: u64,
     why_rejected: Option<String>,
 }
 
 impl Encoded {
+    /// Begins, for an outbox of so many bytes.
+    pub(super) fn new(outbox_bytes_max: u64) -> Encoded {
+        let file_bytes = usize::try_from(outbox_bytes_max / FILES_MIN).unwrap_or(usize::MAX);
+        let file_bytes = file_bytes.clamp(FILE_BYTES_MIN, FILE_BYTES_MAX);
+        Encoded { file_bytes, files: Vec::new(), rejected: 0, why_rejected: None }
+    }
+
     /// Adds a row.
     ///
     /// # Panics
     /// If a key or a payload has 4 GiB.
     pub fn push(&mut self, key: &[u8], payload: &[u8]) {
-        if self.files.last().is_none_or(|(bytes, _)| bytes.len() >= FILE_BYTES) {
+        if self.files.last().is_none_or(|(bytes, _)| bytes.len() >= self.file_bytes) {
             let mut bytes = Vec::new();
             bytes.put_slice(MAGIC);
             bytes.put_u32_le(0);
@@ -109,8 +121,8 @@ mod tests {
 
     #[test]
     fn rows_come_back_as_they_were_and_files_are_cut_between_them() {
-        let mut encoded = Encoded::default();
-        let large = vec![b'x'; FILE_BYTES / 2];
+        let mut encoded = Encoded::new(1 << 30);
+        let large = vec![b'x'; FILE_BYTES_MAX / 2];
         for key in ["", "b", "c", "d"] {
             encoded.push(key.as_bytes(), &large);
         }
@@ -123,7 +135,7 @@ mod tests {
 
     #[test]
     fn every_changed_bit_and_every_cut_is_noticed() {
-        let mut encoded = Encoded::default();
+        let mut encoded = Encoded::new(0);
         encoded.push(b"a/topic", b"{\"v\":1}");
         encoded.push(b"another", b"");
         let (whole, _) = encoded.into_files().next().expect("one file");

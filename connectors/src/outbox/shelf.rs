@@ -22,7 +22,7 @@ pub enum OnFull {
     DropNewest,
 }
 
-/// How large an outbox may become. With less than a commit of room it may hold one commit more.
+/// How large an outbox may become. It may hold one file of rows more than that, and what may be in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of its files of rows.
@@ -215,8 +215,14 @@ impl Shelf {
             left_out: None,
         };
         let mut removed: Vec<Part> = Vec::new();
-        if is_full(rows, bytes, files) && limits.on_full == OnFull::DropNewest && !state.parts.is_empty() {
-            removed = std::mem::take(&mut ready.parts);
+        if limits.on_full == OnFull::DropNewest {
+            // A file that is too large by itself goes through an empty outbox all the same.
+            let kept = usize::from(state.parts.is_empty());
+            while is_full(rows, bytes, files) && ready.parts.len() > kept {
+                let Some(part) = ready.parts.pop() else { break };
+                (rows, bytes, files) = (rows - part.rows, bytes - part.bytes, files - 1);
+                removed.push(part);
+            }
         } else {
             // What begins before may be in flight.
             let safe = state.window_end();
@@ -229,6 +235,13 @@ impl Shelf {
                 (rows, bytes, files) = (rows - part.rows, bytes - part.bytes, files - 1);
                 let from = ready.left_out.map_or(first_row, |(from, _)| from);
                 ready.left_out = Some((from, first_row + part.rows));
+                removed.push(part);
+            }
+            // A commit that is too large by itself loses its own first rows.
+            while is_full(rows, bytes, files) && ready.parts.len() > 1 {
+                let part = ready.parts.remove(0);
+                (rows, bytes, files) = (rows - part.rows, bytes - part.bytes, files - 1);
+                ready.first_row += part.rows;
                 removed.push(part);
             }
         }

@@ -359,7 +359,7 @@ impl SinkWriter for Writer {
         let Some(generation) = shared.generation.get() else {
             return Err(shared.refused(format!("epoch {epoch} was to be prepared before it was begun")));
         };
-        let mut encoded = Encoded::default();
+        let mut encoded = Encoded::new(shared.spec.limits.bytes_max);
         for (_, batch) in rows {
             shared
                 .encoder

@@ -87,6 +87,14 @@ fn decide(replay: &Replay, rewind: Rewind, now_ms: i64) -> Result<Option<(usize,
     if content.generation >= rewind.generation {
         return Ok(None);
     }
+    // An old copy of the folder: to say now that it has them would lose the rows in between.
+    let last_committed = content.last_committed(&base_id, &replay.transactions);
+    if last_committed < rewind.committed {
+        return Err(format!(
+            "it has rows up to epoch {last_committed} only, and the checkpoint of epoch {} counts on epoch {}: the table's folder is older than the checkpoints. Nothing was removed. Restore the folder as a whole from a backup; or move the table's away, and it is filled again as far as the log reaches back",
+            rewind.to, rewind.committed
+        ));
+    }
     let mut gone: Vec<&Add> = Vec::new();
     for add in replay.adds.values() {
         let epoch = |key| tag(add, key).and_then(|text| text.parse().ok()).map(Epoch);

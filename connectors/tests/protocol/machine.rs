@@ -10,13 +10,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tidemill_engine::storage::{Disk, DiskEntry, DiskFile, LocalStorage, Metadata, SimulatedDisk, Storage};
+use tidemill_engine::storage::simulated::Call;
+use tidemill_engine::storage::{Disk, DiskInterposer, InterposedDisk, LocalStorage, SimulatedDisk, Storage};
 
 use super::judge::Judge;
 
@@ -285,128 +286,30 @@ impl Process {
         }
     }
 
-    fn call<T>(&self, run: impl FnOnce(&SimulatedDisk) -> io::Result<T>) -> io::Result<T> {
-        self.machine.admit(self.number)?;
-        run(&self.machine.disk)
+    /// Returns the disk of the machine, as this process reaches it.
+    pub(crate) fn disk(&self) -> Arc<dyn Disk> {
+        Arc::new(InterposedDisk::new(Arc::new(self.machine.disk.clone()), Arc::new(self.clone())))
     }
+}
 
-    /// Whoever decides something is looked at before anybody goes on.
-    fn deciding<T>(&self, path: &Path, run: impl FnOnce(&SimulatedDisk) -> io::Result<T>) -> io::Result<T> {
-        self.changes(path);
-        let result = self.call(run);
-        let decides = path.iter().any(|part| part == "manifest" || part == "_delta_log");
-        if decides {
+impl DiskInterposer for Process {
+    fn around<T>(&self, call: Call, path: &Path, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let changes = match call {
+            Call::Create | Call::Write | Call::SetLen | Call::SyncFile | Call::SyncFolder => true,
+            Call::Link | Call::Rename | Call::Remove => true,
+            Call::Open | Call::Read | Call::CreateFolder | Call::List | Call::Metadata | Call::Lock => false,
+        };
+        if changes {
+            self.changes(path);
+        }
+        self.machine.admit(self.number)?;
+        let result = run();
+        // Whoever decides something is looked at before anybody goes on.
+        if matches!(call, Call::Link | Call::Rename)
+            && path.iter().any(|part| part == "manifest" || part == "_delta_log")
+        {
             self.machine.state.lock().must_look = true;
         }
         result
-    }
-
-    fn file(&self, path: &Path, opened: io::Result<Box<dyn DiskFile>>) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(ProcessFile { process: self.clone(), path: path.to_owned(), file: opened? }))
-    }
-}
-
-impl std::fmt::Debug for Process {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Process").field(&self.number).finish()
-    }
-}
-
-impl Disk for Process {
-    fn create_new(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        self.changes(path);
-        self.file(path, self.call(|disk| disk.create_new(path)))
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        self.file(path, self.call(|disk| disk.open(path)))
-    }
-
-    fn open_or_create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        self.file(path, self.call(|disk| disk.open_or_create(path)))
-    }
-
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.call(|disk| disk.read(path))
-    }
-
-    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.deciding(to, |disk| disk.hard_link(from, to))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.deciding(to, |disk| disk.rename(from, to))
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.changes(path);
-        self.call(|disk| disk.remove_file(path))
-    }
-
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.call(|disk| disk.create_dir(path))
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<DiskEntry>> {
-        self.call(|disk| disk.list(dir))
-    }
-
-    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        self.call(|disk| disk.metadata(path))
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.changes(dir);
-        self.call(|disk| disk.sync_dir(dir))
-    }
-
-    fn random(&self) -> u64 {
-        self.machine.disk.random()
-    }
-}
-
-#[derive(Debug)]
-struct ProcessFile {
-    process: Process,
-    path: PathBuf,
-    file: Box<dyn DiskFile>,
-}
-
-impl DiskFile for ProcessFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.process.changes(&self.path);
-        self.process.machine.admit(self.process.number)?;
-        self.file.write(bytes)
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.process.machine.admit(self.process.number)?;
-        self.file.read_at(offset, buf)
-    }
-
-    fn sync_all(&mut self) -> io::Result<()> {
-        self.process.changes(&self.path);
-        self.process.machine.admit(self.process.number)?;
-        self.file.sync_all()
-    }
-
-    fn sync_data(&mut self) -> io::Result<()> {
-        self.process.changes(&self.path);
-        self.process.machine.admit(self.process.number)?;
-        self.file.sync_data()
-    }
-
-    fn set_len(&mut self, len: u64) -> io::Result<()> {
-        self.process.changes(&self.path);
-        self.process.machine.admit(self.process.number)?;
-        self.file.set_len(len)
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        self.file.size()
-    }
-
-    fn try_lock(&mut self) -> io::Result<()> {
-        self.file.try_lock()
     }
 }

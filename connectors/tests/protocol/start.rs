@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tidemill_connectors::table::{Found, Rewind, TableSink, rewind};
+use tidemill_connectors::table::{Checksums, FileDescription, Found, Rewind, TableSink, describe, rewind};
 use tidemill_engine::checkpoint::{
     Checkpoint, CheckpointError, Decision, FoundLog, FoundManifest, FoundTable, From, Holds, Manifest, Part, Start,
     Store, TableState, decide, line_of_descent, rolls_forward,
@@ -190,6 +190,15 @@ pub(crate) fn restore(
         let Found::Same { generation, .. } = sink.found() else { return Ok(false) };
         let Some(known) = target.tables.get(Sink::name(&sink)) else { return Ok(false) };
         let committed = committed_with(target, known);
+        let found = describe(&**storage, &table_dir(Sink::name(&sink)), Checksums::Skip).map_err(words)?;
+        let is_split = |file: &FileDescription| {
+            file.lo_epoch.is_some_and(|lo| lo <= committed.0) && file.hi_epoch.is_some_and(|hi| hi > committed.0)
+        };
+        // As the program does: a table that lacks rows is filled by the next start, and one whose files have rows on both
+        // sides, after it was filled again, goes back to another checkpoint only.
+        if Sink::last_committed(&sink) < committed || found.is_some_and(|table| table.files.iter().any(is_split)) {
+            return Ok(false);
+        }
         let state = TableState { base: known.base, committed, pending: Vec::new(), generation: Some(generation + 1) };
         tables.insert(Sink::name(&sink).to_owned(), state);
     }

@@ -111,7 +111,7 @@ fn work(log: Arc<Mutex<Vec<(u64, Step)>>>) -> Work {
     Arc::new(move |process, restores| {
         let log = Arc::clone(&log);
         process.watch(move |call, path| log.lock().push((call, step_of(path))));
-        let local = LocalStorage::on(Arc::new(process.clone()), "data").map_err(job::words)?;
+        let local = LocalStorage::on(process.disk(), "data").map_err(job::words)?;
         let storage: Arc<dyn Storage> = Arc::new(local);
         job::run(process, storage, None, restores)
     })

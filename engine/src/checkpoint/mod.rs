@@ -30,14 +30,14 @@
 //!   checkpoint/state/000000000812-00000000000000000007-0000.pack
 //!                    └ epoch      └ incarnation        └ number within the checkpoint
 //! ```
-//! A pack holds *parts*: panes, keys that a deduplicated source remembers, and rows that no table file has yet. A later manifest may name parts of an earlier pack
-//! again: what has not changed is not written again. A pack lives as long as a manifest that names it.
+//! A pack holds *parts*: panes, keys that a deduplicated source remembers, and rows that no table file has yet. A later
+//! manifest may name parts of an earlier pack again: what has not changed is not written again, unless the rest of its
+//! pack is garbage. A pack lives as long as a manifest that names it.
 
 mod manifest;
-#[cfg(test)]
-mod model;
 mod pack;
 mod recovery;
+mod sparse;
 mod store;
 
 pub use manifest::{
@@ -49,6 +49,7 @@ pub use recovery::{
     Decision, FoundCheckpoint, FoundLog, FoundManifest, FoundTable, From, Start, decide, line_of_descent,
     possible_starts, rolls_forward,
 };
+pub use sparse::leave_sparse_packs;
 pub(crate) use store::STEPS_MAX;
 pub use store::{Attempt, Collected, MANIFEST_FOLDER, STATE_FOLDER, Store};
 

@@ -68,6 +68,11 @@ impl<'a> PackWriter<'a> {
         writer.finish()?;
         drop(writer);
         let compressed = zstd::bulk::compress(&stream, ZSTD_LEVEL).map_err(ArrowError::from)?;
+        self.add_encoded(&compressed, rows.num_rows() as u64)
+    }
+
+    /// Adds the bytes of a part of another pack.
+    pub(super) fn add_encoded(&mut self, encoded: &[u8], rows: u64) -> Result<Part, CheckpointError> {
         if self.bytes.is_empty() {
             self.bytes.extend_from_slice(&MAGIC);
             self.bytes.extend_from_slice(&VERSION.to_le_bytes());
@@ -75,15 +80,20 @@ impl<'a> PackWriter<'a> {
         let part = Part {
             file: (self.name)(self.number),
             offset: self.bytes.len() as u64,
-            length: compressed.len() as u64,
-            crc32c: crc32c::crc32c(&compressed),
-            rows: rows.num_rows() as u64,
+            length: encoded.len() as u64,
+            crc32c: crc32c::crc32c(encoded),
+            rows,
         };
-        self.bytes.extend_from_slice(&compressed);
+        self.bytes.extend_from_slice(encoded);
         if self.bytes.len() >= PACK_BYTES {
             self.flush()?;
         }
         Ok(part)
+    }
+
+    /// Returns whether a part was added to one of these packs.
+    pub(super) fn is_own(&self, part: &Part) -> bool {
+        (0..=self.number).any(|number| (self.name)(number) == part.file)
     }
 
     /// Lets the next part begin a pack of its own: a pack lives as long as its longest-lived part.
@@ -122,6 +132,19 @@ impl<'a> PackReader<'a> {
 
     /// Reads a part and checks it.
     pub(super) fn read(&mut self, part: &Part) -> Result<RecordBatch, CheckpointError> {
+        let bytes = self.encoded(part)?;
+        let damaged =
+            |why: &str| CheckpointError::Damaged { path: pack_path(&part.file), at: part.offset, why: why.to_owned() };
+        // The bytes are what was written: what does not fit now is a mistake of ours.
+        let decoded = decode(&bytes).map_err(|error| damaged(&error.to_string()))?;
+        if decoded.num_rows() as u64 != part.rows {
+            return Err(damaged("a part has another number of rows than the manifest says"));
+        }
+        Ok(decoded)
+    }
+
+    /// Reads the bytes of a part and compares their checksum.
+    pub(super) fn encoded(&mut self, part: &Part) -> Result<Bytes, CheckpointError> {
         let path = pack_path(&part.file);
         let damaged = |at: u64, why: &str| CheckpointError::Damaged { path: path.clone(), at, why: why.to_owned() };
         let pack = match self.packs.get(&part.file) {
@@ -142,12 +165,7 @@ impl<'a> PackReader<'a> {
         if crc32c::crc32c(&bytes) != part.crc32c {
             return Err(damaged(part.offset, "the checksum of a part does not match"));
         }
-        // From here on the bytes are what was written: what does not fit now is a mistake of ours.
-        let decoded = decode(&bytes).map_err(|error| damaged(part.offset, &error.to_string()))?;
-        if decoded.num_rows() as u64 != part.rows {
-            return Err(damaged(part.offset, "a part has another number of rows than the manifest says"));
-        }
-        Ok(decoded)
+        Ok(bytes)
     }
 }
 

@@ -155,6 +155,15 @@ impl Store {
         parts.into_iter().map(|part| reader.read(part)).collect()
     }
 
+    /// Returns the packs that are there, with their bytes.
+    pub(super) fn pack_sizes(&self) -> Result<BTreeMap<String, u64>, StorageError> {
+        Ok(self.storage.list(STATE_FOLDER)?.into_iter().map(|entry| (entry.name, entry.size)).collect())
+    }
+
+    pub(super) fn storage(&self) -> &dyn Storage {
+        &*self.storage
+    }
+
     /// Removes manifests and packs that nothing will start from: all but the newest [`CHECKPOINTS_KEPT`] checkpoints, and
     /// the newest manifest. `incarnation` is this process's: what a later one has made is not touched.
     ///

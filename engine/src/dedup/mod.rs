@@ -49,3 +49,6 @@ pub use stretch::{NewKeys, Stretch};
 
 /// The shortest WITHIN: a stretch is as long, and each has a table of its own.
 pub const WITHIN_US_MIN: i64 = 1_000_000;
+
+/// The longest WITHIN: a hundred years, as for windows.
+pub const WITHIN_US_MAX: i64 = crate::window::WINDOW_SIZE_MAX_US;

@@ -27,7 +27,7 @@ use super::turns;
 use super::{CheckpointStatus, JobError, LOG_FOLDER};
 use crate::checkpoint::{
     BufferState, Checkpoint, CheckpointError, DedupSaved, Holds, Manifest, PackWriter, Part, SourceState, Store,
-    TableState as TableDecision, WindowSaved,
+    TableState as TableDecision, WindowSaved, leave_sparse_packs,
 };
 use crate::clock::Clock;
 use crate::dataflow::{Failure, Snapshot, Snapshots};
@@ -366,17 +366,11 @@ impl Checkpointer {
                 }
             }
         }
-        for (id, window) in &self.windows {
-            windows.get_mut(id).expect("made above").panes = window.panes();
-        }
         // Keys are named for as long as they are remembered.
         packs.next_pack()?;
         for (id, worker, stretches) in remembered {
             let groups = KeyGroups::of_worker(worker, self.workers);
             self.dedups.get_mut(&id).expect("a deduplication of the plan").save(worker, groups, stretches, packs)?;
-        }
-        for (id, dedup) in &self.dedups {
-            dedups.get_mut(id).expect("made above").stretches = dedup.stretches();
         }
         packs.next_pack()?;
         for (place, rows) in &marked.notes {
@@ -384,6 +378,13 @@ impl Checkpointer {
                 0 => drop(self.notes.remove(place)),
                 _ => drop(self.notes.insert(*place, packs.add(rows)?)),
             }
+        }
+        self.leave_sparse_packs(packs)?;
+        for (id, window) in &self.windows {
+            windows.get_mut(id).expect("made above").panes = window.panes();
+        }
+        for (id, dedup) in &self.dedups {
+            dedups.get_mut(id).expect("made above").stretches = dedup.stretches();
         }
         let mut partitions = marked.partitions.clone();
         for (place, part) in &self.notes {
@@ -400,6 +401,26 @@ impl Checkpointer {
             dedups: dedups.into_iter().map(|(id, saved)| (self.dedups[&id].key.clone(), saved)).collect(),
             buffers: BTreeMap::new(),
         })
+    }
+
+    /// Moves what has not changed out of packs that are mostly garbage. Not rows of tables: they are named only until the
+    /// next commit.
+    fn leave_sparse_packs(&mut self, packs: &mut PackWriter<'_>) -> Result<(), CheckpointError> {
+        let panes = self.windows.values().flat_map(Window::parts);
+        let keys = self.dedups.values().flat_map(Dedup::parts);
+        let named = panes.chain(keys).chain(self.notes.values());
+        let moved = leave_sparse_packs(&self.store, named, packs)?;
+        if moved.is_empty() {
+            return Ok(());
+        }
+        let panes = self.windows.values_mut().flat_map(Window::parts_mut);
+        let keys = self.dedups.values_mut().flat_map(Dedup::parts_mut);
+        for part in panes.chain(keys).chain(self.notes.values_mut()) {
+            if let Some(there) = moved.get(part) {
+                part.clone_from(there);
+            }
+        }
+        Ok(())
     }
 
     /// Removes older checkpoints, and the log that no kept one needs.

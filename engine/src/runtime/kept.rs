@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::JobError;
 use super::job::{dedup_name, window_name};
 use super::restart::{Restart, shares};
-use crate::checkpoint::{CheckpointError, DedupSaved, PackWriter, PaneState, WindowSaved};
+use crate::checkpoint::{CheckpointError, DedupSaved, PackWriter, PaneState, Part, WindowSaved};
 use crate::dataflow::{Counters, key_column, layout_and_keys};
 use crate::dedup::{DedupCodec, StretchSnapshot};
 use crate::key::KeyGroups;
@@ -35,6 +35,16 @@ pub(super) struct Dedup {
 }
 
 impl Window {
+    /// Returns where its pieces are.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.saved.values().flatten().map(|piece| &piece.part)
+    }
+
+    /// The same, to say that they are elsewhere.
+    pub(super) fn parts_mut(&mut self) -> impl Iterator<Item = &mut Part> {
+        self.saved.values_mut().flatten().map(|piece| &mut piece.part)
+    }
+
     /// Returns what the checkpointer knows of each window at the start.
     pub(super) fn all(
         plan: &Plan,
@@ -100,6 +110,16 @@ impl Window {
 }
 
 impl Dedup {
+    /// Returns where its pieces are.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.saved.values().flatten().map(|piece| &piece.part)
+    }
+
+    /// The same, to say that they are elsewhere.
+    pub(super) fn parts_mut(&mut self) -> impl Iterator<Item = &mut Part> {
+        self.saved.values_mut().flatten().map(|piece| &mut piece.part)
+    }
+
     /// Returns what the checkpointer knows of each deduplicated source at the start.
     pub(super) fn all(
         plan: &Plan,

@@ -68,6 +68,10 @@ pub enum SeededBug {
     NoteApart,
     /// A checkpoint does not hold what was noted.
     NotesNotSaved,
+    /// A decided commit is rolled forward over rows that the table does not have.
+    RolledOverHole,
+    /// A part that is named keeps its pack, however little of the pack that is.
+    SparsePacksKept,
     /// A count is one too high.
     CountTooHigh,
 }

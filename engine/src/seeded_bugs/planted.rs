@@ -133,13 +133,27 @@ pub const HARNESSES: &[(SeededBug, Harness, &str)] = &[
     (SeededBug::NoteLost, Harness::Engine, NOTES),
     (SeededBug::NoteApart, Harness::Whole, "simulation::judge::tests::the_judge_sees_what_is_wrong"),
     (SeededBug::NotesNotSaved, Harness::Engine, NOTES),
+    (
+        SeededBug::RolledOverHole,
+        Harness::Engine,
+        "checkpoint::recovery::tests::model::whatever_happens_a_table_has_every_epoch_once_or_the_start_is_refused",
+    ),
+    (SeededBug::RolledOverHole, Harness::Protocol, TWO_PHASES),
+    (
+        SeededBug::SparsePacksKept,
+        Harness::Engine,
+        "runtime::simulation::tests::panes_that_live_long_keep_no_packs_of_others_on_the_disk",
+    ),
     (SeededBug::CountTooHigh, Harness::Engine, DECISIONS),
 ];
 
 /// Bugs of the studies that cannot be planted yet, and why.
 pub const LEFT_OUT: &[(&str, &str)] = &[
     ("a session merge forgets its retraction", "there are no session windows"),
-    ("ids of QoS 2 are not kept", "there is no QoS 2"),
+    (
+        "ids of QoS 2 are not kept",
+        "connectors have it as a test: mqtt::tests::model::the_model_sees_a_receiver_that_forgets_its_ids",
+    ),
     ("DUP is taken for new", "with QoS 1 a message that comes again is new: whoever sends it wants it so"),
 ];
 

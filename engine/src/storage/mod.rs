@@ -21,12 +21,14 @@
 //! ```
 
 mod disk;
+mod interposed;
 mod local;
 mod memory;
 mod reserve;
 pub mod simulated;
 
 pub use disk::{Disk, DiskEntry, DiskFile, FileKind, Metadata, SystemDisk};
+pub use interposed::{DiskInterposer, InterposedDisk, InterposedStorage, StorageCall, StorageInterposer};
 pub use local::{FolderLock, LocalStorage};
 pub use memory::MemoryStorage;
 pub use reserve::{RESERVE_BYTES, Reserve};

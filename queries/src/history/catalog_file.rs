@@ -2,10 +2,14 @@
 //!
 //! ```text
 //!   DIR/catalog.json
-//!   {"version":1,
+//!   {"version":2,
 //!    "tables":[{"name":"room_5s","location":"tables/room_5s",
 //!               "columns":[{"name":"window_start","type":"Timestamp(µs, \"UTC\")","nullable":false}, …]}]}
+//!   {"crc32c":"0a1b2c3d"}
 //! ```
+//! The last line is the checksum of everything before it, so that no flipped bit leads a question to another table or
+//! another type. A file of version 1 has none.
+//!
 //! A location is relative to the data folder where it lies inside, so that the folder can be moved. The columns serve
 //! a table that has no commit yet; afterwards the table itself knows them. The server writes the file when it starts,
 //! whole and durable; a data folder without it is read by looking into `tables/`.
@@ -22,7 +26,9 @@ use super::{HistoryError, TableLocation};
 /// The name of the file within the data folder.
 pub const CATALOG_FILE: &str = "catalog.json";
 /// The version of the format that this program writes, and the newest that it reads.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The first version with a checksum.
+const CHECKSUM_SINCE: u32 = 2;
 
 /// The tables of a data folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +66,9 @@ impl Catalog {
 
     /// Writes the file, replacing the one that was there. `storage` is the data folder.
     pub fn write(&self, storage: &dyn Storage) -> Result<(), StorageError> {
-        let text = serde_json::to_string_pretty(self).expect("a catalog is texts and numbers");
+        let mut text = serde_json::to_string_pretty(self).expect("a catalog is texts and numbers");
+        text.push('\n');
+        text.push_str(&checksum_line(text.as_bytes()));
         storage.put(CATALOG_FILE, text.as_bytes())
     }
 
@@ -72,11 +80,28 @@ impl Catalog {
             Err(error) => return Err(error.into()),
         };
         let damaged = |problem: String| HistoryError::Catalog { path: data_dir.join(CATALOG_FILE), problem };
-        let catalog: Catalog = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-        if catalog.version > VERSION {
-            return Err(damaged(format!("it has version {}, this program reads up to {VERSION}", catalog.version)));
-        }
-        Ok(Some(catalog))
+        decode(&bytes).map(Some).map_err(damaged)
+    }
+}
+
+fn checksum_line(text: &[u8]) -> String {
+    format!("{{\"crc32c\":\"{:08x}\"}}\n", crc32c::crc32c(text))
+}
+
+/// Reads the bytes of the file; an error says what is wrong with them.
+fn decode(bytes: &[u8]) -> Result<Catalog, String> {
+    // The checksum is the last line of two or more: a file of version 1 ends with the brace that it begins with.
+    let line_start = bytes.trim_ascii_end().iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let (text, last) = bytes.split_at(line_start);
+    let is_summed = last == checksum_line(text).as_bytes();
+    let catalog: Catalog = serde_json::from_slice(if is_summed { text } else { bytes }).map_err(|error| {
+        let summed = last.starts_with(b"{\"crc32c\"");
+        if summed { "its checksum does not match".to_owned() } else { error.to_string() }
+    })?;
+    match catalog.version {
+        version if version > VERSION => Err(format!("it has version {version}, this program reads up to {VERSION}")),
+        version if version >= CHECKSUM_SINCE && !is_summed => Err("it has no checksum".to_owned()),
+        _ => Ok(catalog),
     }
 }
 
@@ -142,6 +167,39 @@ mod tests {
         assert_eq!(located[0].schema.as_ref(), Some(&schema));
         assert_eq!(located[1].dir, Path::new("/elsewhere/dead"));
         assert_eq!(located[1].schema, Some(dead_letter_schema()));
+    }
+
+    #[test]
+    fn a_flipped_bit_of_the_catalog_is_found() {
+        let folder = tempfile::tempdir().expect("folder");
+        let storage = LocalStorage::open(folder.path()).expect("storage");
+        let dead = TableLocation {
+            name: "readings$dead".into(),
+            schema: Some(dead_letter_schema()),
+            dir: folder.path().join("tables/readings$dead"),
+        };
+        let catalog = Catalog::new([&dead], folder.path());
+        catalog.write(&storage).expect("write");
+        let whole = storage.get(CATALOG_FILE).expect("there");
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let found = decode(&flipped);
+            assert!(found.is_err(), "bit {bit} is flipped, and nobody sees it: {found:?}");
+        }
+        for length in 0..whole.len() {
+            assert!(decode(&whole[..length]).is_err(), "cut at {length}");
+        }
+        assert_eq!(decode(&whole), Ok(catalog));
+    }
+
+    #[test]
+    fn a_catalog_of_version_1_is_still_read() {
+        let old = "{\n  \"version\": 1,\n  \"tables\": [\n    {\n      \"name\": \"t\",\n      \"location\": \"tables/t\"\n    }\n  ]\n}";
+        for text in [old.to_owned(), format!("{old}\n"), old.replace(['\n', ' '], "")] {
+            let catalog = decode(text.as_bytes()).expect("version 1");
+            assert_eq!(catalog.tables[0].locate(Path::new("/data")).dir, Path::new("/data/tables/t"));
+        }
     }
 
     #[test]

@@ -36,7 +36,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::sql::sqlparser::tokenizer::Location;
-use tidemill_connectors::Context;
+use tidemill_connectors::options::nearest;
+use tidemill_connectors::{Context, NamedSecret, Options};
 use tidemill_engine::plan::{NodeId, Operator, Plan};
 
 pub use explain::explain;
@@ -45,7 +46,7 @@ pub use text::{CompiledExpression, compile_expression};
 
 use crate::catalog::{Partitioning, Pipeline, SinkInfo, SourceInfo, Storage, TableInfo, ViewInfo};
 use crate::diagnostic::{Code, Diagnostic, Problem};
-use crate::statement::{CreateSource, CreateView, DedupClause, Statement, parse_file};
+use crate::statement::{CreateSecret, CreateSource, CreateView, DedupClause, Name, OptionList, Statement, parse_file};
 use names::Functions;
 use options::TableOptions;
 use source::PlannedSource;
@@ -92,6 +93,7 @@ struct Compiler<'a> {
     functions: Functions,
     plan: Plan,
     relations: BTreeMap<String, Relation>,
+    secrets: BTreeMap<String, NamedSecret>,
     /// Names whose statement is broken: who reads them is not to blame.
     broken: BTreeSet<String>,
     /// The event time of each source that has one, for examples in hints.
@@ -101,6 +103,14 @@ struct Compiler<'a> {
     tables: BTreeMap<String, TableInfo>,
     sinks: Vec<SinkInfo>,
     problems: Vec<(Location, Problem)>,
+}
+
+/// Why the secret of some options cannot be had.
+enum Unresolved {
+    /// Its statement is wrong, which is told already.
+    Broken,
+    /// Nobody defines it.
+    Missing(Problem),
 }
 
 /// A view that waits for what it reads.
@@ -116,6 +126,7 @@ impl<'a> Compiler<'a> {
             functions: Functions::new(),
             plan: Plan::default(),
             relations: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             broken: BTreeSet::new(),
             event_times: BTreeMap::new(),
             sources: Vec::new(),
@@ -156,6 +167,10 @@ impl<'a> Compiler<'a> {
                 Statement::Source(source) => sources.push(source),
                 Statement::View(view) => waiting.push(view),
                 Statement::Sink(sink) => sinks.push(sink),
+                Statement::Secret(secret) => {
+                    let CreateSecret { name: Name { value: name, .. }, values } = secret;
+                    self.secrets.insert(name.clone(), NamedSecret { name, values });
+                }
             }
         }
         for source in &sources {
@@ -173,7 +188,15 @@ impl<'a> Compiler<'a> {
 
     fn add_source(&mut self, source: &CreateSource) {
         let name = source.name.value.as_str();
-        let planned = match source::plan_source(&mut self.plan, source, self.context, &self.functions) {
+        let options = match self.with_secret(&source.options) {
+            Ok(options) => options,
+            Err(Unresolved::Broken) => {
+                self.broken.insert(name.to_owned());
+                return;
+            }
+            Err(Unresolved::Missing(problem)) => return self.report(Some(name), problem),
+        };
+        let planned = match source::plan_source(&mut self.plan, source, options, self.context, &self.functions) {
             Ok(planned) => planned,
             Err(problem) => return self.report(Some(name), problem),
         };
@@ -205,6 +228,29 @@ impl<'a> Compiler<'a> {
             self.add_table(hidden("late", &relation.canonical, sort, time_column));
         }
         self.relations.insert(name.to_owned(), relation);
+    }
+
+    /// Makes the options of a connector, with what their `secret` names.
+    fn with_secret(&self, list: &OptionList) -> Result<Options, Unresolved> {
+        let pairs = list.entries.iter().map(|entry| (entry.key.value.clone(), entry.value.value.clone()));
+        let options = Options::new(pairs);
+        let Some(entry) = list.entries.iter().find(|entry| entry.key.value == "secret") else { return Ok(options) };
+        let name = &entry.value;
+        match self.secrets.get(&name.value) {
+            Some(secret) => Ok(options.with_secret(secret.clone())),
+            None if self.broken.contains(&name.value) => Err(Unresolved::Broken),
+            None => {
+                let message = format!("there is no secret \"{}\"", name.value);
+                let problem = Problem::new(Code::BadOption, name.span, message);
+                Err(Unresolved::Missing(match nearest(&name.value, self.secrets.keys().map(String::as_str)) {
+                    Some(near) => problem.hint(format!("did you mean \"{near}\"?")),
+                    None => problem.hint(format!(
+                        "write CREATE SECRET {} (TYPE mqtt, USERNAME 'x', PASSWORD ENV 'VARIABLE');",
+                        name.value
+                    )),
+                }))
+            }
+        }
     }
 
     fn add_table(&mut self, table: TableInfo) {

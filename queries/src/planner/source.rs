@@ -20,7 +20,7 @@ use crate::statement::{ColumnDefinition, CreateSource, DedupClause, Name, Option
 
 /// Options that say how to reach the data, and nothing about how it is read: changing them keeps the tables. What is in
 /// a table is decided by the ingest log and by how the log is decoded.
-const CONNECTION_OPTIONS: [&str; 11] = [
+const CONNECTION_OPTIONS: [&str; 25] = [
     "url",
     "bind",
     "qos",
@@ -32,6 +32,20 @@ const CONNECTION_OPTIONS: [&str; 11] = [
     "version",
     "max_connections",
     "retained",
+    "secret",
+    "username_env",
+    "username_file",
+    "password_env",
+    "password_file",
+    "tls.ca",
+    "tls.cert",
+    "tls.key",
+    "tls.server_name",
+    "connections",
+    "receive_maximum",
+    "allow_qos_downgrade",
+    "on_session_loss",
+    "watch_drops",
 ];
 
 /// A source that stands in the plan.
@@ -48,6 +62,7 @@ pub(super) struct PlannedSource {
 pub(super) fn plan_source(
     plan: &mut Plan,
     source: &CreateSource,
+    options: Options,
     context: &Context,
     functions: &Functions,
 ) -> Result<PlannedSource, Problem> {
@@ -71,9 +86,8 @@ pub(super) fn plan_source(
         check_watermark_column(watermark, &declared, name)?;
     }
 
-    let pairs = source.options.entries.iter().map(|entry| (entry.key.value.clone(), entry.value.value.clone()));
-    let connected = connect(name, &declared, Options::new(pairs), context)
-        .map_err(|error| option_problem(&error, &source.options))?;
+    let connected =
+        connect(name, &declared, options, context).map_err(|error| option_problem(&error, &source.options))?;
     let schema = connected.format.schema();
     let event_time = match watermark {
         Some(watermark) => Some(event_time(watermark, &schema, &connected, name, functions)?),

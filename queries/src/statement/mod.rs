@@ -1,4 +1,4 @@
-//! The statements of a pipeline file: `CREATE SOURCE`, `CREATE MATERIALIZED VIEW` and `CREATE SINK`.
+//! The statements of a pipeline file: `CREATE SOURCE`, `CREATE MATERIALIZED VIEW`, `CREATE SINK` and `CREATE SECRET`.
 //!
 //! A thin parser in front of sqlparser, which reads names, types, expressions and queries. The file is cut into tokens
 //! once, so every token knows its place in the file, and so does everything that is made from tokens.
@@ -9,17 +9,22 @@
 //!                        [DEDUP KEY ( column, … ) WITHIN INTERVAL '…'] ) WITH ( key = value, … ) ;
 //!   CREATE MATERIALIZED VIEW name [WITH ( key = value, … )] AS SELECT … [EMIT ON WINDOW CLOSE] ;
 //!   CREATE SINK name FROM view WITH ( key = value, … ) ;
+//!   CREATE SECRET name ( TYPE mqtt, USERNAME '…', PASSWORD ENV '…' ) ;
 //! ```
 
 mod data_type;
 mod flink;
 mod limits;
 mod reader;
+mod secret;
+
+use std::collections::BTreeMap;
 
 use datafusion::sql::sqlparser::ast::{Expr, Ident, Query};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer};
+use tidemill_connectors::Secret;
 use tidemill_connectors::options::nearest;
 
 pub(crate) use data_type::TYPE_NAMES;
@@ -37,6 +42,7 @@ pub(crate) enum Statement {
     Source(Box<CreateSource>),
     View(CreateView),
     Sink(CreateSink),
+    Secret(CreateSecret),
 }
 
 /// A name or a value, with its place.
@@ -130,12 +136,21 @@ pub(crate) struct CreateSink {
     pub(crate) text: String,
 }
 
+/// What a connector proves itself with.
+#[derive(Debug)]
+pub(crate) struct CreateSecret {
+    pub(crate) name: Name,
+    /// By their keys, in lower case.
+    pub(crate) values: BTreeMap<String, Secret>,
+}
+
 impl Statement {
     pub(crate) fn name(&self) -> &Name {
         match self {
             Statement::Source(source) => &source.name,
             Statement::View(view) => &view.name,
             Statement::Sink(sink) => &sink.name,
+            Statement::Secret(secret) => &secret.name,
         }
     }
 }
@@ -268,7 +283,8 @@ fn head(tokens: &[TokenWithSpan]) -> Vec<String> {
 
 /// Returns the name that a statement seems to define, even if the rest of it is broken.
 fn declared_name(tokens: &[TokenWithSpan]) -> Option<String> {
-    let kind = tokens.iter().position(|token| ["SOURCE", "VIEW", "SINK"].iter().any(|kind| is_word(token, kind)))?;
+    let kinds = ["SOURCE", "VIEW", "SINK", "SECRET"];
+    let kind = tokens.iter().position(|token| kinds.iter().any(|kind| is_word(token, kind)))?;
     if !is_word(tokens.first()?, "CREATE") {
         return None;
     }
@@ -294,6 +310,7 @@ fn parse_statement(text: &str, tokens: &[TokenWithSpan]) -> Result<Statement, Pr
         ["SOURCE", ..] => reader.create_source().map(|source| Statement::Source(Box::new(source))),
         ["MATERIALIZED", "VIEW", ..] => reader.create_view().map(Statement::View),
         ["SINK", ..] => reader.create_sink().map(Statement::Sink),
+        ["SECRET", ..] => reader.create_secret().map(Statement::Secret),
         _ => Err(not_created(kind, tokens)),
     }
 }
@@ -339,7 +356,6 @@ fn not_created(kind: &[&str], tokens: &[TokenWithSpan]) -> Problem {
             &format!("CREATE {word} is not in this version"),
             "write a view whose HAVING keeps the rows to be alerted on, and CREATE SINK name FROM it",
         ),
-        "SECRET" => refused("CREATE SECRET is not in this version", "give the value as an option of the source"),
         "MATERIALIZED" => Problem::new(Code::Syntax, span, "expected VIEW after MATERIALIZED")
             .hint("write CREATE MATERIALIZED VIEW name AS SELECT …"),
         "" => Problem::new(Code::Syntax, span, "the statement ends after CREATE")

@@ -29,7 +29,7 @@ impl<'a> Reader<'a> {
         outcome.map_err(|error| syntax_problem(&error, self.tokens))
     }
 
-    fn here(&self) -> Span {
+    pub(super) fn here(&self) -> Span {
         let span = self.parser.peek_token_ref().span;
         if span == Span::empty() { self.tokens.last().map_or(span, |token| token.span) } else { span }
     }
@@ -44,6 +44,32 @@ impl<'a> Reader<'a> {
             self.parser.advance_token();
         }
         found
+    }
+
+    /// Takes a sign if it is there.
+    pub(super) fn take(&mut self, token: &Token) -> bool {
+        self.parser.consume_token(token)
+    }
+
+    /// Takes a bare word, in lower case.
+    pub(super) fn word(&mut self) -> Option<Name> {
+        let token = self.parser.peek_token_ref();
+        let Token::Word(word) = &token.token else { return None };
+        let name = Name { value: word.value.to_lowercase(), span: token.span };
+        self.parser.advance_token();
+        Some(name)
+    }
+
+    /// Takes a text in single quotes.
+    pub(super) fn single_quoted(&mut self) -> Option<String> {
+        let Token::SingleQuotedString(text) = &self.parser.peek_token_ref().token else { return None };
+        let text = text.clone();
+        self.parser.advance_token();
+        Some(text)
+    }
+
+    pub(super) fn is_at_end(&self) -> bool {
+        self.parser.peek_token_ref().token == Token::EOF
     }
 
     fn expect_word(&mut self, word: &str) -> Result<Span, Problem> {
@@ -66,7 +92,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The name of what is created, after an optional `IF NOT EXISTS`.
-    fn created_name(&mut self) -> Result<Name, Problem> {
+    pub(super) fn created_name(&mut self) -> Result<Name, Problem> {
         let _ = self.parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
         let name = self.identifier()?;
         if self.parser.peek_token_ref().token == Token::Period {
@@ -76,8 +102,8 @@ impl<'a> Reader<'a> {
         checked_name(name, "name")
     }
 
-    fn skip_to_kind(&mut self) {
-        while !["SOURCE", "VIEW", "SINK"].iter().any(|kind| self.at_word(0, kind)) {
+    pub(super) fn skip_to_kind(&mut self) {
+        while !["SOURCE", "VIEW", "SINK", "SECRET"].iter().any(|kind| self.at_word(0, kind)) {
             self.parser.advance_token();
         }
         self.parser.advance_token();

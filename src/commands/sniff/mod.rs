@@ -20,7 +20,7 @@ mod topics;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -33,13 +33,10 @@ use self::pipeline::text_in_sql;
 use crate::cli::{OutputFormat, SniffArgs};
 use crate::commands::answer;
 
-/// Bytes of a password file: more is no password.
-const PASSWORD_BYTES_MAX: u64 = 65_535;
-
 /// Listens, and prints what it understood.
 pub(crate) async fn sniff(args: SniffArgs, format: OutputFormat) -> Result<()> {
     let pattern = TopicPattern::parse(&args.pattern).map_err(|error| Error::Input(error.to_string()))?;
-    let reach = Reach::of(&args)?;
+    let reach = Reach::of(&args);
     eprintln!("listening to {} on {} for {} s (Ctrl-C ends it earlier)", pattern.filter(), args.url, args.seconds);
     let listening = listen::listen(&reach.options, &args.pattern, Duration::from_secs(args.seconds)).await?;
     let sniffed = infer::infer(&listening, &args.pattern, reach.in_sql).map_err(|nothing| explain(&nothing, &args))?;
@@ -57,44 +54,22 @@ struct Reach {
 }
 
 impl Reach {
-    fn of(args: &SniffArgs) -> Result<Reach> {
-        let mut options = vec![("url".to_owned(), args.url.clone())];
-        let mut in_sql = vec![("connector", text_in_sql("mqtt"), None), ("url", text_in_sql(&args.url), None)];
-        if let Some(ca) = &args.ca {
-            let path = ca.to_string_lossy().into_owned();
-            in_sql.push(("'tls.ca'", text_in_sql(&path), None));
-            options.push(("tls.ca".to_owned(), path));
-        }
-        if let Some(username) = &args.username {
-            in_sql.push(("username", text_in_sql(username), None));
-            options.push(("username".to_owned(), username.clone()));
-        }
-        if let Some(password) = password(args)? {
-            // A printed file is shown to others: the secret is not in it.
-            in_sql.push(("password", text_in_sql("…"), Some("write it here".to_owned())));
-            options.push(("password".to_owned(), password));
-        }
-        Ok(Reach { options, in_sql })
+    fn of(args: &SniffArgs) -> Reach {
+        let path = |path: &PathBuf| path.to_string_lossy().into_owned();
+        let given = [
+            ("url", Some(args.url.clone())),
+            ("tls.ca", args.ca.as_ref().map(path)),
+            ("username", args.username.clone()),
+            ("password_env", args.password_env.clone()),
+            ("password_file", args.password_file.as_ref().map(path)),
+        ];
+        let given: Vec<(&str, String)> = given.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+        let mut in_sql = vec![("connector", text_in_sql("mqtt"), None)];
+        // A key with a dot has quotes. What is secret stays where it is: only its place is printed.
+        let key_in_sql = |key| if key == "tls.ca" { "'tls.ca'" } else { key };
+        in_sql.extend(given.iter().map(|(key, value)| (key_in_sql(*key), text_in_sql(value), None)));
+        Reach { options: given.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(), in_sql }
     }
-}
-
-fn password(args: &SniffArgs) -> Result<Option<String>> {
-    if let Some(name) = &args.password_env {
-        let found = std::env::var(name);
-        return found.map(Some).map_err(|error| Error::Input(format!("--password-env {name}: {error}")));
-    }
-    args.password_file.as_deref().map(read_password).transpose()
-}
-
-fn read_password(path: &Path) -> Result<String> {
-    let problem = |error: &dyn std::fmt::Display| Error::Input(format!("--password-file {}: {error}", path.display()));
-    let size = std::fs::metadata(path).map_err(|error| problem(&error))?.len();
-    if size > PASSWORD_BYTES_MAX {
-        return Err(problem(&format!("it has {size} bytes, which is no password")));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| problem(&error))?;
-    // Editors end a file with a line end, which is no part of the password.
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// Writes the pipeline, and makes sure that `tidemill check` accepts it.

@@ -144,6 +144,7 @@ impl<M> Sender<M> {
     }
 
     /// Adds a message behind the others, and returns its number.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the sessions of a listener call it"))]
     pub(super) fn offer(&mut self, message: M, qos: QoS) -> u64 {
         self.offer_at(self.next_number, message, qos)
     }
@@ -398,11 +399,6 @@ impl<M> Sender<M> {
     /// Returns how many messages are kept: queued, in flight, or behind one that is.
     pub(super) fn kept_count(&self) -> usize {
         self.entries.len()
-    }
-
-    /// Returns the number that the next message gets.
-    pub(super) fn next_number(&self) -> u64 {
-        self.next_number
     }
 
     fn finish(&mut self, at: usize, stage: Stage) {

@@ -97,7 +97,9 @@ fn no_cut_of_a_packet_and_no_noise_panics() {
     let corpus: Vec<Vec<u8>> =
         files.map(|file| std::fs::read(file.expect("a file").path()).expect("readable")).collect();
     for packet in &corpus {
-        (0..=packet.len()).for_each(|end| drop(feed(&packet[..end])));
+        for end in 0..=packet.len() {
+            feed(&packet[..end]);
+        }
     }
     for _ in 0..20_000 {
         let mut bytes = corpus[pick(corpus.len())].clone();

@@ -11,34 +11,36 @@ use super::*;
 use crate::mqtt::client;
 
 /// A broker that does what the test says, and the source that talks to it.
-struct Script {
-    listener: TcpListener,
-    context: Context,
+pub(super) struct Script {
+    pub(super) listener: TcpListener,
+    pub(super) context: Context,
     extra: Vec<(&'static str, String)>,
 }
 
-struct Running {
+pub(super) struct Running {
     task: JoinHandle<Result<(), SourceError>>,
-    stop: Stop,
-    intake: Arc<HandIntake>,
+    pub(super) stop: Stop,
+    pub(super) intake: Arc<HandIntake>,
 }
 
 impl Running {
-    async fn end(self) -> Result<(), SourceError> {
+    pub(super) async fn end(self) -> Result<(), SourceError> {
         soon("the end of the source", self.task).await.expect("no panic")
     }
 }
 
 impl Script {
-    async fn new(extra: &[(&'static str, &str)]) -> Script {
+    pub(super) async fn new(extra: &[(&'static str, &str)]) -> Script {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let extra = extra.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
         Script { listener, context: context(), extra }
     }
 
-    fn start(&self, intake: Arc<HandIntake>) -> Running {
+    pub(super) fn start(&self, intake: Arc<HandIntake>) -> Running {
         let url = format!("mqtt://{}", self.listener.local_addr().expect("bound"));
+        let given = |key: &str| self.extra.iter().any(|(other, _)| *other == key);
         let mut pairs = vec![("url", url.as_str()), ("topic", "plant/{site}/+")];
+        pairs.retain(|(key, _)| !given(key));
         pairs.extend(self.extra.iter().map(|(key, value)| (*key, value.as_str())));
         let mut options = options(&pairs);
         let (source, _) = client("readings", &mut options, &self.context).expect("good options");
@@ -55,7 +57,7 @@ impl Script {
     }
 
     /// Accepts the next connection and reads its CONNECT.
-    async fn accept(&self) -> (Peer, Vec<u8>) {
+    pub(super) async fn accept(&self) -> (Peer, Vec<u8>) {
         let (stream, _) = soon("a connection", self.listener.accept()).await.expect("accept");
         let mut peer = Peer(stream);
         let connect = peer.packet().await.expect("CONNECT");
@@ -64,7 +66,7 @@ impl Script {
     }
 
     /// Accepts, answers CONNECT, and grants the subscription that must follow in version 5.
-    async fn accept5(&self, session_present: bool) -> Peer {
+    pub(super) async fn accept5(&self, session_present: bool) -> Peer {
         let (mut peer, _) = self.accept().await;
         peer.send(&packet(0x20, &[&[u8::from(session_present), 0, 0]])).await;
         assert_eq!(peer.packet().await.expect("SUBSCRIBE")[0], 0x82);
@@ -82,8 +84,8 @@ async fn connects_with_a_persistent_session_and_subscribes_by_pattern() {
         0x10,
         &[
             &field(b"MQTT"),
-            // Level 5; user name, password, clean start 0; 30 s; 7 days, 16,384 in flight, 64 aliases.
-            &[5, 0xC0, 0, 30, 11, 17, 0, 0x09, 0x3A, 0x80, 33, 0x40, 0, 34, 0, 64],
+            // Level 5; user name, password, clean start (once, for a new source); 30 s; 7 days, 16,384 in flight, 64 aliases.
+            &[5, 0xC2, 0, 30, 11, 17, 0, 0x09, 0x3A, 0x80, 33, 0x40, 0, 34, 0, 64],
             &field(b"me"),
             &field(b"u"),
             &field(b"p"),
@@ -256,7 +258,13 @@ async fn the_client_id_and_the_subscription_survive_a_restart() {
 
 #[tokio::test]
 async fn a_refused_or_downgraded_subscription_stops_the_source() {
-    for (code, words) in [(0x87, "refused the subscription (reason 0x87"), (0, "granted QoS 0 where QoS 1 was asked")] {
+    for (code, words) in [
+        (
+            0x87,
+            "refused the subscription to plant/+/+ (the user may not read this topic: ask for the right to it, code 0x87)",
+        ),
+        (0, "granted QoS 0 for plant/+/+ where QoS 1 was asked"),
+    ] {
         let script = Script::new(&[]).await;
         let running = script.start(HandIntake::by_itself());
         let (mut peer, _) = script.accept().await;

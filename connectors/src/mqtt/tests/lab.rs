@@ -77,23 +77,21 @@ impl Lab {
     /// Takes bytes as they arrive, cut anywhere.
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<(), Violation> {
         self.unread.extend_from_slice(bytes);
-        loop {
-            let (whole, stopped) = codec::whole_packets(&self.unread);
-            if let codec::Stopped::Violation(violation) = stopped {
-                assert_eq!(whole, 0, "the lab is given no garbage behind packets");
-                return Err(violation);
-            }
-            let mut run = self.unread.split_to(whole).freeze();
-            while let Some(header) = Header::read(&run)? {
-                let frame = run.split_to(header.frame_bytes());
-                let packet = codec::read(self.version, header, frame)?;
-                let session = self.session.as_mut().expect("there is a connection");
-                let heard = session.receive(packet)?;
-                assert!(matches!(heard, Heard::Nothing | Heard::Subscribed), "{heard:?}");
-                self.errors.append(&mut session.errors);
-            }
-            return Ok(());
+        let (whole, stopped) = codec::whole_packets(&self.unread);
+        if let codec::Stopped::Violation(violation) = stopped {
+            assert_eq!(whole, 0, "the lab is given no garbage behind packets");
+            return Err(violation);
         }
+        let mut run = self.unread.split_to(whole).freeze();
+        while let Some(header) = Header::read(&run)? {
+            let frame = run.split_to(header.frame_bytes());
+            let packet = codec::read(self.version, header, frame)?;
+            let session = self.session.as_mut().expect("there is a connection");
+            let heard = session.receive(packet)?;
+            assert!(matches!(heard, Heard::Nothing | Heard::Subscribed), "{heard:?}");
+            self.errors.append(&mut session.errors);
+        }
+        Ok(())
     }
 
     /// Hands over what was received; says whether that is a record.

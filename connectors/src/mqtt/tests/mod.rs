@@ -5,6 +5,7 @@ mod client;
 mod exactly_once;
 mod lab;
 mod listener;
+mod members;
 mod model;
 mod mosquitto;
 mod packets;

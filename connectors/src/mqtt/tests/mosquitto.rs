@@ -9,7 +9,7 @@ use tidemill_engine::source::{Source, SourceError, Stop};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::mqtt::{client, listener};
+use crate::mqtt::{Publisher, QoS, client, listener};
 
 /// A broker of its own, on a free port; it ends with the value.
 struct Mosquitto {
@@ -263,4 +263,44 @@ async fn mosquitto_pub_publishes_straight_to_the_listener() {
     assert!(intake.inner.lock().errors.is_empty());
     stop.cancel();
     soon("the end", task).await.expect("no panic").expect("a clean stop");
+}
+
+#[tokio::test]
+async fn a_publisher_is_acknowledged_at_every_qos_and_goes_on_after_a_broker_that_lost_everything() {
+    let mut broker = Mosquitto::start().await;
+    for (qos, of) in [(QoS::AtMostOnce, "0"), (QoS::AtLeastOnce, "1"), (QoS::ExactlyOnce, "2")] {
+        let context = context();
+        let url = format!("mqtt://127.0.0.1:{}", broker.port);
+        let mut options = options(&[("url", &url), ("topic", "plant/{site}/{device}")]);
+        let intake = HandIntake::by_itself();
+        let (stop, task) = run(client("readings", &mut options, &context).expect("good options").0, &intake);
+        intake.until_connected().await;
+        let address = crate::mqtt::Broker {
+            host: "127.0.0.1".to_owned(),
+            port: broker.port,
+            tls: None,
+            client_id: format!("publisher-{of}"),
+            username: None,
+            password: None,
+            keep_alive_s: 5,
+            session_expiry_s: 60,
+        };
+        let publisher = Publisher::start(address, qos, Arc::clone(&context.dice));
+        let mut acknowledged = Vec::new();
+        for n in 0..500 {
+            acknowledged.push(publisher.publish("plant/lab/web", n.to_string()).await);
+        }
+        for acknowledged in acknowledged {
+            soon("an acknowledgement", acknowledged).await.expect("the publisher lives");
+        }
+        intake.until_messages(500).await;
+        assert_eq!(intake.payloads(), (0..500).map(|n| n.to_string()).collect::<Vec<_>>(), "QoS {of}");
+        stop.cancel();
+        task.await.expect("no panic").expect("stopped");
+        if qos != QoS::AtMostOnce {
+            broker.restart().await;
+            let again = publisher.publish("plant/lab/web", "again").await;
+            soon("an acknowledgement after the restart", again).await.expect("the publisher lives");
+        }
+    }
 }

@@ -140,7 +140,8 @@ fn a_publish_keeps_its_properties_but_those_of_the_hop() {
 #[test]
 fn acknowledgements_are_read_as_written() {
     type Write = fn(Version, u16, u8, &mut BytesMut);
-    let kinds: [(Write, fn(Ack) -> Packet); 4] = [
+    type Kind = fn(Ack) -> Packet;
+    let kinds: [(Write, Kind); 4] = [
         (write::puback, Packet::PubAck),
         (write::pubrec, Packet::PubRec),
         (write::pubrel, Packet::PubRel),

@@ -3,7 +3,7 @@
 use tidemill_engine::clock::Clock;
 use tidemill_engine::sink::Cleaned;
 
-use super::faulty::FaultyStorage;
+use super::faulty::faulty_storage;
 use super::*;
 use crate::table::{Checksums, checkpoint, describe};
 
@@ -164,7 +164,7 @@ fn a_crash_between_two_deletions_leaves_a_table_that_everybody_can_read() {
     let late_us = NOVEMBER_20_US + 40 * DAY_US;
     let mut ends = Vec::new();
     for deletes in 0.. {
-        let faulty = FaultyStorage::of(&MemoryStorage::default());
+        let faulty = faulty_storage(&MemoryStorage::default());
         let storage: Arc<dyn Storage> = faulty.clone();
         let Garden { keep, .. } = garden(Arc::clone(&storage));
         let mut job = open(&storage, changed()).unwrap();
@@ -178,7 +178,7 @@ fn a_crash_between_two_deletions_leaves_a_table_that_everybody_can_read() {
         let expected = sequence_numbers(&storage);
         let checkpoints = describe(&*storage, DIR, Checksums::Skip).unwrap().unwrap().log.checkpoints;
         let kept = checkpoints[checkpoints.len() - 2].version;
-        faulty.fail_deletes_after(deletes);
+        faulty.interposer().fail_deletes_after(deletes);
         let ended = open_at(&storage, changed(), late_us).unwrap().sink.clean();
         // It died here. What is left is read, by this program and version by version.
         assert_eq!(sequence_numbers(&storage), expected, "after {deletes}");
@@ -186,7 +186,7 @@ fn a_crash_between_two_deletions_leaves_a_table_that_everybody_can_read() {
             let found = Snapshot::load_at(&*storage, DIR, version).unwrap().expect("kept");
             assert_eq!(found.version, version, "after {deletes}");
         }
-        faulty.fail_deletes_after(usize::MAX);
+        faulty.interposer().fail_deletes_after(usize::MAX);
         let mut job = open_at(&storage, changed(), late_us).unwrap();
         job.sink.clean().unwrap();
         job.commit_epoch(14, row(14));

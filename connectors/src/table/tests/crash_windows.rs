@@ -5,7 +5,7 @@
 //!            2                          3     │ 4 5    │ 10      11          12      13         │ 14
 //! ```
 
-use super::faulty::{Fault, FaultyStorage};
+use super::faulty::{Fault, faulty_storage};
 use super::*;
 
 /// How far the process comes with epoch 2, which two writers prepare a file each for.
@@ -72,14 +72,14 @@ fn die(job: &mut Process, dies: Dies) -> Option<Vec<Committable>> {
 #[test]
 fn a_crash_in_any_window_of_a_commit_loses_nothing_and_doubles_nothing() {
     for (name, dies, faults, seen) in WINDOWS {
-        let faulty = FaultyStorage::of(&MemoryStorage::default());
+        let faulty = faulty_storage(&MemoryStorage::default());
         let storage: Arc<dyn Storage> = faulty.clone();
         let mut job = open(&storage, plain()).unwrap();
         job.commit_epoch(1, row(1));
-        faulty.fail_writes(faults);
+        faulty.interposer().fail_writes(faults);
         let decided = die(&mut job, dies);
         drop(job);
-        faulty.fail_writes(&[]);
+        faulty.interposer().fail_writes(&[]);
         assert_eq!(sequence_numbers(&storage), seen, "{name}");
 
         let mut successor = open(&storage, plain()).unwrap();
@@ -215,13 +215,13 @@ fn window_25_a_prepared_file_was_deleted_by_somebody() {
 
 #[test]
 fn window_26_a_full_disk_leaves_nothing_half_written_and_the_same_process_goes_on() {
-    let faulty = FaultyStorage::of(&MemoryStorage::default());
+    let faulty = faulty_storage(&MemoryStorage::default());
     let storage: Arc<dyn Storage> = faulty.clone();
     let mut job = open(&storage, plain()).unwrap();
-    faulty.fail_writes(&[BEFORE]);
+    faulty.interposer().fail_writes(&[BEFORE]);
     assert!(job.prepare(1, &[(1, row(1))]).is_err());
     let prepared = job.write_epoch(1, row(1));
-    faulty.fail_writes(&[BEFORE; 6]);
+    faulty.interposer().fail_writes(&[BEFORE; 6]);
     assert!(job.commit(1, &prepared).is_err());
     assert_eq!(snapshot(&storage).files.len(), 0);
     job.commit(1, &prepared).unwrap();

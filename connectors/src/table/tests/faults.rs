@@ -1,13 +1,13 @@
 //! Storage that fails: no fault loses a row or doubles one.
 
-use super::faulty::{Fault, FaultyStorage};
+use super::faulty::{Fault, faulty_storage};
 use super::*;
 
 /// Runs three epochs to the end through any sequence of faults, opening the table anew after each error.
 fn run_through(faults: &[Option<Fault>]) -> (usize, Arc<dyn Storage>) {
     let inner = MemoryStorage::default();
-    let storage = FaultyStorage::of(&inner);
-    storage.fail_writes(faults);
+    let storage = faulty_storage(&inner);
+    storage.interposer().fail_writes(faults);
     let storage: Arc<dyn Storage> = storage;
     let attempt = || -> Result<(), SinkError> {
         let mut job = open(&storage, plain())?;
@@ -52,8 +52,8 @@ fn a_version_that_never_lands_is_an_error_after_a_few_tries() {
 
 #[test]
 fn the_same_sink_goes_on_after_an_error_that_left_the_outcome_open() {
-    let faulty = FaultyStorage::of(&MemoryStorage::default());
-    faulty.fail_writes(&[None, None, Some(Fault::Sync)]);
+    let faulty = faulty_storage(&MemoryStorage::default());
+    faulty.interposer().fail_writes(&[None, None, Some(Fault::Sync)]);
     let storage: Arc<dyn Storage> = faulty;
     let mut job = open(&storage, plain()).unwrap();
     let committables = job.write_epoch(1, row(1));
@@ -67,8 +67,8 @@ fn the_same_sink_goes_on_after_an_error_that_left_the_outcome_open() {
 
 #[test]
 fn a_file_that_could_not_be_written_is_tried_again_under_another_name() {
-    let faulty = FaultyStorage::of(&MemoryStorage::default());
-    faulty.fail_writes(&[None, Some(Fault::After)]);
+    let faulty = faulty_storage(&MemoryStorage::default());
+    faulty.interposer().fail_writes(&[None, Some(Fault::After)]);
     let storage: Arc<dyn Storage> = faulty;
     let mut job = open(&storage, plain()).unwrap();
     assert!(job.prepare(1, &[(1, row(1))]).is_err());

@@ -1,8 +1,7 @@
 //! Storage whose calls fail as told.
 
-use bytes::Bytes;
 use parking_lot::Mutex;
-use tidemill_engine::storage::{AppendFile, Entry, StorageError};
+use tidemill_engine::storage::{InterposedStorage, StorageCall, StorageError, StorageInterposer};
 
 use super::*;
 
@@ -19,21 +18,24 @@ pub(super) enum Fault {
     Lost,
 }
 
-/// See the module.
-pub(super) struct FaultyStorage {
-    inner: MemoryStorage,
-    /// One for each `put_new` to come.
-    writes: Mutex<VecDeque<Option<Fault>>>,
-    /// So many calls of `delete` work, then the process is as good as dead.
-    deletes_left: Mutex<usize>,
+/// Storage whose calls fail as told.
+pub(super) type FaultyStorage = InterposedStorage<Faults>;
+
+/// Makes storage of which no call fails yet.
+pub(super) fn faulty_storage(inner: &MemoryStorage) -> Arc<FaultyStorage> {
+    Arc::new(InterposedStorage::new(Arc::new(inner.clone()), Arc::default()))
 }
 
-impl FaultyStorage {
-    pub(super) fn of(inner: &MemoryStorage) -> Arc<FaultyStorage> {
-        let (writes, deletes_left) = (Mutex::default(), Mutex::new(usize::MAX));
-        Arc::new(FaultyStorage { inner: inner.clone(), writes, deletes_left })
-    }
+/// See the module.
+#[derive(Default)]
+pub(super) struct Faults {
+    /// One for each `put_new` to come.
+    writes: Mutex<VecDeque<Option<Fault>>>,
+    /// If there is one: so many calls of `delete` work, then the process is as good as dead.
+    deletes_left: Mutex<Option<usize>>,
+}
 
+impl Faults {
     /// Lets the next writes fail so.
     pub(super) fn fail_writes(&self, faults: &[Option<Fault>]) {
         *self.writes.lock() = faults.iter().copied().collect();
@@ -41,7 +43,7 @@ impl FaultyStorage {
 
     /// Lets all deletions fail after some.
     pub(super) fn fail_deletes_after(&self, count: usize) {
-        *self.deletes_left.lock() = count;
+        *self.deletes_left.lock() = Some(count);
     }
 }
 
@@ -49,38 +51,28 @@ fn io_error(action: &'static str, path: &str) -> StorageError {
     StorageError::Io { action, path: path.to_owned(), source: std::io::Error::other("injected") }
 }
 
-impl Storage for FaultyStorage {
-    fn put_new(&self, path: &str, bytes: &[u8]) -> Result<(), StorageError> {
-        let fault = self.writes.lock().pop_front().flatten();
-        match fault {
-            None => self.inner.put_new(path, bytes),
-            Some(Fault::Before) => Err(io_error("write", path)),
-            Some(Fault::After) => self.inner.put_new(path, bytes).and(Err(io_error("write", path))),
-            Some(Fault::Sync) => self.inner.put_new(path, bytes).and(Err(io_error("sync the folder of", path))),
-            Some(Fault::Lost) => Err(io_error("sync the folder of", path)),
+impl StorageInterposer for Faults {
+    fn around<T>(
+        &self,
+        call: StorageCall,
+        path: &str,
+        run: impl FnOnce() -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        match call {
+            StorageCall::PutNew => match self.writes.lock().pop_front().flatten() {
+                None => run(),
+                Some(Fault::Before) => Err(io_error("write", path)),
+                Some(Fault::After) => run().and(Err(io_error("write", path))),
+                Some(Fault::Sync) => run().and(Err(io_error("sync the folder of", path))),
+                Some(Fault::Lost) => Err(io_error("sync the folder of", path)),
+            },
+            StorageCall::Delete => {
+                if let Some(left) = self.deletes_left.lock().as_mut() {
+                    *left = left.checked_sub(1).ok_or_else(|| io_error("delete", path))?;
+                }
+                run()
+            }
+            _ => run(),
         }
-    }
-    fn put(&self, path: &str, bytes: &[u8]) -> Result<(), StorageError> {
-        self.inner.put(path, bytes)
-    }
-    fn get(&self, path: &str) -> Result<Bytes, StorageError> {
-        self.inner.get(path)
-    }
-    fn list(&self, dir: &str) -> Result<Vec<Entry>, StorageError> {
-        self.inner.list(dir)
-    }
-    fn delete(&self, path: &str) -> Result<(), StorageError> {
-        let mut left = self.deletes_left.lock();
-        *left = left.checked_sub(1).ok_or_else(|| io_error("delete", path))?;
-        self.inner.delete(path)
-    }
-    fn create(&self, path: &str) -> Result<Box<dyn AppendFile>, StorageError> {
-        self.inner.create(path)
-    }
-    fn open(&self, path: &str) -> Result<Box<dyn AppendFile>, StorageError> {
-        self.inner.open(path)
-    }
-    fn sync_dir(&self, dir: &str) -> Result<(), StorageError> {
-        self.inner.sync_dir(dir)
     }
 }

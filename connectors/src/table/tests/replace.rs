@@ -1,6 +1,6 @@
 //! Opening in two steps: a table is created, continued, or its content replaced, in one version.
 
-use super::faulty::{Fault, FaultyStorage};
+use super::faulty::{Fault, faulty_storage};
 use super::*;
 use crate::table::{Begun, Found};
 
@@ -143,10 +143,10 @@ fn a_table_that_is_older_than_what_was_prepared_for_it_is_refused() {
 fn a_fault_while_the_content_is_replaced_leaves_the_old_or_the_new() {
     for fault in [Fault::Before, Fault::After, Fault::Sync, Fault::Lost] {
         for repeated in 1..=3 {
-            let faulty = FaultyStorage::of(&MemoryStorage::default());
+            let faulty = faulty_storage(&MemoryStorage::default());
             let storage: Arc<dyn Storage> = faulty.clone();
             open(&storage, plain()).unwrap().commit_epoch(1, row(1));
-            faulty.fail_writes(&vec![Some(fault); repeated]);
+            faulty.interposer().fail_writes(&vec![Some(fault); repeated]);
             let mut tries = 0;
             let mut job = loop {
                 let mut sink = look(&storage, changed()).unwrap();
@@ -163,7 +163,7 @@ fn a_fault_while_the_content_is_replaced_leaves_the_old_or_the_new() {
                     found != Found::Changed { what: "the view was changed since this table was written".to_owned() }
                 );
             };
-            faulty.fail_writes(&[]);
+            faulty.interposer().fail_writes(&[]);
             job.commit_epoch(1, row(5));
             let Found::Same { generation, .. } = look(&storage, changed()).unwrap().found().clone() else { panic!() };
             assert_eq!((generation, sequence_numbers(&storage)), (1, vec![5]), "{fault:?} x {repeated}");

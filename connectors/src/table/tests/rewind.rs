@@ -1,6 +1,6 @@
 //! Going back: what was committed behind a checkpoint leaves the table in one version.
 
-use super::faulty::{Fault, FaultyStorage};
+use super::faulty::{Fault, faulty_storage};
 use super::*;
 use crate::table::{Found, Rewind, Rewound, rewind};
 
@@ -65,6 +65,9 @@ fn a_rewind_that_would_lose_or_double_rows_is_refused() {
     // The table was ahead while the log was replayed: the checkpoint has no rows of 4 to 6 in its buffer.
     let error = refusal(run(&storage, back_to(5, 6, 1)));
     assert!(error.contains("had epoch 6 already when the checkpoint of epoch 5 was made"), "{error}");
+    // An old copy of the table's folder was put back: of 7 and 8 there is nothing in it.
+    let error = refusal(run(&storage, back_to(8, 8, 1)));
+    assert!(error.contains("has rows up to epoch 6 only") && error.contains("counts on epoch 8"), "{error}");
     let other = Rewind { job: "job-2", ..back_to(3, 3, 1) };
     assert!(refusal(run(&storage, other)).contains("is filled by tidemill/job-1/readings$raw"));
     let add = r#"{"add":{"path":"c.parquet","partitionValues":{},"size":9,"modificationTime":1,"dataChange":false}}"#;
@@ -97,10 +100,10 @@ fn a_process_that_was_written_off_cannot_commit_behind_a_rewind() {
 fn a_fault_while_going_back_leaves_the_old_or_the_new() {
     for fault in [Fault::Before, Fault::After, Fault::Sync, Fault::Lost] {
         for repeated in 1..=3 {
-            let faulty = FaultyStorage::of(&MemoryStorage::default());
+            let faulty = faulty_storage(&MemoryStorage::default());
             let storage: Arc<dyn Storage> = faulty.clone();
             six_epochs(&storage);
-            faulty.fail_writes(&vec![Some(fault); repeated]);
+            faulty.interposer().fail_writes(&vec![Some(fault); repeated]);
             let mut tries = 0;
             while let Err(error) = run(&storage, back_to(3, 3, 4)) {
                 assert!(matches!(error, SinkError::Storage { .. }), "{error}");

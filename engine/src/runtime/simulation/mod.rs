@@ -17,7 +17,7 @@ mod disk;
 mod tests;
 
 pub use super::turns::{Sitting, Turns};
-pub use disk::{Moment, TurnDisk, Watch};
+pub use disk::{Moment, Watch, taking_turns};
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

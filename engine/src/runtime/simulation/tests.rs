@@ -1,6 +1,7 @@
 //! A simulated job takes, acknowledges, commits and stops like a real one, and fails like one.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,17 +10,20 @@ use bytes::Bytes;
 use futures::FutureExt;
 use parking_lot::Mutex;
 
-use super::{Moment, Simulation, TurnDisk, Turns, Watch};
+use super::{Moment, Simulation, Turns, Watch, taking_turns};
+use crate::checkpoint::CHECKPOINTS_KEPT;
 use crate::clock::{ManualClock, SeededDice};
 use crate::epoch::Epoch;
 use crate::ingest::LogOptions;
 use crate::plan::{Operator, Plan, SourceNode};
 use crate::runtime::intake::BYTES_QUEUED_MAX;
 use crate::runtime::{JobError, JobOptions, turns};
+use crate::sink::Sink;
 use crate::source::{Chunk, IntakeError, Message};
 use crate::storage::simulated::{Call, Failure, Fault};
 use crate::storage::{LocalStorage, SimulatedDisk};
-use crate::testing::{Collected, CollectingSink, EventFormat, LogOnly, event_schema};
+use crate::testing::{Collected, CollectingSink, EventFormat, LogOnly, WindowCase, event_schema, window_plan};
+use crate::window::WindowAssigner;
 
 fn plan() -> Plan {
     let mut plan = Plan::default();
@@ -48,11 +52,26 @@ fn start_watched(
     turns: &Turns,
     watch: Option<Watch>,
 ) -> Result<(Simulation, Arc<ManualClock>, Committed), JobError> {
-    let disk = TurnDisk::new(Arc::new(disk.clone()), watch);
-    let (clock, collected) = (Arc::new(ManualClock::at(1_000_000)), Collected::default());
-    let committed = Arc::clone(&collected.committed);
+    let (simulation, clock, committed) = start_plan(plan(), disk, turns, watch)?;
+    Ok((simulation, clock, committed.into_iter().next().expect("one table")))
+}
+
+fn start_plan(
+    plan: Plan,
+    disk: &SimulatedDisk,
+    turns: &Turns,
+    watch: Option<Watch>,
+) -> Result<(Simulation, Arc<ManualClock>, Vec<Committed>), JobError> {
+    let disk = taking_turns(Arc::new(disk.clone()), watch);
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let (mut sinks, mut committed): (Vec<Box<dyn Sink>>, Vec<Committed>) = (Vec::new(), Vec::new());
+    for (name, _) in plan.tables() {
+        let collected = Collected::default();
+        committed.push(Arc::clone(&collected.committed));
+        sinks.push(Box::new(CollectingSink { name, collected, last: Epoch::NONE }));
+    }
     let options = JobOptions {
-        storage: Arc::new(LocalStorage::on(Arc::new(disk), "data")?),
+        storage: Arc::new(LocalStorage::on(disk, "data")?),
         clock: Arc::<ManualClock>::clone(&clock),
         dice: Arc::new(SeededDice::new(1)),
         workers: 2,
@@ -63,8 +82,7 @@ fn start_watched(
         live: BTreeMap::new(),
         epoch_interval: Duration::from_millis(10),
     };
-    let sink = CollectingSink { name: "table".to_owned(), collected, last: Epoch::NONE };
-    Ok((Simulation::start(plan(), vec![Box::new(sink)], &options, turns)?, clock, committed))
+    Ok((Simulation::start(plan, sinks, &options, turns)?, clock, committed))
 }
 
 fn event(value: i64) -> Chunk {
@@ -146,6 +164,49 @@ fn while_the_disk_is_slow_what_waits_for_it_is_bounded() {
     let accepted = answered + waiting.len();
     simulation.stop().unwrap();
     assert_eq!(committed.lock().iter().map(RecordBatch::num_rows).sum::<usize>(), accepted);
+}
+
+#[test]
+fn panes_that_live_long_keep_no_packs_of_others_on_the_disk() {
+    const SECOND_US: i64 = 1_000_000;
+    const ROUNDS: i64 = 40;
+    let turns = Turns::new(9);
+    let _driving = turns.sit();
+    let case = WindowCase {
+        assigner: WindowAssigner::Tumbling { size_us: SECOND_US },
+        delay_us: 0,
+        idle_after_us: None,
+        future_limit_us: None,
+        flush: false,
+        epochs: Vec::new(),
+    };
+    let disk = SimulatedDisk::new(9);
+    let (mut simulation, clock, _) = start_plan(window_plan(&case), &disk, &turns, None).unwrap();
+    let is_pack = |path: &Path| path.extension().is_some_and(|ending| ending == "pack");
+    let state = || disk.files().into_iter().filter(|(path, _)| is_pack(path));
+    let (mut most, mut of_one) = (0, 0);
+    for round in 0..ROUNDS {
+        // In each second many keys whose window closes with the next one, and one whose window is a day ahead and stays.
+        let rows = (0..400).map(|key| Message::new("", format!("key {key} of {round},{},1", round * SECOND_US)));
+        let ahead = Message::new("", format!("ahead,{},1", (86_400 + round) * SECOND_US));
+        for (partition, messages) in [("now", rows.collect()), ("ahead", vec![ahead])] {
+            let mut receipt = simulation.append("events", partition, Chunk::Messages(messages)).unwrap().unwrap();
+            while (&mut receipt).now_or_never().is_none() {
+                simulation.pass();
+            }
+        }
+        let before = simulation.status().checkpoint.count;
+        while simulation.status().checkpoint.count == before {
+            clock.advance(Duration::from_millis(20));
+            simulation.pass();
+        }
+        of_one = of_one.max(simulation.status().checkpoint.bytes);
+        most = most.max(state().map(|(_, bytes)| bytes).sum());
+    }
+    assert!(of_one > 0 && most > of_one, "{most} {of_one}");
+    let allowed = of_one * 4 * (CHECKPOINTS_KEPT as u64 + 1);
+    assert!(most < allowed, "{most} bytes in {} packs, and one checkpoint writes {of_one}", state().count());
+    simulation.stop().unwrap();
 }
 
 #[test]

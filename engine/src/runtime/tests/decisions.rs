@@ -1,11 +1,9 @@
 //! The order of a checkpoint, seen from its storage and from its table: decided, then committed, then removed.
 
-use bytes::Bytes;
-
 use super::*;
-use crate::storage::{AppendFile, Entry, StorageError};
+use crate::storage::{InterposedStorage, StorageCall, StorageError, StorageInterposer};
 
-/// Storage that looks at every removal from the log.
+/// Who looks at every removal from the log.
 struct Watched {
     inner: MemoryStorage,
     offences: Offences,
@@ -28,41 +26,18 @@ impl Watched {
     }
 }
 
-impl Storage for Watched {
-    fn put_new(&self, path: &str, bytes: &[u8]) -> Result<(), StorageError> {
-        self.inner.put_new(path, bytes)
-    }
-
-    fn put(&self, path: &str, bytes: &[u8]) -> Result<(), StorageError> {
-        self.inner.put(path, bytes)
-    }
-
-    fn get(&self, path: &str) -> Result<Bytes, StorageError> {
-        self.inner.get(path)
-    }
-
-    fn list(&self, dir: &str) -> Result<Vec<Entry>, StorageError> {
-        self.inner.list(dir)
-    }
-
-    fn delete(&self, path: &str) -> Result<(), StorageError> {
-        self.inner.delete(path)?;
-        if path.starts_with(LOG_FOLDER) {
+impl StorageInterposer for Watched {
+    fn around<T>(
+        &self,
+        call: StorageCall,
+        path: &str,
+        run: impl FnOnce() -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        let done = run()?;
+        if call == StorageCall::Delete && path.starts_with(LOG_FOLDER) {
             self.look_at_the_log();
         }
-        Ok(())
-    }
-
-    fn create(&self, path: &str) -> Result<Box<dyn AppendFile>, StorageError> {
-        self.inner.create(path)
-    }
-
-    fn open(&self, path: &str) -> Result<Box<dyn AppendFile>, StorageError> {
-        self.inner.open(path)
-    }
-
-    fn sync_dir(&self, dir: &str) -> Result<(), StorageError> {
-        self.inner.sync_dir(dir)
+        Ok(done)
     }
 }
 
@@ -116,7 +91,8 @@ impl Sink for Decided {
 async fn a_job_decides_before_it_commits_and_goes_on_where_it_stood_with_the_log_it_needs() {
     let offences = Offences::default();
     let memory = MemoryStorage::default();
-    let storage: Arc<dyn Storage> = Arc::new(Watched { inner: memory.clone(), offences: Arc::clone(&offences) });
+    let watched = Arc::new(Watched { inner: memory.clone(), offences: Arc::clone(&offences) });
+    let storage: Arc<dyn Storage> = Arc::new(InterposedStorage::new(Arc::new(memory.clone()), watched));
     let mut last = Epoch::NONE;
     for life in 0..3 {
         let collected = Collected::default();

@@ -125,6 +125,11 @@ impl SimulatedDisk {
         self.state.lock().schedule.sync_count
     }
 
+    /// Returns how many of them were writes.
+    pub fn writes(&self) -> u64 {
+        self.state.lock().schedule.write_count
+    }
+
     /// Stops the disk at the n-th call, counted from 1 as [`SimulatedDisk::calls`] does. From then on every call
     /// fails and nothing changes, as if the process were dead.
     pub fn stop_at_call(&self, n: u64, when: When) {

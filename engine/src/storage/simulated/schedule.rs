@@ -131,6 +131,7 @@ pub(super) enum Verdict {
 pub(super) struct Schedule {
     pub(super) call_count: u64,
     pub(super) sync_count: u64,
+    pub(super) write_count: u64,
     pub(super) is_stopped: bool,
     pub(super) stop_at_call: Option<(u64, When)>,
     pub(super) stop_at_sync: Option<(u64, When)>,
@@ -146,6 +147,7 @@ impl Schedule {
         self.call_count += 1;
         let is_sync = matches!(call, Call::SyncFile | Call::SyncFolder);
         self.sync_count += u64::from(is_sync);
+        self.write_count += u64::from(call == Call::Write);
         let due = |stop: Option<(u64, When)>, count: u64| stop.filter(|(n, _)| count >= *n).map(|(_, when)| when);
         let stop = due(self.stop_at_call, self.call_count)
             .or_else(|| due(self.stop_at_sync, self.sync_count).filter(|_| is_sync));

@@ -11,13 +11,7 @@ use std::path::Path;
 use super::*;
 use crate::storage::simulated::{Call, Failure, Fault, When};
 
-/// A disk that reports some syncs as done and does not do them.
-#[derive(Debug)]
-struct Careless {
-    disk: SimulatedDisk,
-    swallowed: Swallowed,
-}
-
+/// Who reports some syncs as done and does not do them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Swallowed {
     Nothing,
@@ -25,95 +19,17 @@ enum Swallowed {
     FolderSyncs,
 }
 
-#[derive(Debug)]
-struct CarelessFile {
-    file: Box<dyn DiskFile>,
-    swallowed: Swallowed,
-}
-
-impl Careless {
-    fn wrap(&self, opened: io::Result<Box<dyn DiskFile>>) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(CarelessFile { file: opened?, swallowed: self.swallowed }))
-    }
-}
-
-impl Disk for Careless {
-    fn create_new(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        self.wrap(self.disk.create_new(path))
+impl DiskInterposer for Swallowed {
+    fn around<T>(&self, _: Call, _: &Path, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        run()
     }
 
-    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        self.wrap(self.disk.open(path))
-    }
-
-    fn open_or_create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        self.wrap(self.disk.open_or_create(path))
-    }
-
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.disk.read(path)
-    }
-
-    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.hard_link(from, to)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_file(path)
-    }
-
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<DiskEntry>> {
-        self.disk.list(dir)
-    }
-
-    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        self.disk.metadata(path)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        if self.swallowed == Swallowed::FolderSyncs { Ok(()) } else { self.disk.sync_dir(dir) }
-    }
-
-    fn random(&self) -> u64 {
-        self.disk.random()
-    }
-}
-
-impl DiskFile for CarelessFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.file.read_at(offset, buf)
-    }
-
-    fn sync_all(&mut self) -> io::Result<()> {
-        if self.swallowed == Swallowed::FileSyncs { Ok(()) } else { self.file.sync_all() }
-    }
-
-    fn sync_data(&mut self) -> io::Result<()> {
-        self.sync_all()
-    }
-
-    fn set_len(&mut self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        self.file.size()
-    }
-
-    fn try_lock(&mut self) -> io::Result<()> {
-        self.file.try_lock()
+    fn swallows(&self, sync: Call) -> bool {
+        match self {
+            Swallowed::Nothing => false,
+            Swallowed::FileSyncs => sync == Call::SyncFile,
+            Swallowed::FolderSyncs => sync == Call::SyncFolder,
+        }
     }
 }
 
@@ -314,7 +230,7 @@ fn judge(disk: &SimulatedDisk, model: &mut Model) {
 
 /// Two lives, each with an accident: the first dies at the given call, the second anywhere. Returns what was broken.
 fn two_accidents(swallowed: Swallowed, call: u64, when: When, seed: u64) -> Vec<String> {
-    let careless = |disk: &SimulatedDisk| Arc::new(Careless { disk: disk.clone(), swallowed });
+    let careless = |disk: &SimulatedDisk| Arc::new(InterposedDisk::new(Arc::new(disk.clone()), Arc::new(swallowed)));
     let mut model = Model::default();
     let disk = SimulatedDisk::new(seed);
     disk.stop_at_call(call, when);

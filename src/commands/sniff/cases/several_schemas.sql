@@ -16,12 +16,12 @@ CREATE SOURCE readings (
 ) WITH (
     connector = 'mqtt',
     url       = 'mqtt://localhost',
-    topic     = 'plant/a/{level3}/telemetry',
+    topic     = 'plant/a/{device}/telemetry',
     qos       = 1   -- acknowledged after it is on the disk
 );
 
 CREATE MATERIALIZED VIEW readings_1m AS
-SELECT level3, window_start, window_end,
+SELECT device, window_start, window_end,
        count(*)         AS n,
        avg(temperature) AS temperature_avg,
        min(temperature) AS temperature_min,
@@ -30,4 +30,4 @@ SELECT level3, window_start, window_end,
        min(humidity)    AS humidity_min,
        max(humidity)    AS humidity_max
 FROM   TUMBLE(readings, ts, INTERVAL '1 minute')
-GROUP  BY level3, window_start, window_end;
+GROUP  BY device, window_start, window_end;

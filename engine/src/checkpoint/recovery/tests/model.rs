@@ -7,14 +7,14 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{
-    Checkpoint, Decision, FoundLog, FoundManifest, FoundTable, Holds, Manifest, Start, Store, TableState, WindowSaved,
-    decide,
+use super::checkpoint;
+use crate::checkpoint::store::manifest_path;
+use crate::checkpoint::{
+    Decision, FoundLog, FoundManifest, FoundTable, Holds, Manifest, Start, Store, TableState, decide, rolls_forward,
 };
 use crate::epoch::Epoch;
 use crate::sink::{Committable, Found};
 use crate::storage::{MemoryStorage, Storage};
-use crate::time::Watermark;
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
@@ -35,6 +35,8 @@ struct World {
     first: u64,
     last: u64,
     on_disk: BTreeMap<&'static str, Table>,
+    /// Backups of tables.
+    copies: Vec<(&'static str, Table)>,
     /// The version of each view of the plan.
     plan: BTreeMap<&'static str, u64>,
     /// For each manifest with a checkpoint and each table, the epochs of the rows that no file has.
@@ -57,6 +59,7 @@ impl World {
             first: 1,
             last: 0,
             on_disk: BTreeMap::new(),
+            copies: Vec::new(),
             plan: NAMES.map(|name| (name, 0)).into(),
             buffers: BTreeMap::new(),
             damaged: BTreeMap::new(),
@@ -96,10 +99,22 @@ impl World {
         let numbers = self.store.numbers().expect("memory");
         if let Some(newest) = numbers.last().filter(|_| self.random.random_bool(0.05)) {
             self.trace.push(format!("manifest {newest} is damaged"));
-            self.storage.put(&super::store::manifest_path(*newest), b"{}").expect("memory");
+            self.storage.put(&manifest_path(*newest), b"{}").expect("memory");
         } else if let Some(number) = numbers.last().filter(|_| self.random.random_bool(0.05)) {
             self.damaged.insert(*number, "a flipped bit".to_owned());
             self.trace.push(format!("state of {number} is damaged"));
+        }
+    }
+
+    /// Somebody makes a copy of a table, or puts one back.
+    fn copy_tables(&mut self) {
+        if self.chance(0.2) {
+            self.copies.extend(self.on_disk.iter().map(|(name, table)| (*name, table.clone())));
+        }
+        if !self.copies.is_empty() && self.chance(0.04) {
+            let (name, table) = self.copies[self.random.random_range(0..self.copies.len())].clone();
+            self.trace.push(format!("put back: {name} as of {}", table.committed));
+            self.on_disk.insert(name, table);
         }
     }
 
@@ -145,7 +160,9 @@ impl World {
         }
         if let Some(FoundManifest::Whole(newest)) = start.newest.and_then(|number| manifests.get(&number)) {
             for name in self.plan.clone().into_keys().filter(|name| !start.rebuilt.contains_key(*name)) {
-                self.commit(name, newest);
+                if rolls_forward(newest, name, Epoch(self.on_disk[name].committed), 0) {
+                    self.commit(name, newest);
+                }
                 self.crash()?;
             }
         }
@@ -191,24 +208,7 @@ impl World {
                 tables.insert((*name).to_owned(), state);
             }
             self.crash()?;
-            let window = || WindowSaved {
-                name: String::new(),
-                watermark: Watermark::UNKNOWN,
-                rows: 0,
-                late: 0,
-                results: 0,
-                panes: Vec::new(),
-            };
-            let checkpoint = Checkpoint {
-                epoch: Epoch(epoch),
-                sealed_us: 0,
-                next_offset: 0,
-                partitions: Vec::new(),
-                sources: BTreeMap::new(),
-                windows: self.plan.iter().map(|(name, view)| (format!("{name}{view}"), window())).collect(),
-                dedups: BTreeMap::new(),
-                buffers: BTreeMap::new(),
-            };
+            let state = checkpoint(epoch, self.plan.iter().map(|(name, view)| format!("{name}{view}")));
             let manifest = Manifest {
                 version: Manifest::VERSION,
                 number,
@@ -217,7 +217,7 @@ impl World {
                 log_id: String::new(),
                 made_us: 0,
                 epoch: Epoch(epoch),
-                holds: if holds_state { Holds::Checkpoint(Box::new(checkpoint)) } else { Holds::Refers(base) },
+                holds: if holds_state { Holds::Checkpoint(Box::new(state)) } else { Holds::Refers(base) },
                 tables,
                 rewound_to: None,
             };
@@ -284,6 +284,7 @@ fn whatever_happens_a_table_has_every_epoch_once_or_the_start_is_refused() {
                 assert!(kept, "seed {seed}, table {name}: {:#?}", world.trace);
             }
             world.between();
+            world.copy_tables();
         }
     }
     assert!(lives > 5_000 && refused < lives / 20, "{refused} of {lives} starts were refused");

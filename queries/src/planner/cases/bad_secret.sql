@@ -1,0 +1,15 @@
+CREATE SECRET a (TYPE mqtt, USERNAME 'x', PASSWORD 'hunter2' 'again');
+CREATE SECRET b (USERNAME 'x');
+CREATE SECRET c (TYPE mqt, PASSWORD 'hunter2');
+CREATE SECRET d (TYPE mqtt, PASSWRD 'hunter2');
+CREATE SECRET e (TYPE mqtt, PASSWORD hunter2);
+CREATE SECRET f (TYPE mqtt, PASSWORD ENV hunter2);
+CREATE SECRET g (TYPE mqtt, PASSWORD 'hunter2', PASSWORD 'hunter2');
+CREATE SECRET h TYPE mqtt;
+CREATE SECRET broker (TYPE mqtt, PASSWORD 'hunter2');
+CREATE SOURCE s1 (v DOUBLE) WITH (connector = 'mqtt', url = 'mqtt://h', topic = 'a', secret = 'brokr');
+CREATE SOURCE s2 (v DOUBLE) WITH (connector = 'mqtt', url = 'mqtt://h', topic = 'a', secret = 'broker');
+CREATE SOURCE s3 (v DOUBLE) WITH (connector = 'http', secret = 'broker');
+CREATE SOURCE s4 (v DOUBLE) WITH (connector = 'mqtt', url = 'mqtt://h', topic = 'a', password = 'hunter2');
+CREATE SOURCE s5 (v DOUBLE) WITH (connector = 'mqtt', url = 'mqtt://h', topic = 'a', username = 'u', password_env = 'V', secret = 'broker');
+CREATE SOURCE s6 (v DOUBLE) WITH (connector = 'mqtt', url = 'mqtt://h', topic = 'a', secret = 'a');
