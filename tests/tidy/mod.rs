@@ -459,8 +459,9 @@ fn files_of_the_house() -> Vec<File> {
             let path = entry.expect("a readable entry").path();
             let name = path.file_name().expect("a name").to_string_lossy().into_owned();
             if path.is_dir() {
-                let generated = ["target", "data", "demo-data", "__pycache__", "node_modules"].contains(&name.as_str());
-                if !generated && (!name.starts_with('.') || name == ".ci") {
+                // A corpus is bytes for a fuzzer, not text.
+                let others = ["target", "data", "demo-data", "__pycache__", "node_modules", "corpus"];
+                if !others.contains(&name.as_str()) && (!name.starts_with('.') || name == ".ci") {
                     folders.push(path);
                 }
             } else if is_written_by_people(&name) {

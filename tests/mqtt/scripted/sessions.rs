@@ -177,3 +177,22 @@ async fn a_retained_copy_that_comes_again_after_a_kill_is_not_another_reading() 
         scene.holds(program, &[1, 1, 2, 3]).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_source_takes_no_session_of_others_and_its_own_is_one_that_brokers_keep() {
+    for version in Version::ALL {
+        let scene = Scene::new(version, 1).await;
+        let program = scene.serve.start();
+        // Somebody has left a session under the client id.
+        scene.broker.session(true).await;
+        let mut link = scene.broker.accept().await;
+        link.expect("CONNECT clean=1 ...").await;
+        link.send("CONNACK present=0").await;
+        drop(link);
+        // Not with a clean start: Mosquitto 2.0.11 does not save such a session, whatever its expiry.
+        let mut link = scene.broker.accept().await;
+        link.expect("CONNECT clean=0 ...").await;
+        link.play("> CONNACK present=0 \n > PUBLISH q1 id=1 v=1 \n < PUBACK 1").await;
+        scene.holds(program, &[1]).await;
+    }
+}

@@ -10,8 +10,8 @@
 //!                                                                    stop ─► acknowledge ─► DISCONNECT
 //! ```
 //!
-//! A source that never had a session begins with a clean one: what a broker has under its client id is not its own. That is
-//! done once; ever after the session is resumed, whatever address the broker has by then. If the broker has lost it
+//! A source that never had a session throws away what a broker has under its client id, with a clean connection that is closed
+//! at once: it is not its own. That is done once; ever after the session is resumed, whatever address the broker has by then. If the broker has lost it
 //! (`session_present` = 0 though we had one), that is warned and counted as `session_lost`: messages may be missing, and only
 //! the broker could have kept them. What the log remembers of the lost one is void. With `on_session_loss = 'fail'` it ends the source as well, once: the next start goes on.
 
@@ -81,9 +81,7 @@ pub(super) enum Attempt {
 /// How a session is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Begin {
-    /// Without anything the broker may have under our client id.
-    Clean,
-    /// With it.
+    /// With whatever the broker may have under our client id.
     Resume,
     /// Clean, and not to be kept either.
     Forget,
@@ -202,31 +200,28 @@ impl Member {
         ready: &impl Fn(bool),
         progress: &mut Progress,
     ) -> Attempt {
-        // In 3.1.1 a clean session ends with its connection, so it is asked for only where there is something to throw away.
-        let begin = match (progress.version, &progress.known) {
-            (Version::V5, Known::Never) => Begin::Clean,
-            _ => Begin::Resume,
-        };
+        // Never with a clean start: in 3.1.1 such a session ends with its connection, and Mosquitto 2.0.11 does not save one of
+        // version 5 either, whatever its expiry. It would be gone after the broker's next restart.
         let shaken = tokio::select! {
             biased;
             () = stop.cancelled() => return Attempt::Stopped,
-            shaken = self.shake_hands(progress.version, begin) => shaken,
+            shaken = self.shake_hands(progress.version, Begin::Resume) => shaken,
         };
         let (stream, inbox, connack) = match shaken {
             Ok(shaken) => shaken,
             Err(attempt) => return attempt,
         };
-        if begin == Begin::Resume && progress.known == Known::Never && connack.session_present {
+        if progress.known == Known::Never && connack.session_present {
             return self.clean(stream, progress.version).await;
         }
         self.receive(intake, stop, ready, progress, stream, inbox, connack).await
     }
 
-    /// Throws away a session of 3.1.1 that stands under our client id and is not ours.
+    /// Throws away a session that stands under our client id and is not ours.
     async fn clean(&self, stream: Stream, version: Version) -> Attempt {
         info!(source = %self.shared.name, client_id = %self.client_id, "the broker has a session of somebody else under our client id: not used");
         // The clean CONNECT takes the session over, which ends this connection.
-        let cleaned = self.shake_hands(version, Begin::Clean).await;
+        let cleaned = self.shake_hands(version, Begin::Forget).await;
         drop(stream);
         match cleaned {
             Ok((stream, ..)) => {
