@@ -84,8 +84,8 @@ async fn connects_with_a_persistent_session_and_subscribes_by_pattern() {
         0x10,
         &[
             &field(b"MQTT"),
-            // Level 5; user name, password, clean start (once, for a new source); 30 s; 7 days, 16,384 in flight, 64 aliases.
-            &[5, 0xC2, 0, 30, 11, 17, 0, 0x09, 0x3A, 0x80, 33, 0x40, 0, 34, 0, 64],
+            // Level 5; user name, password, no clean start; 30 s; 7 days, 16,384 in flight, 64 aliases.
+            &[5, 0xC0, 0, 30, 11, 17, 0, 0x09, 0x3A, 0x80, 33, 0x40, 0, 34, 0, 64],
             &field(b"me"),
             &field(b"u"),
             &field(b"p"),
@@ -282,7 +282,8 @@ async fn a_refused_or_downgraded_subscription_stops_the_source() {
 async fn a_session_taken_over_stops_the_source_and_other_goodbyes_reconnect() {
     let script = Script::new(&[("client_id", "twin")]).await;
     let running = script.start(HandIntake::by_itself());
-    for goodbye in [&[0xE0u8, 0][..], &[0xE0, 1, 0x8B], &[0xE0, 2, 0x8B, 0]] {
+    script.accept5(false).await.send(&[0xE0, 0]).await;
+    for goodbye in [&[0xE0u8, 1, 0x8B][..], &[0xE0, 2, 0x8B, 0]] {
         script.accept5(true).await.send(goodbye).await;
     }
     script.accept5(true).await.send(&[0xE0, 1, 0x8E]).await;

@@ -24,15 +24,16 @@ fn id_at(connect: &[u8], at: usize) -> String {
 }
 
 #[tokio::test]
-async fn a_new_source_begins_with_a_clean_session_once_and_resumes_it_ever_after() {
+async fn a_session_is_resumed_from_the_first_connection_on_though_it_was_cut_before_the_answer() {
     let script = Script::new(&[]).await;
     let mut running = script.start(HandIntake::by_itself());
-    for clean in [0x02, 0, 0] {
+    for connection in 0..3 {
         let (mut peer, connect) = script.accept().await;
-        assert_eq!((connect[8], connect[9]), (5, clean), "{connect:02x?}");
-        peer.send(&packet(0x20, &[&[u8::from(clean == 0), 0, 0]])).await;
+        // Never a clean start: Mosquitto 2.0.11 does not save a session that began so.
+        assert_eq!((connect[8], connect[9]), (5, 0), "{connect:02x?}");
+        peer.send(&packet(0x20, &[&[u8::from(connection > 0), 0, 0]])).await;
         peer.packet().await.expect("SUBSCRIBE");
-        if clean == 0x02 {
+        if connection == 0 {
             // Cut before the answer: the session may be subscribed already, and is resumed all the same.
             continue;
         }
