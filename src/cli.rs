@@ -150,6 +150,17 @@ Examples:
     #[command(after_help = VERIFY_HELP)]
     Verify(VerifyArgs),
 
+    /// Make a line for the password file of an mqtt_listener; the password is read from the terminal or stdin
+    #[command(after_help = "\
+Examples:
+  tidemill password press-7 >> passwords
+  printf '%s\\n' \"$SECRET\" | tidemill password press-7 >> passwords
+
+  CREATE SOURCE devices (...) WITH (connector = 'mqtt_listener', password_file = 'passwords', ...)
+
+The line holds the name and an Argon2id hash of the password. A listener reads the file again when it changes.")]
+    Password(PasswordArgs),
+
     /// Show what it does: 50 simulated freezers over MQTT and HTTP, one of them failing
     #[command(after_help = "\
 Needs no broker, no database and no configuration; everything stays on this machine. It ends with Ctrl-C.
@@ -286,6 +297,13 @@ pub(crate) struct VerifyArgs {
     /// Keep the folder also if all is well
     #[arg(long)]
     pub(crate) keep: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PasswordArgs {
+    /// The name that the client gives in its CONNECT
+    #[arg(value_name = "USER")]
+    pub(crate) user: String,
 }
 
 #[derive(Args, Debug)]

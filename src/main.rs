@@ -53,6 +53,7 @@ fn run(cli: Cli) -> Result<()> {
         | Command::Inspect(_)
         | Command::Restore(_)
         | Command::Verify(_)
+        | Command::Password(_)
         | Command::Demo(_) => Verbosity::Tool,
     };
     logging::start(&config, verbosity);
@@ -71,6 +72,7 @@ fn run(cli: Cli) -> Result<()> {
             Command::Restore(args) => commands::restore(args, &config, cli.format),
             Command::Sniff(args) => commands::sniff(args, cli.format).await,
             Command::Verify(args) => commands::verify(args).await,
+            Command::Password(args) => commands::password(&args),
             Command::Demo(args) => demo::run(args, config).await,
         }
     });

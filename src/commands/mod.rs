@@ -2,6 +2,7 @@
 
 mod check;
 mod inspect;
+mod password;
 mod restore;
 mod run;
 mod serve;
@@ -13,6 +14,7 @@ mod words;
 
 pub(crate) use check::check;
 pub(crate) use inspect::inspect;
+pub(crate) use password::password;
 pub(crate) use restore::restore;
 pub(crate) use run::run;
 pub(crate) use serve::serve;

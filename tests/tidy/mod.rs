@@ -31,6 +31,7 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("datafusion", &["queries/", "benches/", "tests/"]),
     ("rumqttc_v4", &["connectors/src/mqtt", "src/demo", "src/commands/verify", "tests/", "benches/"]),
     ("rumqttc_v5", &["connectors/src/mqtt", "src/demo", "tests/", "benches/"]),
+    ("argon2", &["connectors/src/mqtt/listener/passwords"]),
     ("parquet", &["connectors/", "tests/", "benches/"]),
     ("axum", &["connectors/src/http", "queries/", "tests/"]),
     ("clap", &["src/"]),
@@ -40,6 +41,7 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
 const FILE_PLACES: &[&str] = &[
     "engine/src/storage/disk.rs",
     "connectors/src/file",
+    "connectors/src/mqtt/listener/watched",
     // Of the user, not of ours: certificates and passwords.
     "connectors/src/secret.rs",
     "connectors/src/tls",

@@ -45,6 +45,11 @@ pub(super) fn encode(publish: &Publish, arena: &mut Arena) -> Bytes {
     arena.take()
 }
 
+/// Says whether a message is to be retained; cheaper than reading all attributes.
+pub(super) fn is_retained(message: &Message) -> bool {
+    message.attributes.first().is_some_and(|flags| flags & RETAIN_BIT != 0)
+}
+
 /// What is known of a message; `None` where nothing is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attributes<'m> {

@@ -516,24 +516,25 @@ fn read_filter_ack(
 fn read_disconnect(version: Version, header: Header, frame: &[u8]) -> Result<Packet, Violation> {
     let mut reader = body("DISCONNECT", header, frame);
     if reader.bytes.is_empty() {
-        return Ok(Packet::Disconnect { code: reason::SUCCESS, reason: None });
+        return Ok(Packet::Disconnect { code: reason::SUCCESS, reason: None, session_expiry_s: None });
     }
     if version == Version::V311 {
         return Err(reader.malformed("it has a body"));
     }
     let code = reader.u8()?;
     let mut text = None;
+    let mut session_expiry_s = None;
     // With fewer than two bytes there is no property length either.
     if !reader.bytes.is_empty() {
-        let taken = properties::read("DISCONNECT", reader.bytes, properties::IN_DISCONNECT, |id, value| {
-            if id == properties::REASON_STRING {
-                text = Some(value.text().to_owned());
-            }
+        let taken = properties::read("DISCONNECT", reader.bytes, properties::IN_DISCONNECT, |id, value| match id {
+            properties::REASON_STRING => text = Some(value.text().to_owned()),
+            properties::SESSION_EXPIRY => session_expiry_s = Some(value.number()),
+            _ => {}
         })?;
         reader.take(taken, "properties")?;
     }
     if !reader.bytes.is_empty() {
         return Err(reader.malformed("bytes after its end"));
     }
-    Ok(Packet::Disconnect { code, reason: text })
+    Ok(Packet::Disconnect { code, reason: text, session_expiry_s })
 }

@@ -13,6 +13,7 @@
 //! finds in [`Remembered`].
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -26,6 +27,7 @@ use tracing::warn;
 use super::codec::Header;
 use super::inbox::{Inbox, Read};
 use super::keep_alive::{Due, KeepAlive};
+use super::listener::Mailbox;
 use super::packet::{Violation, reason};
 use super::remembered::Remembered;
 use super::session::{Heard, Session};
@@ -77,14 +79,9 @@ pub(super) struct Connection<'c> {
 }
 
 impl Connection<'_> {
-    /// Runs until the end. `taken_over` ends it too; `subscribed` is called when a subscription is granted. What outlives the
-    /// connection comes back, unless the log has failed: then it is ahead of the log, and nothing may go on from it.
-    pub(super) async fn run(
-        mut self,
-        stop: &Stop,
-        taken_over: &Stop,
-        mut subscribed: impl FnMut(),
-    ) -> (End, Option<Remembered>) {
+    /// Runs until the end; then [`Connection::take_remembered`], and [`Connection::close`]. `taken_over` ends it too;
+    /// `subscribed` is called when a subscription is granted.
+    pub(super) async fn run(&mut self, stop: &Stop, taken_over: &Stop, mut subscribed: impl FnMut()) -> End {
         let intake = self.intake;
         let stopped = stop.cancelled();
         let taken = taken_over.cancelled();
@@ -92,6 +89,7 @@ impl Connection<'_> {
         tokio::pin!(stopped, taken, alarm);
         let mut appending: Option<BoxFuture<'_, Result<Receipt, IntakeError>>> = None;
         let mut receipts: FuturesOrdered<Receipt> = FuturesOrdered::new();
+        let mailbox = self.session.guest().map(|guest| Arc::clone(guest.mailbox()));
         // The handshake may have left packets behind.
         let mut end = self.decode(&mut subscribed);
         let mut broken = false;
@@ -104,6 +102,13 @@ impl Connection<'_> {
                     appending = Some(intake.append(self.partition, chunk));
                 }
             }
+            let mut has_more = false;
+            if end.is_none() {
+                match self.session.pump(Instant::now()) {
+                    Ok(more) => has_more = more,
+                    Err(violation) => end = Some(self.violated(violation)),
+                }
+            }
             if !broken && let Err(error) = self.flush() {
                 broken = true;
                 end.get_or_insert(End::Io(error));
@@ -111,6 +116,12 @@ impl Connection<'_> {
             broken |= matches!(end, Some(End::Io(_)));
             if end.is_some() && appending.is_none() && receipts.is_empty() {
                 break;
+            }
+            if has_more
+                && self.session.out.is_empty()
+                && let Some(mailbox) = &mailbox
+            {
+                mailbox.bell.notify_one();
             }
             let reading = end.is_none() && appending.is_none() && !self.inbox.has_packets() && self.has_room(&receipts);
             let interest = match (reading, !broken && (!self.session.out.is_empty() || self.stream.has_unsent())) {
@@ -126,7 +137,7 @@ impl Connection<'_> {
                 Some(receipt) = receipts.next(), if !receipts.is_empty() => {
                     if let Err(error) = self.acknowledge(receipt, &mut receipts) {
                         let _ = self.flush();
-                        return (End::Intake(error), None);
+                        return End::Intake(error);
                     }
                 }
                 appended = poll_option(&mut appending) => {
@@ -135,7 +146,7 @@ impl Connection<'_> {
                         Ok(receipt) => receipts.push_back(receipt),
                         // What was appended before is still answered, and acknowledged.
                         Err(IntakeError::Stopping) => end = Some(End::Intake(IntakeError::Stopping)),
-                        Err(error) => return (End::Intake(error), None),
+                        Err(error) => return End::Intake(error),
                     }
                 }
                 ready = self.stream.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => {
@@ -147,6 +158,7 @@ impl Connection<'_> {
                         Err(error) => end = Some(End::Io(error)),
                     }
                 }
+                () = rung(mailbox.as_deref()), if end.is_none() => {}
                 () = &mut alarm, if end.is_none() => match self.look_at_the_clock(reading) {
                     Ok(again_at) => alarm.as_mut().reset(again_at),
                     Err(last) => end = Some(last),
@@ -155,13 +167,14 @@ impl Connection<'_> {
             self.count_errors();
         }
         self.count_errors();
-        let end = end.unwrap_or(End::Closed);
-        if !broken {
-            // Boxed, so that ten thousand idle connections do not reserve room for their end.
-            Box::pin(self.close(&end)).await;
-        }
+        end.unwrap_or(End::Closed)
+    }
+
+    /// Returns what outlives the connection, which has ended so; nothing if the log has failed: then it is ahead of the log,
+    /// and nothing may go on from it.
+    pub(super) fn take_remembered(&mut self, end: &End) -> Option<Remembered> {
         let is_whole = !matches!(end, End::Intake(_));
-        (end, is_whole.then(|| self.session.into_remembered()))
+        is_whole.then(|| self.session.take_remembered())
     }
 
     /// Writes the acknowledgements of a receipt, and of those that came with it: the receipts of one sync come together, and
@@ -241,11 +254,13 @@ impl Connection<'_> {
             }
             Ok(Heard::Refused(why)) => Some(End::Refused(why)),
             Ok(Heard::Disconnected { code, reason }) => Some(End::Disconnected { code, reason }),
-            Err(violation) => {
-                self.session.errors.push(violation.kind());
-                Some(End::Violation(violation))
-            }
+            Err(violation) => Some(self.violated(violation)),
         }
+    }
+
+    fn violated(&mut self, violation: Violation) -> End {
+        self.session.errors.push(violation.kind());
+        End::Violation(violation)
     }
 
     /// Writes as much as the socket takes now.
@@ -277,8 +292,11 @@ impl Connection<'_> {
     }
 
     /// Says good-bye where the peer still listens, and waits a little for it to close.
-    async fn close(&mut self, end: &End) {
+    pub(super) async fn close(mut self, end: &End) {
         let listens = match end {
+            End::Io(_) => return,
+            // When the log has failed nothing is said that could be taken for an answer.
+            End::Intake(error) if !matches!(error, IntakeError::Stopping) => return,
             End::Stopped if self.session.is_client() => {
                 self.session.farewell(reason::SUCCESS, "");
                 true
@@ -334,6 +352,14 @@ pub(super) async fn first_packet(
         if let Read::End = inbox.fill(stream).map_err(NoPacket::Io)? {
             return Err(NoPacket::Closed);
         }
+    }
+}
+
+/// Waits until something has come for a subscriber; for ever where there is none.
+async fn rung(mailbox: Option<&Mailbox>) {
+    match mailbox {
+        Some(mailbox) => mailbox.bell.notified().await,
+        None => std::future::pending().await,
     }
 }
 

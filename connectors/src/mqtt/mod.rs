@@ -61,7 +61,7 @@ pub use attributes::Attributes;
 pub(crate) use backoff::Backoff;
 pub use client::{MqttSource, client};
 pub use link::{Broker, Message};
-pub use listener::{MqttListener, listener};
+pub use listener::{MqttListener, PasswordError, listener, password_line};
 pub use local::{Listed, LocalBroker, LocalBrokers, LocalMessage};
 pub use packet::QoS;
 pub use publisher::Publisher;

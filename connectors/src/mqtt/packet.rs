@@ -44,7 +44,6 @@ pub(super) mod reason {
     pub(crate) const SUBACK_FAILURE: u8 = 0x80;
     pub(crate) const MALFORMED: u8 = 0x81;
     pub(crate) const PROTOCOL_ERROR: u8 = 0x82;
-    pub(crate) const IMPLEMENTATION_SPECIFIC: u8 = 0x83;
     pub(crate) const UNSUPPORTED_VERSION: u8 = 0x84;
     pub(crate) const CLIENT_ID_INVALID: u8 = 0x85;
     pub(crate) const BAD_CREDENTIALS: u8 = 0x86;
@@ -53,10 +52,14 @@ pub(super) mod reason {
     pub(crate) const BAD_AUTH_METHOD: u8 = 0x8C;
     pub(crate) const KEEP_ALIVE_TIMEOUT: u8 = 0x8D;
     pub(crate) const TAKEN_OVER: u8 = 0x8E;
+    pub(crate) const TOPIC_FILTER_INVALID: u8 = 0x8F;
+    pub(crate) const TOPIC_NAME_INVALID: u8 = 0x90;
     pub(crate) const RECEIVE_MAXIMUM: u8 = 0x93;
     pub(crate) const ALIAS_INVALID: u8 = 0x94;
     pub(crate) const TOO_LARGE: u8 = 0x95;
     pub(crate) const PACKET_ID_NOT_FOUND: u8 = 0x92;
+    pub(crate) const QUOTA_EXCEEDED: u8 = 0x97;
+    pub(crate) const SHARED_NOT_SUPPORTED: u8 = 0x9E;
 }
 
 /// The first packet of a connection.
@@ -215,6 +218,8 @@ pub(super) enum Packet {
     Disconnect {
         code: u8,
         reason: Option<String>,
+        /// Version 5 only: replaces that of the CONNECT.
+        session_expiry_s: Option<u32>,
     },
     /// A packet that has no business on a connection of ours; its name.
     Other(&'static str),
@@ -257,6 +262,8 @@ pub(super) enum Violation {
     ReceiveMaximum { max: usize },
     #[error("nothing was heard for one and a half keep-alive intervals")]
     KeepAlive,
+    #[error("more messages wait for this subscriber than may")]
+    TooSlow,
 }
 
 impl Violation {
@@ -269,6 +276,7 @@ impl Violation {
             Violation::Alias { .. } => reason::ALIAS_INVALID,
             Violation::ReceiveMaximum { .. } => reason::RECEIVE_MAXIMUM,
             Violation::KeepAlive => reason::KEEP_ALIVE_TIMEOUT,
+            Violation::TooSlow => reason::QUOTA_EXCEEDED,
         }
     }
 
@@ -277,6 +285,7 @@ impl Violation {
         match self {
             Violation::TooLarge { .. } => "oversize",
             Violation::KeepAlive => "keep_alive",
+            Violation::TooSlow => "subscriber",
             _ => "protocol",
         }
     }

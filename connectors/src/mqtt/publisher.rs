@@ -194,7 +194,7 @@ impl Outbound {
                 Packet::PubRec(ack) => Answer::Received { id: ack.id, code: ack.code },
                 Packet::PubComp(ack) => Answer::Complete { id: ack.id },
                 Packet::PingResp => continue,
-                Packet::Disconnect { code, reason } => {
+                Packet::Disconnect { code, reason, .. } => {
                     let why = reason.map(|why| format!(": {why}")).unwrap_or_default();
                     return Err(format!("the broker disconnected us (reason {code:#04x}{why})"));
                 }

@@ -35,7 +35,7 @@ use tidemill_engine::source::{Chunk, Message, Note};
 use super::attributes;
 use super::held::ContentHash;
 use super::packet::{Publish, QoS, Version, Violation, reason};
-use super::remembered::{Arena, Copy, Remembered};
+use super::remembered::{Arena, Copy, Lasts, Remembered};
 use super::write;
 
 /// How many unacknowledged messages we let a peer of version 5 have: enough for 100 bytes × one sync of 5 ms at wire speed.
@@ -117,8 +117,8 @@ impl Receiver {
     }
 
     /// Ends the connection, and gives the session back. Every batch must be durable.
-    pub(super) fn into_remembered(self) -> Remembered {
-        self.remembered
+    pub(super) fn take_remembered(&mut self) -> Remembered {
+        std::mem::replace(&mut self.remembered, Remembered::new("", Lasts::Connection))
     }
 
     /// Says that the peer has lost the session, before anything is received.

@@ -9,14 +9,16 @@
 //! Here stands what differs between the two roles: a client asks for its subscription and does not want every retained copy; a
 //! server judges topics, and holds its clients to the limits it has announced.
 
-use bytes::BytesMut;
-use tidemill_engine::source::Chunk;
+use bytes::{Bytes, BytesMut};
+use tidemill_engine::source::{Chunk, Note};
+use tokio::time::Instant;
 
+use super::listener::{Guest, Verdict};
 use super::packet::{FilterAck, Packet, Publish, QoS, RetainHandling, Unsubscribe, Version, Violation, reason};
 use super::receiver::{Fate, RECEIVE_MAXIMUM, Receiver};
 use super::remembered::{Copy, Remembered};
+use super::sender;
 use super::subscribing::{Answer, DROPS_TOPIC, DropCount, UNSUBSCRIBE_ID, Wanted};
-use super::topic::TopicPattern;
 use super::write;
 
 /// What to do with messages that a broker kept from before we subscribed.
@@ -32,7 +34,7 @@ pub(super) enum Retained {
 #[derive(Debug)]
 enum Role {
     Client { retained: Retained, subscribing: Option<Wanted>, drops: Option<DropCount> },
-    Server { pattern: TopicPattern, packet_bytes_max: usize },
+    Server(Box<Guest>),
 }
 
 /// What a packet told besides messages.
@@ -68,15 +70,17 @@ impl Session {
         Session::new(version, Role::Client { retained, subscribing: None, drops: None }, remembered)
     }
 
-    /// Begins a connection with a client of ours. `packet_bytes_max` is the largest packet it takes.
-    pub(super) fn server(
-        version: Version,
-        pattern: TopicPattern,
-        packet_bytes_max: Option<u32>,
-        remembered: Remembered,
-    ) -> Self {
-        let packet_bytes_max = packet_bytes_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
-        Session::new(version, Role::Server { pattern, packet_bytes_max }, remembered)
+    /// Begins a connection with a client of ours.
+    pub(super) fn server(version: Version, guest: Guest, remembered: Remembered) -> Self {
+        Session::new(version, Role::Server(Box::new(guest)), remembered)
+    }
+
+    /// Returns who is at the other end of a server's connection.
+    pub(super) fn guest(&mut self) -> Option<&mut Guest> {
+        match &mut self.role {
+            Role::Server(guest) => Some(guest),
+            Role::Client { .. } => None,
+        }
     }
 
     fn new(version: Version, role: Role, remembered: Remembered) -> Self {
@@ -85,8 +89,8 @@ impl Session {
     }
 
     /// Ends the connection, and gives back what outlives it. Every batch must be durable.
-    pub(super) fn into_remembered(self) -> Remembered {
-        self.receiver.into_remembered()
+    pub(super) fn take_remembered(&mut self) -> Remembered {
+        self.receiver.take_remembered()
     }
 
     /// Says that the peer has lost the session, before anything is received.
@@ -140,7 +144,12 @@ impl Session {
             Packet::Publish(publish) => self.publish(publish)?,
             // Whatever its reason code says: it gives up the id.
             Packet::PubRel(release) => self.receiver.release(release.id),
-            Packet::Disconnect { code, reason } => return Ok(Heard::Disconnected { code, reason }),
+            Packet::Disconnect { code, reason, session_expiry_s } => {
+                if let (Role::Server(guest), Some(session_expiry_s)) = (&mut self.role, session_expiry_s) {
+                    guest.change_expiry(session_expiry_s)?;
+                }
+                return Ok(Heard::Disconnected { code, reason });
+            }
             packet if self.is_client() => return self.receive_from_broker(packet),
             packet => self.receive_from_client(packet)?,
         }
@@ -157,24 +166,31 @@ impl Session {
     }
 
     fn receive_from_client(&mut self, packet: Packet) -> Result<(), Violation> {
+        let Role::Server(guest) = &mut self.role else { return Err(unexpected(&packet)) };
         match packet {
             Packet::PingReq => write::pingresp(&mut self.out),
             Packet::Subscribe(subscribe) => {
-                self.errors.push("subscribe");
-                let code = match self.version {
-                    Version::V311 => reason::SUBACK_FAILURE,
-                    Version::V5 => reason::IMPLEMENTATION_SPECIFIC,
-                };
-                let codes = vec![code; subscribe.subscriptions.len()];
-                write::suback(self.version, subscribe.id, &codes, &mut self.out);
+                let answer = guest.subscribe(&subscribe);
+                self.answer(answer);
             }
             Packet::Unsubscribe(unsubscribe) => {
-                let codes = vec![reason::NO_SUBSCRIPTION_EXISTED; unsubscribe.filters.len()];
-                write::unsuback(self.version, unsubscribe.id, &codes, &mut self.out);
+                let answer = guest.unsubscribe(&unsubscribe);
+                self.answer(answer);
             }
+            Packet::PubAck(ack) => guest.answered(sender::Answer::Ack { id: ack.id, code: ack.code })?,
+            Packet::PubRec(ack) => guest.answered(sender::Answer::Received { id: ack.id, code: ack.code })?,
+            Packet::PubComp(ack) => guest.answered(sender::Answer::Complete { id: ack.id })?,
             other => return Err(unexpected(&other)),
         }
         Ok(())
+    }
+
+    /// Plans the answer to a SUBSCRIBE or UNSUBSCRIBE: it leaves when the log knows what has changed.
+    fn answer(&mut self, (packet, note): (Bytes, Option<Note>)) {
+        if let Some(note) = note {
+            self.receiver.note(note);
+        }
+        self.receiver.answer(&packet[..]);
     }
 
     fn publish(&mut self, mut publish: Publish) -> Result<(), Violation> {
@@ -196,7 +212,7 @@ impl Session {
     }
 
     fn judge(&mut self, publish: &Publish) -> Fate {
-        match &self.role {
+        match &mut self.role {
             Role::Client { retained: Retained::Skip, .. } if publish.retain => Fate::Drop(reason::SUCCESS),
             Role::Client { retained: Retained::Skip, .. } => Fate::Take(reason::SUCCESS),
             Role::Client { retained: Retained::Use, .. } if publish.retain => {
@@ -213,14 +229,18 @@ impl Session {
                 self.receiver.may_be_retained(publish);
                 Fate::Take(reason::SUCCESS)
             }
-            Role::Server { pattern, .. } => {
-                if std::str::from_utf8(&publish.topic).is_ok_and(|topic| pattern.accepts(topic)) {
-                    return Fate::Take(reason::SUCCESS);
-                }
+            Role::Server(guest) => match guest.judge(&publish.topic) {
+                Verdict::Taken => Fate::Take(reason::SUCCESS),
                 // Kept all the same: the decoder makes a dead letter of it, where somebody can find it.
-                self.errors.push("topic");
-                Fate::Take(reason::NO_MATCHING_SUBSCRIBERS)
-            }
+                Verdict::Unmatched => {
+                    self.errors.push("topic");
+                    Fate::Take(reason::NO_MATCHING_SUBSCRIBERS)
+                }
+                Verdict::Refused => {
+                    self.errors.push("acl");
+                    Fate::Drop(reason::NOT_AUTHORIZED)
+                }
+            },
         }
     }
 
@@ -262,6 +282,14 @@ impl Session {
         true
     }
 
+    /// Writes what subscribers of ours get next; returns whether there may be more.
+    pub(super) fn pump(&mut self, now: Instant) -> Result<bool, Violation> {
+        match &mut self.role {
+            Role::Server(guest) => guest.pump(now, &mut self.out),
+            Role::Client { .. } => Ok(false),
+        }
+    }
+
     /// Says whether a SUBSCRIBE waits for its answer.
     pub(super) fn is_subscribing(&self) -> bool {
         matches!(self.role, Role::Client { subscribing: Some(_), .. })
@@ -279,12 +307,19 @@ impl Session {
 
     /// Hands over what was received since the last call, to be one record; its answers wait for [`Session::durable`].
     pub(super) fn take_batch(&mut self) -> Option<Chunk> {
-        self.receiver.take_batch(&mut self.out)
+        let chunk = self.receiver.take_batch(&mut self.out)?;
+        if let Role::Server(guest) = &mut self.role {
+            guest.handed_over(&chunk);
+        }
+        Some(chunk)
     }
 
     /// Says that the oldest batch handed over is durable: its answers are written to `out`.
     pub(super) fn durable(&mut self) {
         self.receiver.durable(&mut self.out);
+        if let Role::Server(guest) = &mut self.role {
+            guest.durable();
+        }
     }
 
     /// Writes the last packet of the connection, where the version and our role have one.
@@ -296,11 +331,11 @@ impl Session {
                 }
             }
             // In 3.1.1 a server has no DISCONNECT: it closes.
-            Role::Server { packet_bytes_max, .. } => {
+            Role::Server(guest) => {
                 if self.version == Version::V5 {
                     let mut packet = BytesMut::new();
                     write::disconnect(self.version, code, why, &mut packet);
-                    if packet.len() > *packet_bytes_max {
+                    if packet.len() > guest.packet_bytes_max() {
                         packet.clear();
                         write::disconnect(self.version, code, "", &mut packet);
                     }
@@ -317,8 +352,6 @@ fn unexpected(packet: &Packet) -> Violation {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::mqtt::remembered::Lasts;
     use crate::mqtt::subscribing::{Drops, OnDowngrade};
@@ -398,8 +431,7 @@ mod tests {
 
     #[test]
     fn a_publisher_beyond_the_window_is_told() {
-        let pattern = TopicPattern::parse("#").expect("valid");
-        let mut server = Session::server(Version::V5, pattern, None, remembered());
+        let mut server = Session::server(Version::V5, Guest::anybody(Version::V5), remembered());
         for id in 1..=RECEIVE_MAXIMUM {
             server.receive(message("a", id, None)).expect("within the window");
         }

@@ -3,10 +3,9 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::codec::{CONNACK, CONNECT, PACKET_BYTES_MAX};
+use super::codec::{CONNACK, CONNECT};
 use super::packet::{ConnAck, Connect, Publish, QoS, Subscribe, Unsubscribe, Version, Violation, Will, reason};
 use super::properties;
-use super::receiver::{RECEIVE_MAXIMUM, TOPIC_ALIAS_MAX};
 
 /// The longest packet that the length field of MQTT can tell.
 const REMAINING_BYTES_MAX: usize = 268_435_455;
@@ -95,22 +94,6 @@ pub(super) fn connack(version: Version, connack: &ConnAck, out: &mut BytesMut) {
     put_u16(&mut block, properties::SERVER_KEEP_ALIVE, connack.server_keep_alive_s);
     put_text(&mut block, properties::SERVER_REFERENCE, connack.server_reference.as_deref());
     put_with_block(out, CONNACK, &[present, connack.code], &block);
-}
-
-/// Writes a CONNACK that accepts, and goes on with a session or begins one; `assigned` names the client if it came without an id (version 5).
-pub(super) fn accept(version: Version, connect: &Connect, assigned: Option<&str>, out: &mut BytesMut) {
-    let answer = ConnAck {
-        receive_maximum: Some(RECEIVE_MAXIMUM),
-        topic_alias_max: Some(TOPIC_ALIAS_MAX),
-        subscription_ids_available: Some(false),
-        shared_available: Some(false),
-        packet_bytes_max: u32::try_from(PACKET_BYTES_MAX).ok(),
-        // There is nothing to keep for a publisher of QoS 0 and 1, so its session ends with the connection.
-        session_expiry_s: connect.session_expiry_s.filter(|seconds| *seconds > 0).map(|_| 0),
-        assigned_client_id: assigned.map(str::to_owned),
-        ..ConnAck::default()
-    };
-    connack(version, &answer, out);
 }
 
 /// Writes a CONNACK that refuses, with a reason code of version 5; 3.1.1 gets the nearest of its own.
@@ -336,7 +319,8 @@ fn put_text(out: &mut BytesMut, id: u8, text: Option<&str>) {
     out.put_slice(&text.as_bytes()[..end]);
 }
 
-fn put_variable_integer(out: &mut BytesMut, mut value: usize) {
+/// Writes a number as MQTT writes lengths.
+pub(super) fn put_variable_integer(out: &mut BytesMut, mut value: usize) {
     loop {
         let low = u8::try_from(value & 0x7F).unwrap_or(0x7F);
         value >>= 7;

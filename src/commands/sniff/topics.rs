@@ -28,7 +28,7 @@ pub(super) fn infer(group: &Group<'_>, asked: &str) -> Topics {
     let mut found = Topics::default();
     let mut written = Vec::with_capacity(levels.len());
     let last_level = (0..levels.len()).rev().find(|level| literal(*level).is_none());
-    for level in 0..levels.len() {
+    for (level, values) in levels.iter().enumerate() {
         let given = asked.get(level).and_then(|level| level.strip_prefix('{')?.strip_suffix('}'));
         if given.is_none()
             && let Some(text) = literal(level)
@@ -50,7 +50,7 @@ pub(super) fn infer(group: &Group<'_>, asked: &str) -> Topics {
             found.columns.iter().any(|other| other.eq_ignore_ascii_case(name))
                 || group.fields.iter().any(|field| field.eq_ignore_ascii_case(name) && same.as_deref() != Some(field))
         };
-        let is_device = || last_level == Some(level) && levels[level].iter().all(is_numbered) && !is_taken("device");
+        let is_device = || last_level == Some(level) && values.iter().all(is_numbered) && !is_taken("device");
         let name = name.or_else(|| is_device().then(|| "device".to_owned()));
         let mut name = name.unwrap_or_else(|| format!("level{}", level + 1));
         while is_taken(&name) {

@@ -392,7 +392,7 @@ impl Member {
         if !session.is_subscribing() {
             connected();
         }
-        let connection = Connection {
+        let mut connection = Connection {
             stream,
             inbox,
             session,
@@ -401,7 +401,7 @@ impl Member {
             intake,
             partition: &self.partition,
         };
-        let (end, remembered) = connection
+        let end = connection
             .run(stop, &Stop::new(), || {
                 connected();
                 if !progress.known.is_subscribed(&subscription) {
@@ -410,7 +410,8 @@ impl Member {
                 }
             })
             .await;
-        progress.remembered = remembered;
+        progress.remembered = connection.take_remembered(&end);
+        connection.close(&end).await;
         self.after(end)
     }
 

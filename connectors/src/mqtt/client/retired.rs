@@ -117,7 +117,7 @@ impl Member {
         let now = Instant::now();
         let keep_alive_s = connack.server_keep_alive_s.unwrap_or(settings.keep_alive_s);
         let noticing = Noticing { intake: Arc::clone(intake), noticed: Mutex::new(now) };
-        let connection = Connection {
+        let mut connection = Connection {
             stream,
             inbox,
             session,
@@ -133,11 +133,12 @@ impl Member {
             quiet.cancel();
             std::future::pending().await
         };
-        let (end, left) = tokio::select! {
+        let end = tokio::select! {
             ended = connection.run(&quiet, &never, || ()) => ended,
             never = watch => never,
         };
-        *remembered = left;
+        *remembered = connection.take_remembered(&end);
+        connection.close(&end).await;
         match end {
             End::Stopped if !stop.is_cancelled() => self.forget(version).await,
             end => self.after(end),

@@ -14,11 +14,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tidemill_engine::source::Note;
+use tidemill_engine::source::{Chunk, Message, Note};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::super::packet::{Publish, QoS, RetainHandling, Subscribe, Subscription, Version, Violation, reason};
+use super::super::attributes::{self, Attributes};
+use super::super::packet::{
+    Publish, QoS, RetainHandling, Subscribe, Subscription, Unsubscribe, Version, Violation, reason,
+};
 use super::super::properties;
 use super::super::sender::{Answer, Outgoing};
 use super::super::topic::TopicPattern;
@@ -28,7 +31,7 @@ use super::auth::Who;
 use super::filter;
 use super::hub::{Delivery, Grant, Hub, Mailbox, Publication, expiry_of};
 use super::note;
-use super::sessions::{Kept, SUBSCRIPTIONS_MAX};
+use super::sessions::{Expiry, Kept, SUBSCRIPTIONS_MAX};
 
 /// So many bytes of packets may wait for the socket before no more are made.
 const OUT_BYTES_MAX: usize = 64 << 10;
@@ -83,8 +86,8 @@ pub(in crate::mqtt) struct Guest {
     kept: Kept,
     /// The largest packet it takes.
     packet_bytes_max: usize,
-    /// What has come for subscribers since the last batch, and in the batches that are not durable yet.
-    fresh: Vec<Publication>,
+    session_expiry_max_s: u32,
+    /// What has come for subscribers in the batches that are not durable yet.
     handed_over: VecDeque<Vec<Publication>>,
 }
 
@@ -102,6 +105,7 @@ pub(super) struct Arrival {
     pub(super) rules: Rules,
     pub(super) client_id: Arc<str>,
     pub(super) kept: Kept,
+    pub(super) session_expiry_max_s: u32,
     pub(super) packet_bytes_max: Option<u32>,
     /// How many unacknowledged messages it takes.
     pub(super) receive_maximum: Option<u16>,
@@ -110,7 +114,8 @@ pub(super) struct Arrival {
 impl Guest {
     /// Lets a client in.
     pub(super) fn new(arrival: Arrival) -> Guest {
-        let Arrival { version, pattern, hub, rules, client_id, mut kept, packet_bytes_max, receive_maximum } = arrival;
+        let Arrival { version, pattern, hub, rules, client_id, session_expiry_max_s, .. } = arrival;
+        let Arrival { mut kept, packet_bytes_max, receive_maximum, .. } = arrival;
         kept.mailbox.set_present(true);
         kept.outbox.resume(receive_maximum);
         let packet_bytes_max = packet_bytes_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
@@ -122,15 +127,16 @@ impl Guest {
             client_id,
             kept,
             packet_bytes_max,
-            fresh: Vec::new(),
+            session_expiry_max_s,
             handed_over: VecDeque::new(),
         }
     }
 
     /// Lets it out, and gives its session back.
-    pub(super) fn leave(self) -> Kept {
+    pub(super) fn leave(&mut self) -> Kept {
         self.kept.mailbox.set_present(false);
-        self.kept
+        // What is left says good-bye only.
+        std::mem::replace(&mut self.kept, Kept::new(0, 1, ""))
     }
 
     /// Returns the mailbox, whose bell says when to call [`Guest::pump`].
@@ -152,28 +158,25 @@ impl Guest {
         if self.pattern.accepts(topic) { Verdict::Taken } else { Verdict::Unmatched }
     }
 
-    /// Keeps a message, which is in the batch, for subscribers.
-    pub(in crate::mqtt) fn taken(&mut self, publish: &Publish) {
-        if (self.hub.is_idle() && !publish.retain) || std::str::from_utf8(&publish.topic).is_err() {
-            return;
-        }
-        self.fresh.push(publication(publish, self.kept.mailbox.number));
-    }
-
-    /// Says that the batch was handed to the log.
-    pub(in crate::mqtt) fn handed_over(&mut self) {
-        self.handed_over.push_back(std::mem::take(&mut self.fresh));
+    /// Says that a batch was handed to the log: what is in it is for subscribers, when it is durable.
+    pub(in crate::mqtt) fn handed_over(&mut self, chunk: &Chunk) {
+        let (Chunk::Messages(messages) | Chunk::Noted(messages, _)) = chunk else { return };
+        let is_idle = self.hub.is_idle();
+        let wanted = messages.iter().filter(|message| !is_idle || attributes::is_retained(message));
+        let publisher = self.kept.mailbox.number;
+        self.handed_over.push_back(wanted.filter_map(|message| publication(message, publisher)).collect());
     }
 
     /// Says that the oldest batch handed over is durable: subscribers get it.
     pub(in crate::mqtt) fn durable(&mut self) {
         for publication in self.handed_over.pop_front().unwrap_or_default() {
-            self.hub.publish(publication);
+            // Who is slow is dealt with by its mailbox; who publishes does not wait for it.
+            let _ = self.hub.publish(publication);
         }
     }
 
     /// Takes a SUBSCRIBE; returns the SUBACK, and what the log must know first.
-    pub(in crate::mqtt) fn subscribe(&mut self, subscribe: &Subscribe) -> (BytesMut, Option<Note>) {
+    pub(in crate::mqtt) fn subscribe(&mut self, subscribe: &Subscribe) -> (Bytes, Option<Note>) {
         let mut codes = Vec::with_capacity(subscribe.subscriptions.len());
         let mut has_changed = false;
         for subscription in &subscribe.subscriptions {
@@ -189,13 +192,14 @@ impl Guest {
         }
         let mut suback = BytesMut::new();
         write::suback(self.version, subscribe.id, &codes, &mut suback);
-        (suback, self.note_if(has_changed))
+        (suback.freeze(), self.note_if(has_changed))
     }
 
     /// Takes an UNSUBSCRIBE; returns the UNSUBACK, and what the log must know first.
-    pub(in crate::mqtt) fn unsubscribe(&mut self, id: u16, filters: &[String]) -> (BytesMut, Option<Note>) {
+    pub(in crate::mqtt) fn unsubscribe(&mut self, unsubscribe: &Unsubscribe) -> (Bytes, Option<Note>) {
         let mut has_changed = false;
-        let codes: Vec<u8> = filters
+        let codes: Vec<u8> = unsubscribe
+            .filters
             .iter()
             .map(|filter| {
                 if self.kept.subscriptions.remove(filter).is_none() {
@@ -207,8 +211,8 @@ impl Guest {
             })
             .collect();
         let mut unsuback = BytesMut::new();
-        write::unsuback(self.version, id, &codes, &mut unsuback);
-        (unsuback, self.note_if(has_changed))
+        write::unsuback(self.version, unsubscribe.id, &codes, &mut unsuback);
+        (unsuback.freeze(), self.note_if(has_changed))
     }
 
     /// Takes an answer to what was sent. After an error the connection must end.
@@ -216,31 +220,47 @@ impl Guest {
         self.kept.outbox.answered(answer)
     }
 
-    /// Writes what is to be sent next, until `out` is full. An error: the client is too slow.
-    pub(in crate::mqtt) fn pump(&mut self, now: Instant, out: &mut BytesMut) -> Result<(), Violation> {
+    /// Changes how long the session outlives its connection, as a good-bye may.
+    pub(in crate::mqtt) fn change_expiry(&mut self, session_expiry_s: u32) -> Result<(), Violation> {
+        if session_expiry_s > 0 && !self.kept.expiry.outlives() {
+            let problem = "a DISCONNECT prolongs a session that ends with its connection";
+            return Err(Violation::Protocol(problem.to_owned()));
+        }
+        self.kept.expiry = Expiry(session_expiry_s.min(self.session_expiry_max_s));
+        Ok(())
+    }
+
+    /// Writes what is to be sent next, until `out` is full; returns whether there may be more. An error: the client is too slow.
+    pub(in crate::mqtt) fn pump(&mut self, now: Instant, out: &mut BytesMut) -> Result<bool, Violation> {
         if self.kept.mailbox.has_overflowed() {
             return Err(Violation::TooSlow);
         }
         while out.len() < OUT_BYTES_MAX {
-            match self.kept.outbox.next() {
+            let has_written = match self.kept.outbox.next() {
                 Some(Outgoing::Publish { id, qos, dup, message, .. }) => {
                     put_delivery(self.version, message, id, qos, dup, now, out);
+                    true
                 }
-                Some(Outgoing::Release { id }) => write::pubrel(self.version, id, reason::SUCCESS, out),
+                Some(Outgoing::Release { id }) => {
+                    write::pubrel(self.version, id, reason::SUCCESS, out);
+                    true
+                }
                 Some(Outgoing::Unknown { id }) => {
                     write::pubrel(self.version, id, reason::PACKET_ID_NOT_FOUND, out);
+                    true
                 }
-                // One at a time: what the window holds back stays in the mailbox, where it is counted.
-                None if !self.kept.outbox.has_room() => return Ok(()),
-                None => match self.kept.mailbox.take() {
+                None => false,
+            };
+            // One at a time: what the window holds back stays in the mailbox, where it is counted.
+            if !has_written {
+                let delivery = if self.kept.outbox.has_room() { self.kept.mailbox.take() } else { None };
+                match delivery {
                     Some(delivery) => self.offer(delivery, now),
-                    None => return Ok(()),
-                },
+                    None => return Ok(false),
+                }
             }
         }
-        // There may be more; the socket is asked first.
-        self.kept.mailbox.bell.notify_one();
-        Ok(())
+        Ok(true)
     }
 
     fn offer(&mut self, delivery: Delivery, now: Instant) {
@@ -297,33 +317,22 @@ impl Guest {
         let Kept { expiry, subscriptions, noted, .. } = &self.kept;
         (has_changed && noted.is_some()).then(|| note::remember(&self.client_id, *expiry, subscriptions))
     }
-
-    /// Changes how long the session outlives its connection, as a DISCONNECT may.
-    pub(super) fn kept_mut(&mut self) -> &mut Kept {
-        &mut self.kept
-    }
 }
 
-/// Makes of a PUBLISH what subscribers get.
-pub(super) fn publication(publish: &Publish, publisher: u64) -> Publication {
-    let mut expiry_s = None;
-    if !publish.properties.is_empty() {
-        // What came through the codec is whole.
-        let _ = properties::read_block("PUBLISH", &publish.properties, properties::IN_PUBLISH, |id, value, _| {
-            if id == properties::MESSAGE_EXPIRY {
-                expiry_s = Some(value.number());
-            }
-        });
-    }
-    Publication {
-        topic: publish.topic.clone(),
-        payload: publish.payload.clone(),
-        qos: publish.qos,
-        retain: publish.retain,
-        properties: publish.properties.clone(),
+/// Makes of a message what subscribers get; `None` if its topic is no text.
+pub(super) fn publication(message: &Message, publisher: u64) -> Option<Publication> {
+    std::str::from_utf8(&message.topic).ok()?;
+    let attributes = Attributes::of(message);
+    Some(Publication {
+        topic: message.topic.clone(),
+        payload: message.payload.clone(),
+        qos: attributes.qos.and_then(QoS::from_bits).unwrap_or_default(),
+        retain: attributes.retain.unwrap_or(false),
+        // Behind the flags, as on the wire.
+        properties: message.attributes.slice(message.attributes.len().min(1)..),
         publisher: Some(publisher),
-        expires_at: expiry_of(expiry_s, Instant::now()),
-    }
+        expires_at: expiry_of(attributes.message_expiry_s, Instant::now()),
+    })
 }
 
 fn put_delivery(version: Version, delivery: &Delivery, id: u16, qos: QoS, dup: bool, now: Instant, out: &mut BytesMut) {
@@ -366,4 +375,23 @@ fn properties_for(delivery: &Delivery, now: Instant) -> Bytes {
         write::put_variable_integer(&mut block, usize::try_from(*subscription_id).unwrap_or(usize::MAX));
     }
     block.freeze()
+}
+
+#[cfg(test)]
+impl Guest {
+    /// A client that may do everything, of a listener for all topics.
+    pub(in crate::mqtt) fn anybody(version: Version) -> Guest {
+        let kept = Kept::new(1, 1, "anybody");
+        Guest::new(Arrival {
+            version,
+            pattern: TopicPattern::parse("#").expect("valid"),
+            hub: Arc::default(),
+            rules: Rules::new(None, Who::Anybody, Arc::from("anybody")),
+            client_id: Arc::from("anybody"),
+            kept,
+            session_expiry_max_s: 0,
+            packet_bytes_max: None,
+            receive_maximum: None,
+        })
+    }
 }

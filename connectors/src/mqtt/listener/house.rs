@@ -11,7 +11,9 @@ use tidemill_engine::source::{Chunk, Intake, IntakeError, Message, Note, Resume,
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
+use super::super::attributes;
 use super::super::packet::{Publish, Will};
+use super::super::remembered::{Arena, Remembered, session_name};
 use super::super::topic::TopicPattern;
 use super::PARTITION;
 use super::acl::Acl;
@@ -93,13 +95,13 @@ impl House {
         self.hub.forget_subscribers();
         let none = BTreeMap::new();
         let notes = resume.iter().find(|resume| resume.partition == PARTITION).map_or(&none, |resume| &resume.notes);
-        let mut orphans = Vec::new();
+        let mut remembered = Remembered::recall(notes);
         for (key, value) in notes {
-            let Some((client_id, expiry, subscriptions)) = note::recall(key, value) else {
-                orphans.push(Note::forget(key.clone()));
-                continue;
-            };
-            let mut kept = Kept::new(self.sessions.new_number(), self.first_number());
+            let Some((client_id, expiry, subscriptions)) = note::recall(key, value) else { continue };
+            let mut kept = Kept::new(self.sessions.new_number(), self.first_number(), client_id);
+            if let Some(remembered) = remembered.remove(&session_name(client_id)) {
+                kept.remembered = remembered;
+            }
             kept.mailbox.set_present(false);
             for (filter, grant) in &subscriptions {
                 self.hub.subscribe(&kept.mailbox, filter, grant.clone());
@@ -109,7 +111,8 @@ impl House {
             kept.subscriptions = subscriptions;
             self.sessions.restore(client_id, kept);
         }
-        orphans
+        // Packet ids of sessions that have ended: the program died before it could say so.
+        remembered.into_values().flat_map(|mut remembered| remembered.end()).collect()
     }
 
     /// Returns the number that a session's messages begin with.
@@ -125,8 +128,13 @@ impl House {
         if !std::str::from_utf8(&publish.topic).is_ok_and(|topic| self.pattern.accepts(topic)) {
             log.intake.count_error("topic");
         }
-        if log.append(vec![publish.message()], Vec::new()).await.is_ok() {
-            self.hub.publish(publication(&publish, publisher));
+        let attributes = attributes::encode(&publish, &mut Arena::default());
+        let message = Message { topic: publish.topic, payload: publish.payload, attributes };
+        let publication = publication(&message, publisher);
+        if log.append(vec![message], Vec::new()).await.is_ok()
+            && let Some(publication) = publication
+        {
+            let _ = self.hub.publish(publication);
         }
     }
 

@@ -20,9 +20,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
+use tidemill_engine::source::BoxFuture;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
+use super::super::local::{LocalBroker, LocalMessage};
 use super::super::packet::{QoS, Subscription};
 use super::retained::Retained;
 use super::tree::Tree;
@@ -34,19 +36,24 @@ pub(super) const MAILBOX_BYTES_MAX: usize = 4 << 20;
 /// How many retained messages may wait for one subscriber. Beyond it a subscription is refused until they are read.
 pub(super) const RETAINED_WAITING_MAX: usize = 20_000;
 
+/// How long a sink waits for subscribers that are behind, with each few hundred rows.
+const SLOW_SUBSCRIBER_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it looks whether they are still.
+const SLOW_SUBSCRIBER_LOOK: Duration = Duration::from_millis(5);
+
 /// A message for whoever subscribes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Publication {
-    pub(crate) topic: Bytes,
-    pub(crate) payload: Bytes,
-    pub(crate) qos: QoS,
-    pub(crate) retain: bool,
+pub(super) struct Publication {
+    pub(super) topic: Bytes,
+    pub(super) payload: Bytes,
+    pub(super) qos: QoS,
+    pub(super) retain: bool,
     /// Properties of MQTT 5 as on the wire, without topic alias and subscription ids.
-    pub(crate) properties: Bytes,
+    pub(super) properties: Bytes,
     /// The mailbox of its publisher, if that is a client of the listener.
-    pub(crate) publisher: Option<u64>,
+    pub(super) publisher: Option<u64>,
     /// When it is of no more use.
-    pub(crate) expires_at: Option<Instant>,
+    pub(super) expires_at: Option<Instant>,
 }
 
 impl Publication {
@@ -103,11 +110,11 @@ impl Grant {
 
 /// The messages that wait for one subscriber.
 #[derive(Debug)]
-pub(super) struct Mailbox {
+pub(in crate::mqtt) struct Mailbox {
     pub(super) number: u64,
     waiting: Mutex<Waiting>,
     /// Told when there is something, or too much.
-    pub(super) bell: Notify,
+    pub(in crate::mqtt) bell: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -159,6 +166,13 @@ impl Mailbox {
         self.waiting.lock().retained.len() >= RETAINED_WAITING_MAX
     }
 
+    /// Says whether a subscriber that is there has much to read.
+    fn is_half_full(&self) -> bool {
+        let waiting = self.waiting.lock();
+        let is_half_full = waiting.messages.len() >= MAILBOX_MESSAGES_MAX / 2 || waiting.bytes >= MAILBOX_BYTES_MAX / 2;
+        waiting.is_present && is_half_full
+    }
+
     fn put_retained(&self, deliveries: impl Iterator<Item = Delivery>) {
         self.waiting.lock().retained.extend(deliveries);
         self.bell.notify_one();
@@ -188,7 +202,7 @@ impl Mailbox {
 
 /// Where publishers and subscribers of one listener meet.
 #[derive(Default)]
-pub struct Hub {
+pub(super) struct Hub {
     /// How many filters are subscribed: who publishes to nobody should not pay for it.
     filter_count: AtomicUsize,
     tree: RwLock<Tree<Arc<Mailbox>, Grant>>,
@@ -202,13 +216,13 @@ impl Hub {
         self.filter_count.load(Ordering::Acquire) == 0
     }
 
-    /// Gives a message to all who subscribed; returns to how many. Does not wait.
-    pub(crate) fn publish(&self, publication: Publication) -> usize {
+    /// Gives a message to all who subscribed, and returns them. Does not wait.
+    pub(super) fn publish(&self, publication: Publication) -> Vec<Arc<Mailbox>> {
         if publication.retain && !self.retained.lock().keep(&publication, Instant::now()) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         if self.is_idle() {
-            return 0;
+            return Vec::new();
         }
         let publication = Arc::new(publication.detached());
         // By number, so that the order is the same each time.
@@ -227,13 +241,13 @@ impl Hub {
             delivery.retain |= grant.retain_as_published && publication.retain;
             delivery.subscription_ids.extend(grant.subscription_id);
         });
-        let count = receivers.len();
-        for (mailbox, delivery) in receivers.into_values() {
+        let put = |(mailbox, delivery): (Arc<Mailbox>, Delivery)| {
             if !mailbox.put(delivery) {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
             }
-        }
-        count
+            mailbox
+        };
+        receivers.into_values().map(put).collect()
     }
 
     /// Adds or replaces a subscription; returns whether it is new.
@@ -246,9 +260,8 @@ impl Hub {
     /// Sends what is retained for a filter.
     pub(super) fn send_retained(&self, mailbox: &Mailbox, filter: &str, grant: &Grant) {
         let found = self.retained.lock().find(filter, Instant::now());
-        let deliveries = found.into_iter().filter(|publication| {
-            !(grant.no_local && publication.publisher == Some(mailbox.number))
-        });
+        let deliveries =
+            found.into_iter().filter(|publication| !(grant.no_local && publication.publisher == Some(mailbox.number)));
         mailbox.put_retained(deliveries.map(|publication| Delivery {
             qos: grant.qos.min(publication.qos),
             publication,
@@ -282,14 +295,25 @@ pub(super) fn expiry_of(expiry_s: Option<u32>, now: Instant) -> Option<Instant> 
     expiry_s.map(|seconds| now + Duration::from_secs(u64::from(seconds)))
 }
 
-/// The hubs of a program by the name of their source: where sinks find them.
-#[derive(Clone, Default)]
-pub struct Hubs(Arc<Mutex<BTreeMap<String, Arc<Hub>>>>);
-
-impl Hubs {
-    /// Returns the hub of a source, whether it listens yet or not.
-    pub fn of(&self, source: &str) -> Arc<Hub> {
-        Arc::clone(self.0.lock().entry(source.to_owned()).or_default())
+impl LocalBroker for Hub {
+    /// Gives rows of a sink to all who subscribed. They are in memory then, as everything on its way to subscribers. A window
+    /// that closes for many keys brings more rows at once than a mailbox holds, so a subscriber that reads gets time for it.
+    fn publish(&self, messages: Vec<LocalMessage>) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            let mut slow: BTreeMap<u64, Arc<Mailbox>> = BTreeMap::new();
+            for LocalMessage { topic, payload, qos, retain } in messages {
+                let properties = Bytes::new();
+                let publication =
+                    Publication { topic, payload, qos, retain, properties, publisher: None, expires_at: None };
+                let heard_by = self.publish(publication);
+                slow.extend(heard_by.into_iter().filter(|m| m.is_half_full()).map(|mailbox| (mailbox.number, mailbox)));
+            }
+            let until = Instant::now() + SLOW_SUBSCRIBER_PATIENCE;
+            while slow.values().any(|mailbox| mailbox.is_half_full()) && Instant::now() < until {
+                sleep(SLOW_SUBSCRIBER_LOOK).await;
+            }
+            Ok(())
+        })
     }
 }
 
@@ -329,16 +353,20 @@ mod tests {
         let mailbox = present(
             &hub,
             1,
-            &[("a/#", with_id(QoS::ExactlyOnce, 7)), ("a/+", with_id(QoS::AtMostOnce, 9)), ("b", with_id(QoS::AtLeastOnce, 3))],
+            &[
+                ("a/#", with_id(QoS::ExactlyOnce, 7)),
+                ("a/+", with_id(QoS::AtMostOnce, 9)),
+                ("b", with_id(QoS::AtLeastOnce, 3)),
+            ],
         );
-        assert_eq!(hub.publish(publication("a/b", QoS::ExactlyOnce)), 1);
+        assert_eq!(hub.publish(publication("a/b", QoS::ExactlyOnce)).len(), 1);
         let delivery = mailbox.take().expect("one copy");
         assert_eq!(delivery.qos, QoS::ExactlyOnce);
         let mut ids = delivery.subscription_ids;
         ids.sort_unstable();
         assert_eq!(ids, [7, 9]);
         assert!(mailbox.take().is_none());
-        assert_eq!(hub.publish(publication("c", QoS::AtMostOnce)), 0);
+        assert!(hub.publish(publication("c", QoS::AtMostOnce)).is_empty());
     }
 
     #[test]

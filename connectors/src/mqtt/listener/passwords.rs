@@ -24,7 +24,9 @@ const WORK_KIB_MAX: u64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PasswordError {
     /// The name cannot stand in a line.
-    #[error("{0:?} cannot be a user: a name has 1 to {USER_BYTES_MAX} bytes, no colon and no line break, and does not begin with '#'")]
+    #[error(
+        "{0:?} cannot be a user: a name has 1 to {USER_BYTES_MAX} bytes, no colon and no line break, and does not begin with '#'"
+    )]
     User(String),
     /// Nothing, or more than MQTT can carry.
     #[error("a password has 1 to {PASSWORD_BYTES_MAX} bytes")]

@@ -91,7 +91,9 @@ mod tests {
     fn the_last_message_of_a_topic_is_found_by_any_filter_that_takes_it() {
         let now = Instant::now();
         let mut retained = Retained::default();
-        for (topic, payload) in [("a", "1"), ("a/b", "2"), ("a/b/c", "3"), ("ab", "4"), ("a/b", "5"), ("x", "6"), ("x", "")] {
+        for (topic, payload) in
+            [("a", "1"), ("a/b", "2"), ("a/b/c", "3"), ("ab", "4"), ("a/b", "5"), ("x", "6"), ("x", "")]
+        {
             assert!(retained.keep(&message(topic, payload), now));
         }
         let found = |filter: &str| -> Vec<String> {

@@ -100,7 +100,8 @@ mod tests {
 
     #[test]
     fn the_tree_finds_what_each_filter_takes() {
-        let filters = ["#", "+", "a", "a/b", "a/+", "a/#", "+/b", "+/+", "/+", "a//c", "a/+/c", "$SYS/#", "$SYS/+", "+/#"];
+        let filters =
+            ["#", "+", "a", "a/b", "a/+", "a/#", "+/b", "+/+", "/+", "a//c", "a/+/c", "$SYS/#", "$SYS/+", "+/#"];
         let topics = ["a", "a/b", "a/x", "b/b", "/b", "a//c", "a/b/c", "$SYS/x", "$SYS", "a/", "/"];
         let mut tree = Tree::default();
         for (number, filter) in filters.iter().enumerate() {

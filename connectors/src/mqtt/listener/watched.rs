@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -36,7 +36,7 @@ pub(super) struct Mistake {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     bytes: u64,
-    modified: Option<SystemTime>,
+    modified: Option<Duration>,
     #[cfg(unix)]
     inode: u64,
 }
@@ -118,7 +118,7 @@ const GONE: Stamp = Stamp {
 fn stamp(metadata: &fs::Metadata) -> Stamp {
     Stamp {
         bytes: metadata.len(),
-        modified: metadata.modified().ok(),
+        modified: metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()),
         #[cfg(unix)]
         inode: std::os::unix::fs::MetadataExt::ino(metadata),
     }

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::packet::{Will, reason};
 use super::super::connection::End;
+use super::super::packet::{Will, reason};
 
 /// A will whose client has vanished, with what is needed to publish it.
 #[derive(Clone, Debug)]

@@ -6,10 +6,10 @@ use tidemill_engine::source::Chunk;
 
 use super::{NO_PROPERTIES, field, packet, publish4, publish5};
 use crate::mqtt::codec::{self, Header, Stopped};
+use crate::mqtt::listener::Guest;
 use crate::mqtt::packet::{Packet, Version, Violation};
 use crate::mqtt::remembered::{Lasts, Remembered};
 use crate::mqtt::session::{Heard, Retained, Session};
-use crate::mqtt::topic::TopicPattern;
 
 fn read(version: Version, bytes: &[u8]) -> Result<Packet, Violation> {
     let header = Header::read(bytes)?.expect("a whole header");
@@ -35,11 +35,10 @@ fn feed(bytes: &[u8]) -> bool {
         is_taken |= codec::read_connect(header, frame).is_ok();
     }
     for version in [Version::V311, Version::V5] {
-        let pattern = TopicPattern::parse("plant/{site}/#").expect("valid");
         let remembered = || Remembered::new("a", Lasts::InLog);
         for mut session in [
             Session::client(version, Retained::Use, remembered()),
-            Session::server(version, pattern.clone(), Some(64), remembered()),
+            Session::server(version, Guest::anybody(version), remembered()),
         ] {
             let (whole, stopped) = codec::whole_packets(bytes);
             let mut run = Bytes::copy_from_slice(&bytes[..whole]);
@@ -153,7 +152,7 @@ fn what_mqtt_forbids_is_refused_with_its_reason() {
 #[test]
 fn a_short_disconnect_is_understood() {
     for (bytes, code) in [(vec![0xE0, 0], 0), (vec![0xE0, 1, 0x8E], 0x8E), (vec![0xE0, 2, 0x8B, 0], 0x8B)] {
-        assert_eq!(read(Version::V5, &bytes), Ok(Packet::Disconnect { code, reason: None }));
+        assert_eq!(read(Version::V5, &bytes), Ok(Packet::Disconnect { code, reason: None, session_expiry_s: None }));
     }
 }
 

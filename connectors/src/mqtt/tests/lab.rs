@@ -13,10 +13,10 @@ use ::bytes::{Bytes, BytesMut};
 use tidemill_engine::source::{Chunk, Message, Note};
 
 use crate::mqtt::codec::{self, Header};
+use crate::mqtt::listener::Guest;
 use crate::mqtt::packet::{Version, Violation};
 use crate::mqtt::remembered::{Lasts, Remembered, session_name};
 use crate::mqtt::session::{Heard, Retained, Session};
-use crate::mqtt::topic::TopicPattern;
 
 pub(super) const BOTH: [Version; 2] = [Version::V311, Version::V5];
 
@@ -63,10 +63,7 @@ impl Lab {
         self.unread.clear();
         self.session = Some(match self.side {
             Side::Client(retained) => Session::client(self.version, retained, remembered),
-            Side::Server => {
-                let pattern = TopicPattern::parse("#").expect("valid");
-                Session::server(self.version, pattern, None, remembered)
-            }
+            Side::Server => Session::server(self.version, Guest::anybody(self.version), remembered),
         });
     }
 
@@ -129,7 +126,7 @@ impl Lab {
     /// The connection breaks: what was received is logged, what is answered goes nowhere.
     pub(super) fn cut(&mut self) {
         self.settle();
-        let remembered = self.session.take().expect("there is a connection").into_remembered();
+        let remembered = self.session.take().expect("there is a connection").take_remembered();
         self.connect(remembered);
     }
 

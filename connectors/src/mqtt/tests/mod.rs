@@ -3,6 +3,7 @@
 mod bytes;
 mod client;
 mod exactly_once;
+mod guests;
 mod lab;
 mod listener;
 mod members;
