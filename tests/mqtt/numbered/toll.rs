@@ -29,13 +29,12 @@ impl Toll {
         let in_flight_at_breaks = Arc::<AtomicU64>::default();
         let sum = Arc::clone(&in_flight_at_breaks);
         let running = tokio::spawn(async move {
+            // One after the other: a new connection of the same client would end the old one at the broker, with whatever
+            // acknowledgements it has not read yet.
             while let Ok((program, _)) = listener.accept().await {
-                let sum = Arc::clone(&sum);
-                tokio::spawn(async move {
-                    if let Ok(broker) = TcpStream::connect(("127.0.0.1", broker)).await {
-                        sum.fetch_add(carry(program, broker).await, Ordering::SeqCst);
-                    }
-                });
+                if let Ok(broker) = TcpStream::connect(("127.0.0.1", broker)).await {
+                    sum.fetch_add(carry(program, broker).await, Ordering::SeqCst);
+                }
             }
         });
         Toll { port, in_flight_at_breaks, running }
