@@ -167,6 +167,48 @@ fn pipelines_that_are_only_shown_are_right() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_with_a_password_may_do_what_the_rules_allow_and_nothing_else() {
+    let folder = Folder::new();
+    folder.write("rules", &block("acl").text);
+    let line = "printf 'of iron\\n' | tidemill password press-7 >> passwords";
+    succeed(shell(folder.path(), line), line);
+    let port = free_port();
+    let sql = format!(
+        "CREATE SOURCE readings (temperature DOUBLE NOT NULL) WITH (connector = 'mqtt_listener', bind = '127.0.0.1:{port}',
+             topic = 'plant/{{device}}/telemetry', password_file = '{}', acl_file = '{}');
+         CREATE MATERIALIZED VIEW history AS SELECT device, temperature FROM readings;",
+        folder.join("passwords").display(),
+        folder.join("rules").display()
+    );
+    let program = Serve::new(&folder, &sql).start_ready().await;
+    let publish = |topic: &str, password: &str, value: u32| {
+        let message = format!("{{\"temperature\": {value}}}");
+        let mut command = Command::new("mosquitto_pub");
+        command.args([
+            "-p",
+            &port.to_string(),
+            "-q",
+            "1",
+            "-u",
+            "press-7",
+            "-P",
+            password,
+            "-t",
+            topic,
+            "-m",
+            &message,
+        ]);
+        command.output().expect("mosquitto_pub is installed").status.success()
+    };
+    assert!(!publish("plant/press-7/telemetry", "of glass", 1), "a wrong password");
+    assert!(publish("plant/press-8/telemetry", "of iron", 2), "3.1.1 is acknowledged, and the message is not kept");
+    assert!(publish("plant/press-7/telemetry", "of iron", 3));
+    program.http.query_until("SELECT count(*) AS n FROM history WHERE device = 'press-7' AND temperature = 3", 1).await;
+    program.http.query_until("SELECT count(*) AS n FROM history", 1).await;
+    program.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_commands_that_listen_to_a_broker_print_a_pipeline_for_it() {
     let folder = Folder::new();
     let broker = Broker::start(&folder).await;

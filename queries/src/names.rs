@@ -55,9 +55,7 @@ mod tests {
         {
             assert_eq!(name_in_sql(plain), plain);
         }
-        for odd in
-            ["order", "select", "from", "interval", "null", "true", "Temp", "a-b", "1st", "current_date", ""]
-        {
+        for odd in ["order", "select", "from", "interval", "null", "true", "Temp", "a-b", "1st", "current_date", ""] {
             assert_eq!(name_in_sql(odd), format!("\"{odd}\""));
         }
         assert_eq!(name_in_sql("a\"b"), "\"a\"\"b\"");

@@ -10,7 +10,7 @@ import re
 import struct
 
 HEADER_BYTES, FRAME_BYTES = 80, 16
-MESSAGES, SEAL, OPEN = 2, 5, 1
+MESSAGES, SEAL, OPEN, NOTED = 2, 5, 1, 6
 BROKEN = re.compile(rb'"who":"([^"]+)","seq":(\d+),"v":"?(-?\d+)')
 
 
@@ -61,6 +61,16 @@ def epochs(folder):
                 at += topic
                 events.append((source, name, arrival, bytes(body[at : at + payload])))
                 at += payload
+        elif body[0] == NOTED:
+            # As above, with attributes for each message; behind the messages stand notes, which are not input.
+            partition, arrival, _, count, notes = struct.unpack_from("<IqQII", body, 1)
+            source, name = partitions[partition]
+            lengths = struct.unpack_from(f"<{3 * count}I", body, 29)
+            at = 29 + 12 * count + 8 * notes
+            for topic, payload, attributes in zip(lengths[::3], lengths[1::3], lengths[2::3]):
+                at += topic
+                events.append((source, name, arrival, bytes(body[at : at + payload])))
+                at += payload + attributes
         elif body[0] == SEAL:
             epoch, now = struct.unpack_from("<Qq", body, 1)
             yield epoch, now, events

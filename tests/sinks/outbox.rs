@@ -37,7 +37,7 @@ async fn a_full_outbox_leaves_rows_out_counts_them_and_holds_nothing_up() {
         seen.sort_unstable();
         assert_eq!(seen.len() as u64, number("outbox_rows"), "each of them once");
         assert_eq!(seen.contains(&(ROWS - 1)), on_full == "drop_oldest");
-        assert!(seen.contains(&0), "what may be in flight is never left out");
+        assert!(on_full == "drop_oldest" || seen.contains(&0), "the first row is not among the newest");
         program.stop().await;
     }
 }
