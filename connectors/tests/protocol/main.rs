@@ -68,7 +68,7 @@ fn run(seed: u64, ablation: Option<Ablation>) -> Result<Judge, String> {
     let lives = random.random_range(LIVES);
     let mut is_put_back = false;
     // Now and then everybody goes back first.
-    let restores = if ablation == Some(Ablation::RestoreToAbandoned) || seed.is_multiple_of(8) { 1 } else { 6 };
+    let restores = if seed.is_multiple_of(8) { 1 } else { 6 };
     for life in 0..=lives {
         let is_last = life == lives;
         let plan = if is_last { Plan { is_last, ..Plan::default() } } else { plan(&mut random, restores) };

@@ -177,7 +177,7 @@ pub(crate) fn restore(
     let line = line_of_descent(whole.clone());
     let targets: Vec<&Manifest> = whole
         .filter(|manifest| manifest.checkpoint().is_some() && manifest.rewound_to.is_none())
-        .filter(|manifest| line.contains(&manifest.number) || ablation == Some(Ablation::RestoreToAbandoned))
+        .filter(|manifest| line.contains(&manifest.number))
         // A table that was ahead has rows in its files that this checkpoint does not have in its buffers.
         .filter(|manifest| manifest.tables.values().all(|table| table.committed <= manifest.epoch))
         .collect();

@@ -207,6 +207,13 @@ async fn many_crashes_in_a_stream_lose_nothing() {
             // As kill -9: nothing in hand is acknowledged, nothing is said to the broker.
             task.abort();
             let _ = task.await;
+            // A connection is a task of its own, which may be at work until it waits next.
+            soon("its end", async {
+                while Arc::strong_count(&intake) > 1 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            })
+            .await;
             for payload in intake.payloads() {
                 *seen.entry(payload).or_default() += 1;
             }
