@@ -59,18 +59,16 @@ impl Refused {
 pub(super) async fn refuse(scene: &mut Scene, refused: Refused) {
     let program = scene.start_ready().await;
     scene.serve_a_while().await;
-    let mut words = Strace::inject(refused.injections);
-    if refused.on == On::LastSegment {
-        words.extend(["-P".to_owned(), last_segment(scene.data()).display().to_string()]);
-    }
-    let strace = Strace::attach(program.pid(), &words).await;
-    match refused.on {
+    let words = Strace::inject(refused.injections);
+    let strace = match refused.on {
         On::AllFiles => {
+            let strace = Strace::attach(program.pid(), &words).await;
             becomes_read_only(&program).await;
             is_read_only(scene, &program).await;
+            strace
         }
-        On::LastSegment => has_failed(&program).await,
-    }
+        On::LastSegment => refuse_last_segment(scene, &program, &words).await,
+    };
     strace.detach().await;
     goes_on(scene, &program).await;
     scene.stop_after_disk_failure(program).await;
@@ -106,11 +104,23 @@ async fn becomes_read_only(program: &Program) {
     .await;
 }
 
-async fn has_failed(program: &Program) {
-    eventually("the disk has failed", NOTICED_MAX, async || {
-        (status(program).await?["disk_failures"].as_u64()? > 0).then_some(())
-    })
-    .await;
+/// Refuses calls on the segment that is written, until the program has noticed. While the tracer attaches, the log may
+/// have gone on to another segment; then it is that one's turn.
+async fn refuse_last_segment(scene: &Scene, program: &Program, words: &[String]) -> Strace {
+    loop {
+        let segment = last_segment(scene.data());
+        let words = [words, &["-P".to_owned(), segment.display().to_string()]].concat();
+        let strace = Strace::attach(program.pid(), &words).await;
+        let has_failed = eventually("the disk has failed, or the log went on", NOTICED_MAX, async || {
+            let has_failed = status(program).await?["disk_failures"].as_u64()? > 0;
+            (has_failed || last_segment(scene.data()) != segment).then_some(has_failed)
+        })
+        .await;
+        if has_failed {
+            return strace;
+        }
+        strace.detach().await;
+    }
 }
 
 /// Looks at everything that a program says and does while it is read only.
