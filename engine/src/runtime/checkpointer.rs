@@ -381,10 +381,10 @@ impl Checkpointer {
         }
         self.leave_sparse_packs(packs)?;
         for (id, window) in &self.windows {
-            windows.get_mut(id).expect("made above").panes = window.panes();
+            windows.get_mut(id).expect("made above").panes = window.saved.all();
         }
         for (id, dedup) in &self.dedups {
-            dedups.get_mut(id).expect("made above").stretches = dedup.stretches();
+            dedups.get_mut(id).expect("made above").stretches = dedup.saved.all();
         }
         let mut partitions = marked.partitions.clone();
         for (place, part) in &self.notes {
@@ -406,15 +406,15 @@ impl Checkpointer {
     /// Moves what has not changed out of packs that are mostly garbage. Not rows of tables: they are named only until the
     /// next commit.
     fn leave_sparse_packs(&mut self, packs: &mut PackWriter<'_>) -> Result<(), CheckpointError> {
-        let panes = self.windows.values().flat_map(Window::parts);
-        let keys = self.dedups.values().flat_map(Dedup::parts);
+        let panes = self.windows.values().flat_map(|window| window.saved.parts());
+        let keys = self.dedups.values().flat_map(|dedup| dedup.saved.parts());
         let named = panes.chain(keys).chain(self.notes.values());
         let moved = leave_sparse_packs(&self.store, named, packs)?;
         if moved.is_empty() {
             return Ok(());
         }
-        let panes = self.windows.values_mut().flat_map(Window::parts_mut);
-        let keys = self.dedups.values_mut().flat_map(Dedup::parts_mut);
+        let panes = self.windows.values_mut().flat_map(|window| window.saved.parts_mut());
+        let keys = self.dedups.values_mut().flat_map(|dedup| dedup.saved.parts_mut());
         for part in panes.chain(keys).chain(self.notes.values_mut()) {
             if let Some(there) = moved.get(part) {
                 part.clone_from(there);

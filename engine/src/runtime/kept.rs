@@ -14,7 +14,7 @@ use crate::time::Watermark;
 use crate::window::{PaneCodec, PaneSnapshot};
 
 /// For each worker and each pane or stretch, by its start, the pieces that the last checkpoint has of it.
-type Pieces = BTreeMap<(usize, i64), Vec<PaneState>>;
+pub(super) struct Pieces(BTreeMap<(usize, i64), Vec<PaneState>>);
 
 /// A window as the checkpointer knows it.
 pub(super) struct Window {
@@ -22,7 +22,7 @@ pub(super) struct Window {
     codec: PaneCodec,
     /// What it had counted when the job started, and its name.
     before: WindowSaved,
-    saved: Pieces,
+    pub(super) saved: Pieces,
 }
 
 /// A deduplicated source as the checkpointer knows it.
@@ -31,20 +31,10 @@ pub(super) struct Dedup {
     codec: DedupCodec,
     /// What it had counted when the job started, and its name.
     before: DedupSaved,
-    saved: Pieces,
+    pub(super) saved: Pieces,
 }
 
 impl Window {
-    /// Returns where its pieces are.
-    pub(super) fn parts(&self) -> impl Iterator<Item = &Part> {
-        self.saved.values().flatten().map(|piece| &piece.part)
-    }
-
-    /// The same, to say that they are elsewhere.
-    pub(super) fn parts_mut(&mut self) -> impl Iterator<Item = &mut Part> {
-        self.saved.values_mut().flatten().map(|piece| &mut piece.part)
-    }
-
     /// Returns what the checkpointer knows of each window at the start.
     pub(super) fn all(
         plan: &Plan,
@@ -70,7 +60,7 @@ impl Window {
             counters.windows[at].rows.add(before.rows);
             counters.windows[at].late.add(before.late);
             counters.windows[at].results.add(before.results);
-            let saved = pieces_of(std::mem::take(&mut before.panes), workers);
+            let saved = Pieces::of(std::mem::take(&mut before.panes), workers);
             windows.insert(id, Window { key, codec: PaneCodec::new(layout, columns), before, saved });
         }
         Ok(windows)
@@ -89,7 +79,7 @@ impl Window {
         panes: Vec<(i64, PaneSnapshot)>,
         packs: &mut PackWriter<'_>,
     ) -> Result<(), CheckpointError> {
-        let mut before = take_worker(&mut self.saved, worker);
+        let mut before = self.saved.take_worker(worker);
         for (start_us, snapshot) in panes {
             let pieces = match snapshot {
                 PaneSnapshot::Unchanged => before.remove(&start_us).expect("saved by the checkpoint before"),
@@ -98,28 +88,13 @@ impl Window {
                     vec![PaneState { start_us, groups, part }]
                 }
             };
-            self.saved.insert((worker, start_us), pieces);
+            self.saved.0.insert((worker, start_us), pieces);
         }
         Ok(())
-    }
-
-    /// Returns all pieces of its panes.
-    pub(super) fn panes(&self) -> Vec<PaneState> {
-        self.saved.values().flatten().cloned().collect()
     }
 }
 
 impl Dedup {
-    /// Returns where its pieces are.
-    pub(super) fn parts(&self) -> impl Iterator<Item = &Part> {
-        self.saved.values().flatten().map(|piece| &piece.part)
-    }
-
-    /// The same, to say that they are elsewhere.
-    pub(super) fn parts_mut(&mut self) -> impl Iterator<Item = &mut Part> {
-        self.saved.values_mut().flatten().map(|piece| &mut piece.part)
-    }
-
     /// Returns what the checkpointer knows of each deduplicated source at the start.
     pub(super) fn all(
         plan: &Plan,
@@ -145,7 +120,7 @@ impl Dedup {
             counters.dedups[at].taken.add(before.taken);
             counters.dedups[at].repeats.add(before.repeats);
             counters.dedups[at].late.add(before.late);
-            let saved = pieces_of(std::mem::take(&mut before.stretches), workers);
+            let saved = Pieces::of(std::mem::take(&mut before.stretches), workers);
             dedups.insert(NodeId(at), Dedup { key, codec: DedupCodec::new(columns), before, saved });
         }
         Ok(dedups)
@@ -164,7 +139,7 @@ impl Dedup {
         stretches: Vec<StretchSnapshot>,
         packs: &mut PackWriter<'_>,
     ) -> Result<(), CheckpointError> {
-        let mut before = take_worker(&mut self.saved, worker);
+        let mut before = self.saved.take_worker(worker);
         for StretchSnapshot { start_us, kept, new } in stretches {
             let mut pieces = before.remove(&start_us).unwrap_or_default();
             assert!(kept <= pieces.len(), "a stretch counts on parts that no checkpoint has");
@@ -172,30 +147,42 @@ impl Dedup {
             if let Some(new) = new {
                 pieces.push(PaneState { start_us, groups, part: packs.add(&self.codec.encode(&new)?)? });
             }
-            self.saved.insert((worker, start_us), pieces);
+            self.saved.0.insert((worker, start_us), pieces);
         }
         Ok(())
     }
-
-    /// Returns all pieces of its stretches.
-    pub(super) fn stretches(&self) -> Vec<PaneState> {
-        self.saved.values().flatten().cloned().collect()
-    }
 }
 
-/// Returns which pieces each worker goes on with, by their starts, in their order.
-fn pieces_of(saved: Vec<PaneState>, workers: usize) -> Pieces {
-    let mut pieces = Pieces::new();
-    for worker in 0..workers {
-        for piece in shares(&saved, worker, workers) {
-            pieces.entry((worker, piece.start_us)).or_default().push(piece);
+impl Pieces {
+    /// Returns which pieces each worker goes on with, by their starts, in their order.
+    fn of(saved: Vec<PaneState>, workers: usize) -> Pieces {
+        let mut pieces = BTreeMap::<_, Vec<_>>::new();
+        for worker in 0..workers {
+            for piece in shares(&saved, worker, workers) {
+                pieces.entry((worker, piece.start_us)).or_default().push(piece);
+            }
         }
+        Pieces(pieces)
     }
-    pieces
-}
 
-/// Takes out what is known of a worker.
-fn take_worker(pieces: &mut Pieces, worker: usize) -> BTreeMap<i64, Vec<PaneState>> {
-    let own = pieces.extract_if((worker, i64::MIN)..=(worker, i64::MAX), |_, _| true);
-    own.map(|((_, start_us), pieces)| (start_us, pieces)).collect()
+    /// Takes out what is known of a worker.
+    fn take_worker(&mut self, worker: usize) -> BTreeMap<i64, Vec<PaneState>> {
+        let own = self.0.extract_if((worker, i64::MIN)..=(worker, i64::MAX), |_, _| true);
+        own.map(|((_, start_us), pieces)| (start_us, pieces)).collect()
+    }
+
+    /// Returns all of them.
+    pub(super) fn all(&self) -> Vec<PaneState> {
+        self.0.values().flatten().cloned().collect()
+    }
+
+    /// Returns where they are.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.0.values().flatten().map(|piece| &piece.part)
+    }
+
+    /// The same, to say that they are elsewhere.
+    pub(super) fn parts_mut(&mut self) -> impl Iterator<Item = &mut Part> {
+        self.0.values_mut().flatten().map(|piece| &mut piece.part)
+    }
 }
