@@ -212,18 +212,19 @@ impl Member {
             Err(attempt) => return attempt,
         };
         if progress.known == Known::Never && connack.session_present {
-            return self.clean(stream, progress.version).await;
+            let Shared { name, .. } = &*self.shared;
+            info!(source = %name, client_id = %self.client_id, "the broker has a session of somebody else under our client id: not used");
+            // The clean CONNECT takes the session over, which ends this connection.
+            let forgotten = self.forget(progress.version).await;
+            drop(stream);
+            return forgotten;
         }
         self.receive(intake, stop, ready, progress, stream, inbox, connack).await
     }
 
-    /// Throws away a session that stands under our client id and is not ours.
-    async fn clean(&self, stream: Stream, version: Version) -> Attempt {
-        info!(source = %self.shared.name, client_id = %self.client_id, "the broker has a session of somebody else under our client id: not used");
-        // The clean CONNECT takes the session over, which ends this connection.
-        let cleaned = self.shake_hands(version, Begin::Forget).await;
-        drop(stream);
-        match cleaned {
+    /// Ends the session that the broker has under our client id.
+    pub(super) async fn forget(&self, version: Version) -> Attempt {
+        match self.shake_hands(version, Begin::Forget).await {
             Ok((stream, ..)) => {
                 say_good_bye(stream, version).await;
                 Attempt::Cleaned

@@ -144,17 +144,6 @@ impl Member {
             end => self.after(end),
         }
     }
-
-    /// Ends the session at the broker.
-    async fn forget(&self, version: Version) -> Attempt {
-        match self.shake_hands(version, Begin::Forget).await {
-            Ok((stream, ..)) => {
-                say_good_bye(stream, version).await;
-                Attempt::Cleaned
-            }
-            Err(attempt) => attempt,
-        }
-    }
 }
 
 /// An intake that knows when it was used last.
