@@ -16,7 +16,8 @@ use tidemill_engine::source::{BoxFuture, Chunk, Intake, IntakeError, Receipt, Re
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
-use super::member::{Attempt, Begin, HANDSHAKE_TIMEOUT, Member, Shared, say_good_bye};
+use super::handshake::{Begin, HANDSHAKE_TIMEOUT, say_good_bye};
+use super::member::{Attempt, Member, Shared};
 use super::record::Known;
 use super::settings::CONNECTIONS_MAX;
 use crate::mqtt::backoff::Backoff;
