@@ -32,7 +32,7 @@ use super::PARTITION;
 use super::handshake::{Begin, HANDSHAKE_TIMEOUT, say_good_bye};
 use super::record::{Known, Record};
 use super::settings::{OnForeignSession, OnSessionLoss, Settings};
-use crate::mqtt::backoff::Backoff;
+use crate::backoff::Backoff;
 use crate::mqtt::connection::{Connection, End};
 use crate::mqtt::inbox::Inbox;
 use crate::mqtt::keep_alive::KeepAlive;

@@ -20,7 +20,7 @@ use super::handshake::{Begin, HANDSHAKE_TIMEOUT, say_good_bye};
 use super::member::{Attempt, Member, Shared};
 use super::record::Known;
 use super::settings::CONNECTIONS_MAX;
-use crate::mqtt::backoff::Backoff;
+use crate::backoff::Backoff;
 use crate::mqtt::connection::{Connection, End};
 use crate::mqtt::keep_alive::KeepAlive;
 use crate::mqtt::packet::Version;
