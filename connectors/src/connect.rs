@@ -145,12 +145,17 @@ fn take_message_format(
 fn take_layout(columns: &SchemaRef, encoding: Encoding, options: &mut Options) -> Result<Layout, OptionError> {
     let layout = Layout::new(columns).with_time_unit(options.choice("time_unit", &TimeUnit::WORDS)?);
     for field in layout.payload().fields() {
+        if let Encoding::Telemetry(protocol) = encoding
+            && let Some(problem) = protocol.refuses(field)
+        {
+            return Err(OptionError::new("format", problem));
+        }
         let can_read = match encoding {
             // arrow-json would take the text for hexadecimal digits, and a cast for the bytes themselves.
             Encoding::Json | Encoding::Csv { .. } if *field.data_type() == DataType::Binary => false,
             Encoding::Json => json_can_read(field),
             Encoding::Csv { .. } => can_cast_types(&DataType::Utf8View, field.data_type()),
-            Encoding::Parquet => true,
+            Encoding::Parquet | Encoding::Telemetry(_) => true,
         };
         if !can_read {
             let (name, is) = (field.name(), expected(field.data_type()));

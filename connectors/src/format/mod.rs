@@ -23,11 +23,13 @@ mod layout;
 mod metadata;
 mod rows;
 mod salvage;
+mod telemetry;
 mod time;
 
 pub use csv::CsvFormat;
 pub use json::JsonFormat;
 pub use layout::Layout;
+pub use telemetry::{Protocol, TelemetryFormat};
 pub use time::{TimeUnit, parse_text as parse_time};
 
 pub use columns::ColumnsFormat;
@@ -60,16 +62,17 @@ pub enum Encoding {
     },
     /// `format = 'parquet'`: files only.
     Parquet,
+    /// What programs already send elsewhere: points of Influx, Prometheus and OpenTelemetry.
+    Telemetry(Protocol),
 }
 
 impl Encoding {
     /// Takes option `format`; `None` when it is not there.
     pub fn take(options: &mut Options) -> Result<Option<Encoding>, OptionError> {
-        let encoding = options.choice(
-            "format",
-            &[("json", Encoding::Json), ("csv", Encoding::Csv { delimiter: b',' }), ("parquet", Encoding::Parquet)],
-        )?;
-        Ok(encoding)
+        let mut words =
+            vec![("json", Encoding::Json), ("csv", Encoding::Csv { delimiter: b',' }), ("parquet", Encoding::Parquet)];
+        words.extend(Protocol::WORDS.map(|(word, protocol)| (word, Encoding::Telemetry(protocol))));
+        options.choice("format", &words)
     }
 
     /// Takes option `delimiter`, which only CSV has.
@@ -89,6 +92,7 @@ impl Encoding {
             Encoding::Json => Arc::new(JsonFormat::new(layout)),
             Encoding::Csv { delimiter } => Arc::new(CsvFormat::new(layout, delimiter)),
             Encoding::Parquet => Arc::new(ColumnsFormat::new(layout)),
+            Encoding::Telemetry(protocol) => Arc::new(TelemetryFormat::new(protocol, layout)),
         }
     }
 }

@@ -172,7 +172,7 @@ fn check(endpoint: &Endpoint, payload: &Bytes) -> Result<Checked, Problem> {
                 return Err(too_many_rows(row_count));
             }
         }
-        Encoding::Csv { .. } | Encoding::Parquet => {
+        Encoding::Csv { .. } | Encoding::Parquet | Encoding::Telemetry(_) => {
             messages.push(Message::new("", payload.clone()));
         }
     }
@@ -289,6 +289,7 @@ fn check_content_type(headers: &HeaderMap, encoding: Encoding) -> Result<(), Pro
             ),
             Encoding::Csv { .. } => essence == "text/csv",
             Encoding::Parquet => false,
+            Encoding::Telemetry(_) => true,
         };
     if fits {
         return Ok(());
