@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::compute::can_cast_types;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use tidemill_engine::decode::Format;
 use tidemill_engine::source::Source;
 use tidemill_engine::time::{micros, minutes, secs};
 
 use crate::file::FileSource;
-use crate::format::{ColumnsFormat, Encoding, Layout, TimeUnit, expected, json_can_read};
+use crate::format::{ColumnsFormat, Encoding, Layout, TaggedFormat, TimeUnit};
 use crate::generate::{GenerateOptions, GenerateSource};
 use crate::http::HttpSource;
 use crate::mqtt::{self, TopicPatterns};
@@ -98,16 +97,18 @@ fn make(
     match kind {
         Kind::Mqtt => {
             let (source, pattern) = mqtt::client(name, options, context)?;
-            Ok((Arc::new(source), take_message_format(columns, Some(pattern), options)?.1))
+            Ok((Arc::new(source), take_message_format(columns, pattern, options)?))
         }
         Kind::MqttListener => {
             let (source, pattern) = mqtt::listener(name, options, context)?;
-            Ok((Arc::new(source), take_message_format(columns, Some(pattern.into()), options)?.1))
+            Ok((Arc::new(source), take_message_format(columns, pattern.into(), options)?))
         }
         Kind::Http => {
-            let (encoding, format) = take_message_format(columns, None, options)?;
-            let source = HttpSource::new(name, encoding, Arc::clone(&format), context.http.clone());
-            Ok((Arc::new(source), format))
+            let (encoding, layout) = take_message_layout(columns, options)?;
+            let own = encoding.of_payloads().expect("messages can be in it");
+            let format = TaggedFormat::new(layout, own);
+            let source = HttpSource::new(name, format.clone(), context.http.clone());
+            Ok((Arc::new(source), Arc::new(format)))
         }
         Kind::File => {
             let path = options.require("path")?;
@@ -125,50 +126,35 @@ fn make(
     }
 }
 
-/// Takes the options of a source whose messages are text.
+/// Takes the options of a source whose messages are text, with a topic.
 fn take_message_format(
     columns: &SchemaRef,
-    topic: Option<TopicPatterns>,
+    topic: TopicPatterns,
     options: &mut Options,
-) -> Result<(Encoding, Arc<dyn Format>), OptionError> {
+) -> Result<Arc<dyn Format>, OptionError> {
+    let (encoding, layout) = take_message_layout(columns, options)?;
+    Ok(encoding.format(layout.with_topic(topic)?))
+}
+
+fn take_message_layout(columns: &SchemaRef, options: &mut Options) -> Result<(Encoding, Layout), OptionError> {
     let encoding = Encoding::take(options)?.unwrap_or(Encoding::Json).with_delimiter(options)?;
     if encoding == Encoding::Parquet {
         return Err(OptionError::new("format", "'parquet' is for files: say 'json' or 'csv'"));
     }
-    let mut layout = take_layout(columns, encoding, options)?;
-    if let Some(topic) = topic {
-        layout = layout.with_topic(topic)?;
-    }
-    Ok((encoding, encoding.format(layout)))
+    Ok((encoding, take_layout(columns, encoding, options)?))
 }
 
 fn take_layout(columns: &SchemaRef, encoding: Encoding, options: &mut Options) -> Result<Layout, OptionError> {
     let layout = Layout::new(columns).with_time_unit(options.choice("time_unit", &TimeUnit::WORDS)?);
-    for field in layout.payload().fields() {
-        if let Encoding::Telemetry(protocol) = encoding
-            && let Some(problem) = protocol.refuses(field)
-        {
-            return Err(OptionError::new("format", problem));
-        }
-        let can_read = match encoding {
-            // arrow-json would take the text for hexadecimal digits, and a cast for the bytes themselves.
-            Encoding::Json | Encoding::Csv { .. } if *field.data_type() == DataType::Binary => false,
-            Encoding::Json => json_can_read(field),
-            Encoding::Csv { .. } => can_cast_types(&DataType::Utf8View, field.data_type()),
-            Encoding::Parquet | Encoding::Telemetry(_) => true,
-        };
-        if !can_read {
-            let (name, is) = (field.name(), expected(field.data_type()));
-            let problem = format!("column {name} cannot be read from it: it is {is}");
-            return Err(OptionError::new("format", problem));
-        }
+    if let Some(encoding) = encoding.of_payloads() {
+        encoding.check(&layout).map_err(|problem| OptionError::new("format", problem))?;
     }
     Ok(layout)
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::{Field, Schema};
+    use arrow::datatypes::{DataType, Field, Schema};
     use tidemill_engine::clock::{ManualClock, SeededDice};
     use tidemill_engine::storage::Storage;
     use tidemill_engine::storage::{AppendFile, Entry, StorageError};

@@ -82,7 +82,7 @@ impl FileSource {
             })?,
         };
         if let Encoding::Telemetry(protocol) = encoding
-            && protocol != Protocol::LineProtocol
+            && protocol != Protocol::LINE_PROTOCOL
         {
             let problem = format!(
                 "'{}' is for connector = 'http': files are json, csv, parquet or line_protocol",

@@ -21,22 +21,25 @@ mod json;
 mod json_rows;
 mod layout;
 mod metadata;
+mod payload;
 mod rows;
 mod salvage;
+mod tagged;
 mod telemetry;
 mod time;
 
 pub use csv::CsvFormat;
 pub use json::JsonFormat;
 pub use layout::Layout;
-pub use telemetry::{Protocol, TelemetryFormat};
+pub use payload::PayloadEncoding;
+pub use tagged::TaggedFormat;
+pub use telemetry::{Precision, Protocol, TelemetryFormat};
 pub use time::{TimeUnit, parse_text as parse_time};
 
 pub use columns::ColumnsFormat;
-pub(crate) use convert::expected;
-pub(crate) use json::can_read as json_can_read;
 pub(crate) use json_rows::JsonRows;
 pub(crate) use rows::{csv_record_end, offset_in, split_json};
+pub(crate) use telemetry::Tally;
 
 use std::sync::Arc;
 

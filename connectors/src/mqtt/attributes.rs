@@ -83,16 +83,6 @@ enum Property<'m> {
 }
 
 impl<'m> Attributes<'m> {
-    /// Makes attributes that hold one pair: what other protocols than MQTT say of a message.
-    pub(crate) fn with_user_property(key: &str, value: &str) -> Bytes {
-        let mut bytes = vec![0, USER_PROPERTY];
-        for text in [key, value] {
-            bytes.put_u16(u16::try_from(text.len()).expect("a short word"));
-            bytes.put_slice(text.as_bytes());
-        }
-        Bytes::from(bytes)
-    }
-
     /// Reads the attributes of a message.
     pub fn of(message: &'m Message) -> Self {
         let Some((flags, properties)) = message.attributes.split_first() else { return Attributes::default() };

@@ -108,10 +108,12 @@ impl<'m> Cell<'m> {
             Cell::Int(value) => *value,
             Cell::Uint(value) => i64::try_from(*value).map_err(|_| "is a number too large for this column")?,
             // 2^63 is the first f64 that does not fit.
-            Cell::Float(value) if value.fract() == 0.0 => match value {
-                -9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0 => *value as i64,
-                _ => return Err("is a number too large for this column"),
-            },
+            Cell::Float(value) if value.fract() == 0.0 => {
+                if !(-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(value) {
+                    return Err("is a number too large for this column");
+                }
+                *value as i64
+            }
             Cell::Text(text) => text.parse().map_err(|_| "is not a whole number")?,
             _ => return Err("is not a whole number"),
         };

@@ -115,7 +115,7 @@ pub(super) fn read(message: &Message, whole: Span, names: &Names, rows: &mut Row
             row.clear();
             let mut sample = Sample { text, at: 0 };
             match sample.read(&places, times, &family, rows.arrival_us, &mut row) {
-                Ok(()) => drop(rows.take(&mut row, span)),
+                Ok(()) => rows.take(&mut row, span),
                 Err(problem) => {
                     rows.dead.push(span, format!("not Prometheus text: {problem}, at byte {}", sample.at));
                 }

@@ -12,9 +12,7 @@
 use memchr::memchr;
 use tidemill_engine::source::Message;
 
-use super::super::layout::Layout;
 use super::super::rows::Span;
-use super::super::time::TimeUnit;
 use super::cell::Cell;
 use super::line::{Piece, read_line};
 use super::precision::Precision;
@@ -32,15 +30,13 @@ struct Places {
 }
 
 /// Reads the points of a message.
-pub(super) fn read(message: &Message, whole: Span, layout: &Layout, names: &Names, rows: &mut Rows<'_>) {
+pub(super) fn read(message: &Message, whole: Span, precision: Precision, names: &Names, rows: &mut Rows<'_>) {
     let places = Places {
         measurement: names.part("measurement"),
         time: names.either("ts", "time"),
         tags: names.part("tags"),
         fields: names.part("fields"),
     };
-    let agreed = layout.time_unit().unwrap_or(TimeUnit::Nanoseconds);
-    let precision = Precision::of(message).unwrap_or(Precision::Unit(agreed));
     let mut row = Row::new(names);
     let mut start = 0;
     while start < message.payload.len() {

@@ -14,11 +14,21 @@
 //! bytes and the reason, where a NULL would keep neither.
 
 mod cell;
-mod exposition;
+mod rows;
+
 mod line;
 mod line_protocol;
 mod precision;
-mod rows;
+
+mod exposition;
+
+mod buckets;
+mod remote_write;
+mod wire;
+
+mod otlp;
+mod otlp_logs;
+mod otlp_metrics;
 
 use std::sync::Arc;
 
@@ -31,35 +41,110 @@ use super::columns::decode_columns;
 use super::convert::{expected, missing};
 use super::layout::Layout;
 use super::metadata::Origin;
+use super::time::TimeUnit;
 use cell::Column;
-pub(crate) use precision::Precision;
+pub use precision::Precision;
+pub(crate) use remote_write::Tally;
 use rows::{Names, Rows};
 
 /// The closed set of these formats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protocol {
     /// `format = 'line_protocol'`: Influx.
-    LineProtocol,
+    LineProtocol {
+        /// What its times count, if a request has said so; else the source's `time_unit`, or nanoseconds.
+        precision: Option<Precision>,
+    },
     /// `format = 'prometheus'`: the text that `/metrics` answers, also OpenMetrics.
     Exposition,
+    /// `format = 'prometheus_remote_write'`: what Prometheus sends to other stores, versions 1 and 2, without its snappy.
+    RemoteWrite,
+    /// `format = 'otlp_metrics'`: OpenTelemetry, as protobuf or JSON.
+    OtlpMetrics,
+    /// `format = 'otlp_logs'`: OpenTelemetry, as protobuf or JSON.
+    OtlpLogs,
 }
 
 impl Protocol {
+    /// Influx, with times as its source says.
+    pub const LINE_PROTOCOL: Protocol = Protocol::LineProtocol { precision: None };
+
     /// The words of option `format`.
-    pub(crate) const WORDS: [(&'static str, Protocol); 2] =
-        [("line_protocol", Protocol::LineProtocol), ("prometheus", Protocol::Exposition)];
+    pub(crate) const WORDS: [(&'static str, Protocol); 5] = [
+        ("line_protocol", Protocol::LINE_PROTOCOL),
+        ("prometheus", Protocol::Exposition),
+        ("prometheus_remote_write", Protocol::RemoteWrite),
+        ("otlp_metrics", Protocol::OtlpMetrics),
+        ("otlp_logs", Protocol::OtlpLogs),
+    ];
 
     /// Returns its word.
     pub(crate) fn word(self) -> &'static str {
-        let word = Protocol::WORDS.into_iter().find(|(_, protocol)| *protocol == self);
-        word.expect("every protocol has a word").0
+        match self {
+            Protocol::LineProtocol { .. } => "line_protocol",
+            Protocol::Exposition => "prometheus",
+            Protocol::RemoteWrite => "prometheus_remote_write",
+            Protocol::OtlpMetrics => "otlp_metrics",
+            Protocol::OtlpLogs => "otlp_logs",
+        }
+    }
+
+    /// Whether it is text, in lines.
+    pub(crate) fn is_text(self) -> bool {
+        matches!(self, Protocol::LineProtocol { .. } | Protocol::Exposition)
+    }
+
+    /// Returns the number that stands for it in the log, and its parameter.
+    pub(crate) fn code(self) -> (u8, u8) {
+        match self {
+            Protocol::LineProtocol { precision } => (16, precision.map_or(0, Precision::code)),
+            Protocol::Exposition => (17, 0),
+            Protocol::RemoteWrite => (18, 0),
+            Protocol::OtlpMetrics => (19, 0),
+            Protocol::OtlpLogs => (20, 0),
+        }
+    }
+
+    /// Finds what a number and a parameter in the log stand for.
+    pub(crate) fn coded(code: u8, parameter: u8) -> Option<Protocol> {
+        match (code, parameter) {
+            (16, 0) => Some(Protocol::LINE_PROTOCOL),
+            (16, precision) => Some(Protocol::LineProtocol { precision: Some(Precision::coded(precision)?) }),
+            (17, 0) => Some(Protocol::Exposition),
+            (18, 0) => Some(Protocol::RemoteWrite),
+            (19, 0) => Some(Protocol::OtlpMetrics),
+            (20, 0) => Some(Protocol::OtlpLogs),
+            _ => None,
+        }
+    }
+
+    /// Says how many rows a body gives at most, if that can be told without making any.
+    pub(crate) fn rows_at_most(self, body: &[u8]) -> Option<usize> {
+        match self {
+            Protocol::LineProtocol { .. } | Protocol::Exposition => Some(memchr::memchr_iter(b'\n', body).count() + 1),
+            Protocol::RemoteWrite => Some(remote_write::rows_at_most(body)),
+            Protocol::OtlpMetrics | Protocol::OtlpLogs => None,
+        }
+    }
+
+    /// Says why a body is not of this protocol at all; `Ok` if its points can be told apart.
+    pub(crate) fn check_body(self, body: &[u8]) -> Result<(), String> {
+        match self {
+            Protocol::LineProtocol { .. } | Protocol::Exposition => Ok(()),
+            Protocol::RemoteWrite => remote_write::check(body),
+            Protocol::OtlpMetrics => otlp_metrics::check(body),
+            Protocol::OtlpLogs => otlp_logs::check(body),
+        }
     }
 
     /// Returns the columns that are parts of every point.
     fn parts(self) -> &'static [&'static str] {
         match self {
-            Protocol::LineProtocol => &line_protocol::PARTS,
+            Protocol::LineProtocol { .. } => &line_protocol::PARTS,
             Protocol::Exposition => &exposition::PARTS,
+            Protocol::RemoteWrite => &remote_write::PARTS,
+            Protocol::OtlpMetrics => &otlp_metrics::PARTS,
+            Protocol::OtlpLogs => &otlp_logs::PARTS,
         }
     }
 
@@ -134,8 +219,15 @@ impl Decoder for TelemetryDecoder {
         for (index, message) in messages.iter().enumerate() {
             let Some(whole) = rows.dead.accept(index, &self.layout) else { continue };
             match self.protocol {
-                Protocol::LineProtocol => line_protocol::read(message, whole, &self.layout, &self.names, &mut rows),
+                Protocol::LineProtocol { precision } => {
+                    let agreed = self.layout.time_unit().unwrap_or(TimeUnit::Nanoseconds);
+                    let precision = precision.unwrap_or(agreed.into());
+                    line_protocol::read(message, whole, precision, &self.names, &mut rows);
+                }
                 Protocol::Exposition => exposition::read(message, whole, &self.names, &mut rows),
+                Protocol::RemoteWrite => remote_write::read(message, whole, &self.names, &mut rows),
+                Protocol::OtlpMetrics => otlp_metrics::read(message, whole, &self.names, &mut rows),
+                Protocol::OtlpLogs => otlp_logs::read(message, whole, &self.names, &mut rows),
             }
         }
         let (batches, dead) = rows.finish();

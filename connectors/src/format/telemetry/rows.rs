@@ -41,6 +41,11 @@ impl Names {
         Place(self.part(name).0.or(self.part(other).0))
     }
 
+    /// Whether a column is declared that a tag, a label or an attribute of this name goes to.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.open(key).is_some()
+    }
+
     fn open(&self, key: &str) -> Option<usize> {
         let fields = self.columns.fields();
         (0..fields.len()).find(|place| self.is_open[*place] && fields[*place].name() == key)
@@ -98,13 +103,6 @@ impl<'m> Row<'m> {
             self.pairs[place].push((key.clone(), value()));
         }
     }
-
-    /// Takes the last pair of a map away again.
-    pub(super) fn unpair(&mut self, place: Place) {
-        if let Some(place) = place.0 {
-            self.pairs[place].pop();
-        }
-    }
 }
 
 /// The rows of a chunk.
@@ -134,21 +132,23 @@ impl<'d> Rows<'d> {
         }
     }
 
-    /// Appends a row, or makes a dead letter of the bytes it was read from; says whether it was appended.
-    pub(super) fn take(&mut self, row: &mut Row<'_>, span: Span) -> bool {
-        let fitted = self.push(row);
-        let is_taken = fitted.is_ok();
-        match fitted {
-            Ok(()) => self.spans.push(span),
-            Err(reason) => self.dead.push(span, reason),
+    /// Appends a row, or makes a dead letter of the bytes it was read from.
+    pub(super) fn take(&mut self, row: &mut Row<'_>, span: Span) {
+        if let Err(reason) = self.try_take(row, span) {
+            self.dead.push(span, reason);
         }
+    }
+
+    /// Appends a row that was read from these bytes; what does not fit is said, and nothing is appended then.
+    pub(super) fn try_take(&mut self, row: &mut Row<'_>, span: Span) -> Result<(), String> {
+        self.push(row)?;
+        self.spans.push(span);
         if self.spans.len() == BATCH_ROWS {
             self.flush();
         }
-        is_taken
+        Ok(())
     }
 
-    /// Appends a row; what does not fit is said, and nothing is appended then.
     fn push(&mut self, row: &mut Row<'_>) -> Result<(), String> {
         for (cell, field) in row.cells.iter_mut().zip(self.layout.payload().fields()) {
             if !matches!(field.data_type(), DataType::Map(..)) {

@@ -10,6 +10,9 @@ use tidemill_engine::testing::fuzz::fuzz;
 use super::super::time::TimeUnit;
 use super::*;
 
+mod otlp;
+mod remote_write;
+
 /// When everything arrives here.
 const ARRIVAL_US: i64 = 1_000;
 
@@ -78,7 +81,7 @@ mod influx {
                     mem,host=\"c\" free=1i,used=2i 1000\n\
                     cpu usage=3i,cores=2,host=\"from a field\" -1001\n";
         assert_eq!(
-            rows(Protocol::LineProtocol, &columns(), body),
+            rows(Protocol::LINE_PROTOCOL, &columns(), body),
             ["cpu a 0.5 8 1700000000000000", "cpu b 7.0 - 1000", "mem \"c\" - - 1", "cpu from a field 3.0 2 -2",]
         );
     }
@@ -88,7 +91,7 @@ mod influx {
         let columns = [map("tags"), map("fields"), time("time")];
         let body = "cpu,z=1,a=2,a=3 f=0.5,i=-3i,t=t,s=\"x y\" 5000\ncpu f=1\n";
         assert_eq!(
-            rows(Protocol::LineProtocol, &columns, body),
+            rows(Protocol::LINE_PROTOCOL, &columns, body),
             ["{a: 3, z: 1} {f: 0.5, i: -3, s: x y, t: true} 5", "{} {f: 1} 1000"]
         );
     }
@@ -97,7 +100,7 @@ mod influx {
     fn bad_lines_are_dead_letters_and_leave_their_neighbours_alone() {
         let mut body = b"cpu usage=1\ncpu usage=\ncpu usage=\"warm\" 1\ncpu,host=\xffx usage=2\ncpu usage=3\n".to_vec();
         body.extend(b"cpu cores=1.5,usage=3\ncpu usage=\"open\ncpu usage=4\ncpu usage=5 9223372036854775808\n");
-        let decoded = decode(Protocol::LineProtocol, &columns(), vec![Message::new("", body)]);
+        let decoded = decode(Protocol::LINE_PROTOCOL, &columns(), vec![Message::new("", body)]);
         assert_eq!(shown(&decoded), ["cpu - 1.0 - 1000", "cpu - 3.0 - 1000", "cpu - 4.0 - 1000"]);
         assert_eq!(
             dead(&decoded),
@@ -125,7 +128,7 @@ mod influx {
     fn what_must_have_a_value_and_has_none_is_a_dead_letter() {
         let columns = [text("measurement"), double("usage").with_nullable(false)];
         let decoded = decode(
-            Protocol::LineProtocol,
+            Protocol::LINE_PROTOCOL,
             &columns,
             vec![Message::new("", "mem free=1"), Message::new("", "cpu usage=1")],
         );
@@ -146,24 +149,24 @@ mod influx {
             ("m", 180_000_000_000),
             ("h", 10_800_000_000_000),
         ] {
-            let attributes = Precision::named(word).expect(word).attributes();
-            let message = Message { attributes, ..Message::new("", "m f=1 3000") };
             let layout = Layout::new(&Arc::new(Schema::new(vec![time("ts")]))).with_time_unit(Some(TimeUnit::Seconds));
-            let format = TelemetryFormat::new(Protocol::LineProtocol, layout);
-            let decode = |message| format.decoder().decode(&Data::Messages(vec![message]), &Place::default());
-            assert_eq!(shown(&decode(message)), [us.to_string()], "{word}");
-            assert_eq!(shown(&decode(Message::new("", "m f=1 7"))), ["7000000"], "the source's own unit");
+            let decode = |protocol, payload: &'static str| {
+                let format = TelemetryFormat::new(protocol, layout.clone());
+                shown(&format.decoder().decode(&Data::Messages(vec![Message::new("", payload)]), &Place::default()))
+            };
+            let precision = Some(Precision::named(word).expect(word));
+            assert_eq!(decode(Protocol::LineProtocol { precision }, "m f=1 3000"), [us.to_string()], "{word}");
+            assert_eq!(decode(Protocol::LINE_PROTOCOL, "m f=1 7"), ["7000000"], "the source's own unit");
         }
-        let attributes = Precision::Hours.attributes();
-        let message = Message { attributes, ..Message::new("", "m f=1 9223372036854775807") };
-        let decoded = decode(Protocol::LineProtocol, &[time("ts")], vec![message]);
+        let hours = Protocol::LineProtocol { precision: Some(Precision::Hours) };
+        let decoded = decode(hours, &[time("ts")], vec![Message::new("", "m f=1 9223372036854775807")]);
         assert_eq!(decoded.dead[0].reason, "the time 9223372036854775807 is too large for this precision");
     }
 
     #[test]
     fn many_points_are_cut_into_batches_and_each_comes_out_once() {
         let body: String = (0..20_000).map(|n| format!("m,host=h{n} usage={n} {}\n", n * 1000)).collect();
-        let decoded = decode(Protocol::LineProtocol, &columns(), vec![Message::new("", body)]);
+        let decoded = decode(Protocol::LINE_PROTOCOL, &columns(), vec![Message::new("", body)]);
         let sizes: Vec<usize> = decoded.batches.iter().map(RecordBatch::num_rows).collect();
         assert_eq!(sizes, [8192, 8192, 3616]);
         let all = shown(&decoded);
@@ -177,9 +180,9 @@ mod influx {
             ["a f=1", "b,host=x f=1i 5", "c", "d usage=t", "e usage=1,f=2 x", "", "# f=1", "g,=1 f=2", "h usage=1e5 7"];
         for seed in 0..60usize {
             let chosen: Vec<&str> = (0..seed).map(|at| lines[(at * at + seed * 5 + at / 3) % lines.len()]).collect();
-            let together = decode(Protocol::LineProtocol, &columns(), vec![Message::new("", chosen.join("\n"))]);
+            let together = decode(Protocol::LINE_PROTOCOL, &columns(), vec![Message::new("", chosen.join("\n"))]);
             let alone: Vec<Message> = chosen.iter().map(|line| Message::new("", line.to_string())).collect();
-            let alone = decode(Protocol::LineProtocol, &columns(), alone);
+            let alone = decode(Protocol::LINE_PROTOCOL, &columns(), alone);
             assert_eq!((shown(&together), dead(&together)), (shown(&alone), dead(&alone)), "seed {seed}");
             let blank = chosen.iter().filter(|line| line.is_empty() || line.starts_with('#')).count();
             assert_eq!(shown(&together).len() + together.dead.len() + blank, chosen.len(), "seed {seed}");
@@ -277,16 +280,16 @@ h_bucket{le="+Inf"} NaN
 #[test]
 fn columns_that_a_format_cannot_fill_are_refused() {
     for (protocol, column, expected) in [
-        (Protocol::LineProtocol, double("ts"), "column ts is the time of a point: declare it TIMESTAMP"),
-        (Protocol::LineProtocol, text("tags"), "column tags holds pairs: declare it MAP<TEXT, TEXT>"),
-        (Protocol::LineProtocol, map("labels"), "column labels is no map of this format: it has tags, fields"),
+        (Protocol::LINE_PROTOCOL, double("ts"), "column ts is the time of a point: declare it TIMESTAMP"),
+        (Protocol::LINE_PROTOCOL, text("tags"), "column tags holds pairs: declare it MAP<TEXT, TEXT>"),
+        (Protocol::LINE_PROTOCOL, map("labels"), "column labels is no map of this format: it has tags, fields"),
         (Protocol::Exposition, map("tags"), "it has labels"),
         (Protocol::Exposition, Field::new("x", DataType::Binary, true), "it is bytes (BYTES)"),
     ] {
         let found = protocol.refuses(&column).expect("refused");
         assert!(found.contains(expected), "{found}");
     }
-    assert_eq!(Protocol::LineProtocol.refuses(&text("labels")), None, "a tag may be called so");
+    assert_eq!(Protocol::LINE_PROTOCOL.refuses(&text("labels")), None, "a tag may be called so");
 }
 
 /// Whatever a message holds, its rows come out or are dead letters, and it takes no others with it.
@@ -305,7 +308,7 @@ fn decodes_anything(protocol: Protocol, columns: &[Field], good: &'static [u8], 
 #[test]
 fn fuzz_line_protocol() {
     let columns = [text("measurement"), map("tags"), map("fields"), time("ts"), double("usage"), text("host")];
-    decodes_anything(Protocol::LineProtocol, &columns, b"m f=1", "line_protocol");
+    decodes_anything(Protocol::LINE_PROTOCOL, &columns, b"m f=1", "line_protocol");
 }
 
 #[test]
