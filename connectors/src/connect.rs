@@ -204,6 +204,7 @@ mod tests {
             dice: Arc::new(SeededDice::new(1)),
             http: HttpIngest::new(),
             local_brokers: Default::default(),
+            network: Default::default(),
         };
         let options = Options::new(options.iter().map(|(key, value)| (key.to_string(), value.to_string())));
         connect("readings", &columns, options, &context)

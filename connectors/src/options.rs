@@ -45,6 +45,19 @@ impl Options {
         self.values.remove(key)
     }
 
+    /// Takes all values whose keys begin with a prefix such as `header.`: each with its key, what stands behind the prefix, and
+    /// the value.
+    pub fn take_prefixed(&mut self, prefix: &'static str) -> Vec<(String, String, String)> {
+        self.known.insert(prefix);
+        let keys: Vec<String> = self.values.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
+        keys.into_iter()
+            .filter_map(|key| {
+                let value = self.values.remove(&key)?;
+                Some((key.clone(), key[prefix.len()..].to_owned(), value))
+            })
+            .collect()
+    }
+
     /// Puts beside the list what its option `secret` names.
     #[must_use]
     pub fn with_secret(mut self, secret: NamedSecret) -> Self {

@@ -35,6 +35,8 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("parquet", &["connectors/", "tests/", "benches/"]),
     ("axum", &["connectors/src/http", "queries/", "tests/"]),
     ("clap", &["src/"]),
+    ("ipnet", &["connectors/src/outgoing"]),
+    ("tokio_rustls", &["connectors/src/outgoing"]),
 ];
 
 /// Where files may be opened without going through `Storage`.

@@ -29,7 +29,7 @@ use tracing::{error, info, warn};
 use super::PARTITION;
 use super::record::{Known, Record};
 use super::settings::{OnSessionLoss, Settings};
-use crate::mqtt::backoff::Backoff;
+use crate::backoff::Backoff;
 use crate::mqtt::codec;
 use crate::mqtt::connection::{Connection, End, NoPacket, first_packet};
 use crate::mqtt::inbox::{self, Inbox};

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use super::member::{Attempt, Begin, HANDSHAKE_TIMEOUT, Member, Shared, say_good_bye};
 use super::record::Known;
 use super::settings::CONNECTIONS_MAX;
-use crate::mqtt::backoff::Backoff;
+use crate::backoff::Backoff;
 use crate::mqtt::connection::{Connection, End};
 use crate::mqtt::keep_alive::KeepAlive;
 use crate::mqtt::packet::Version;
