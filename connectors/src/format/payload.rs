@@ -6,7 +6,8 @@
 //! ```text
 //!   ┌ 0x80 u8 ┬ encoding u8 ┬ parameter u8 ┐     0x80: told from the flags of MQTT, which have four bits
 //!   └─────────┴─────────────┴──────────────┘
-//!     1 JSON, 2 CSV (parameter: the delimiter)
+//!     1 JSON, 2 CSV (parameter: the delimiter), 16 line protocol (parameter: the precision, from 1; 0: as the source says),
+//!     17 Prometheus text, 18 remote write, 19 OTLP metrics, 20 OTLP logs
 //! ```
 
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use tidemill_engine::source::Message;
 
 use super::convert::expected;
 use super::json::can_read as json_can_read;
-use super::{CsvFormat, Encoding, JsonFormat, Layout};
+use super::{CsvFormat, Encoding, JsonFormat, Layout, Protocol, TelemetryFormat};
 
 /// The first byte of attributes that name an encoding.
 const MARK: u8 = 0x80;
@@ -34,6 +35,8 @@ pub enum PayloadEncoding {
         /// Between two fields.
         delimiter: u8,
     },
+    /// Points of Influx, Prometheus or OpenTelemetry.
+    Telemetry(Protocol),
 }
 
 impl PayloadEncoding {
@@ -42,6 +45,7 @@ impl PayloadEncoding {
         let (code, parameter) = match self {
             PayloadEncoding::Json => (1, 0),
             PayloadEncoding::Csv { delimiter } => (2, delimiter),
+            PayloadEncoding::Telemetry(protocol) => protocol.code(),
         };
         Bytes::copy_from_slice(&[MARK, code, parameter])
     }
@@ -54,6 +58,9 @@ impl PayloadEncoding {
         match *message.attributes {
             [MARK, 1, _] => Ok(Some(PayloadEncoding::Json)),
             [MARK, 2, delimiter] => Ok(Some(PayloadEncoding::Csv { delimiter })),
+            [MARK, code, parameter] if let Some(protocol) = Protocol::coded(code, parameter) => {
+                Ok(Some(PayloadEncoding::Telemetry(protocol)))
+            }
             [MARK, ..] => Err(format!(
                 "the log says of its encoding {:?}, which this version does not know: read it with the version that wrote it",
                 &message.attributes[1..]
@@ -67,6 +74,11 @@ impl PayloadEncoding {
         match self {
             PayloadEncoding::Json => "JSON",
             PayloadEncoding::Csv { .. } => "CSV",
+            PayloadEncoding::Telemetry(Protocol::LineProtocol { .. }) => "line protocol",
+            PayloadEncoding::Telemetry(Protocol::Exposition) => "Prometheus text",
+            PayloadEncoding::Telemetry(Protocol::RemoteWrite) => "Prometheus remote write",
+            PayloadEncoding::Telemetry(Protocol::OtlpMetrics) => "OTLP metrics",
+            PayloadEncoding::Telemetry(Protocol::OtlpLogs) => "OTLP logs",
         }
     }
 
@@ -80,6 +92,7 @@ impl PayloadEncoding {
         match self {
             PayloadEncoding::Json => Arc::new(JsonFormat::new(layout)),
             PayloadEncoding::Csv { delimiter } => Arc::new(CsvFormat::new(layout, delimiter)),
+            PayloadEncoding::Telemetry(protocol) => Arc::new(TelemetryFormat::new(protocol, layout)),
         }
     }
 
@@ -88,6 +101,10 @@ impl PayloadEncoding {
     /// # Errors
     /// Names the first column that cannot.
     pub fn check(self, layout: &Layout) -> Result<(), String> {
+        if let PayloadEncoding::Telemetry(protocol) = self {
+            let refused = layout.payload().fields().iter().find_map(|field| protocol.refuses(field));
+            return refused.map_or(Ok(()), Err);
+        }
         match layout.payload().fields().iter().find(|field| !self.can_read(field)) {
             None => Ok(()),
             Some(field) => {
@@ -103,6 +120,7 @@ impl PayloadEncoding {
             PayloadEncoding::Json | PayloadEncoding::Csv { .. } if *field.data_type() == DataType::Binary => false,
             PayloadEncoding::Json => json_can_read(field),
             PayloadEncoding::Csv { .. } => can_cast_types(&DataType::Utf8View, field.data_type()),
+            PayloadEncoding::Telemetry(protocol) => protocol.refuses(field).is_none(),
         }
     }
 }
@@ -113,6 +131,7 @@ impl Encoding {
         match self {
             Encoding::Json => Some(PayloadEncoding::Json),
             Encoding::Csv { delimiter } => Some(PayloadEncoding::Csv { delimiter }),
+            Encoding::Telemetry(protocol) => Some(PayloadEncoding::Telemetry(protocol)),
             Encoding::Parquet => None,
         }
     }
@@ -126,7 +145,11 @@ mod tests {
     fn a_message_tells_its_encoding_and_what_no_version_knows_is_an_error() {
         let message =
             |attributes: &[u8]| Message { attributes: Bytes::copy_from_slice(attributes), ..Message::default() };
-        for encoding in [PayloadEncoding::Json, PayloadEncoding::Csv { delimiter: b';' }] {
+        let mut encodings = vec![PayloadEncoding::Json, PayloadEncoding::Csv { delimiter: b';' }];
+        encodings.extend(Protocol::WORDS.map(|(_, protocol)| PayloadEncoding::Telemetry(protocol)));
+        let precision = crate::format::Precision::named("ms");
+        encodings.push(PayloadEncoding::Telemetry(Protocol::LineProtocol { precision }));
+        for encoding in encodings {
             assert_eq!(PayloadEncoding::of(&message(&encoding.attributes())), Ok(Some(encoding)));
         }
         assert_eq!(PayloadEncoding::of(&message(&[])), Ok(None));

@@ -49,8 +49,8 @@ pub struct Post {
     pub on_error: OnError,
 }
 
-/// What became of a request: its rows are durable.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What became of a request: its rows are durable. Without rows there is no place in the log either.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     /// The source.
     pub source: String,
@@ -170,6 +170,10 @@ async fn append(endpoint: &Arc<Endpoint>, post: Post) -> Result<Taken, Problem> 
     let Verdict { messages, rows, rejected, rejected_count } = verdict;
     if post.on_error == OnError::Reject && rejected_count > 0 {
         return Err(verdict::refused(rows, rejected, rejected_count));
+    }
+    if rows + rejected_count == 0 {
+        // What some protocols send: comments, or only what is known about metrics.
+        return Ok(Taken { source: endpoint.name.clone(), ..Taken::default() });
     }
     let Some(queued) = endpoint.intake.try_append(PARTITION, Chunk::Messages(messages)) else {
         return Err(Problem::new(Kind::Busy, "the ingest log is behind; nothing was stored"));

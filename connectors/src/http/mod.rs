@@ -18,6 +18,7 @@
 //! Sources come and go with the job, the server stays: [`HttpIngest`] stands between them. While the service is read
 //! only it knows why, and every request is answered with 503 and the reason ([`HttpIngest::refuse`]).
 
+mod protocols;
 mod route;
 
 pub mod admission;
@@ -37,7 +38,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::format::TaggedFormat;
+use crate::format::{PayloadEncoding, TaggedFormat};
 
 pub use admission::{Admitted, OnError, Post, Taken};
 pub use body::SENT_BYTES_MAX;
@@ -65,6 +66,8 @@ pub struct HttpIngest {
 
 struct Shared {
     sources: RwLock<BTreeMap<String, Slot>>,
+    /// What each source takes where a request says nothing; also of those that do not run yet.
+    encodings: RwLock<BTreeMap<String, PayloadEncoding>>,
     /// Why nothing is taken, if nothing is.
     refusal: RwLock<Option<Arc<str>>>,
     requests: Arc<Semaphore>,
@@ -113,6 +116,7 @@ impl HttpIngest {
         HttpIngest {
             shared: Arc::new(Shared {
                 sources: RwLock::default(),
+                encodings: RwLock::default(),
                 refusal: RwLock::default(),
                 requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
                 bodies_kib: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
@@ -121,9 +125,9 @@ impl HttpIngest {
         }
     }
 
-    /// Makes the routes: `POST /api/v1/ingest/{source}`.
+    /// Makes the routes: `POST /api/v1/ingest/{source}`, and those of other protocols.
     pub fn router(&self) -> axum::Router {
-        route::router(self.clone())
+        route::router(self.clone()).merge(protocols::router(self))
     }
 
     /// Refuses everything from now on: the answer is 503 with this reason. Requests that are under way end as their source
@@ -149,6 +153,17 @@ impl HttpIngest {
         }
     }
 
+    /// Returns the names of the sources that take this where a request says nothing.
+    fn names_of(&self, encoding: PayloadEncoding) -> Vec<String> {
+        let encodings = self.shared.encodings.read();
+        encodings.iter().filter(|(_, own)| **own == encoding).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether there is a source of this name, running or not.
+    fn knows(&self, name: &str) -> bool {
+        self.shared.encodings.read().contains_key(name)
+    }
+
     fn set(&self, name: &str, slot: Slot) {
         self.shared.sources.write().insert(name.to_owned(), slot);
     }
@@ -165,6 +180,7 @@ impl HttpSource {
     /// Makes the source that answers for `name`; `format` decodes its rows. From now on requests for it are told to come again, not that it does not exist: the server may be up before the log is replayed.
     pub fn new(name: &str, format: TaggedFormat, ingest: HttpIngest) -> Self {
         ingest.set(name, Slot::Starting);
+        ingest.shared.encodings.write().insert(name.to_owned(), format.own());
         HttpSource { name: name.to_owned(), format, ingest }
     }
 }
