@@ -6,7 +6,7 @@
 //! ```text
 //!   ┌ 0x80 u8 ┬ encoding u8 ┬ parameter u8 ┐     0x80: told from the flags of MQTT, which have four bits
 //!   └─────────┴─────────────┴──────────────┘
-//!     1 JSON, 2 CSV (parameter: the delimiter)
+//!     1 JSON, 2 CSV (parameter: the delimiter), 32 Arrow, 33 Parquet
 //! ```
 
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tidemill_engine::decode::Format;
 use tidemill_engine::source::Message;
 
 use super::convert::expected;
+use super::enclosed::Enclosed;
 use super::json::can_read as json_can_read;
 use super::{CsvFormat, Encoding, JsonFormat, Layout};
 
@@ -34,6 +35,10 @@ pub enum PayloadEncoding {
         /// Between two fields.
         delimiter: u8,
     },
+    /// A stream of Arrow IPC with its end mark; columns are matched by name.
+    Arrow,
+    /// A whole Parquet file; columns are matched by name.
+    Parquet,
 }
 
 impl PayloadEncoding {
@@ -42,6 +47,8 @@ impl PayloadEncoding {
         let (code, parameter) = match self {
             PayloadEncoding::Json => (1, 0),
             PayloadEncoding::Csv { delimiter } => (2, delimiter),
+            PayloadEncoding::Arrow => (32, 0),
+            PayloadEncoding::Parquet => (33, 0),
         };
         Bytes::copy_from_slice(&[MARK, code, parameter])
     }
@@ -54,6 +61,8 @@ impl PayloadEncoding {
         match *message.attributes {
             [MARK, 1, _] => Ok(Some(PayloadEncoding::Json)),
             [MARK, 2, delimiter] => Ok(Some(PayloadEncoding::Csv { delimiter })),
+            [MARK, 32, _] => Ok(Some(PayloadEncoding::Arrow)),
+            [MARK, 33, _] => Ok(Some(PayloadEncoding::Parquet)),
             [MARK, ..] => Err(format!(
                 "the log says of its encoding {:?}, which this version does not know: read it with the version that wrote it",
                 &message.attributes[1..]
@@ -67,6 +76,17 @@ impl PayloadEncoding {
         match self {
             PayloadEncoding::Json => "JSON",
             PayloadEncoding::Csv { .. } => "CSV",
+            PayloadEncoding::Arrow => "an Arrow stream",
+            PayloadEncoding::Parquet => "a Parquet file",
+        }
+    }
+
+    /// Returns what holds the columns, if a payload in this encoding does.
+    pub(crate) fn enclosed(self) -> Option<Enclosed> {
+        match self {
+            PayloadEncoding::Arrow => Some(Enclosed::ArrowStream),
+            PayloadEncoding::Parquet => Some(Enclosed::ParquetFile),
+            PayloadEncoding::Json | PayloadEncoding::Csv { .. } => None,
         }
     }
 
@@ -80,6 +100,8 @@ impl PayloadEncoding {
         match self {
             PayloadEncoding::Json => Arc::new(JsonFormat::new(layout)),
             PayloadEncoding::Csv { delimiter } => Arc::new(CsvFormat::new(layout, delimiter)),
+            PayloadEncoding::Arrow => Enclosed::ArrowStream.format(layout),
+            PayloadEncoding::Parquet => Enclosed::ParquetFile.format(layout),
         }
     }
 
@@ -103,6 +125,8 @@ impl PayloadEncoding {
             PayloadEncoding::Json | PayloadEncoding::Csv { .. } if *field.data_type() == DataType::Binary => false,
             PayloadEncoding::Json => json_can_read(field),
             PayloadEncoding::Csv { .. } => can_cast_types(&DataType::Utf8View, field.data_type()),
+            // Each payload says what its columns are.
+            PayloadEncoding::Arrow | PayloadEncoding::Parquet => true,
         }
     }
 }
@@ -126,7 +150,12 @@ mod tests {
     fn a_message_tells_its_encoding_and_what_no_version_knows_is_an_error() {
         let message =
             |attributes: &[u8]| Message { attributes: Bytes::copy_from_slice(attributes), ..Message::default() };
-        for encoding in [PayloadEncoding::Json, PayloadEncoding::Csv { delimiter: b';' }] {
+        for encoding in [
+            PayloadEncoding::Json,
+            PayloadEncoding::Csv { delimiter: b';' },
+            PayloadEncoding::Arrow,
+            PayloadEncoding::Parquet,
+        ] {
             assert_eq!(PayloadEncoding::of(&message(&encoding.attributes())), Ok(Some(encoding)));
         }
         assert_eq!(PayloadEncoding::of(&message(&[])), Ok(None));
