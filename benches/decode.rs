@@ -1,4 +1,5 @@
 //! NDJSON to columns: the source's decoder against arrow-json's own reader over the same bytes, and against reading them.
+//! Line protocol to columns: the same readings as points of Influx, and only finding the ends of their lines.
 
 mod workload;
 
@@ -8,7 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema};
-use tidemill_connectors::format::{JsonFormat, Layout};
+use tidemill_connectors::format::{JsonFormat, Layout, Protocol, TelemetryFormat};
 use tidemill_engine::decode::{Format, Place};
 use tidemill_engine::source::{Data, Message};
 use workload::Count;
@@ -19,6 +20,39 @@ const CHUNK_BYTES: usize = 1 << 20;
 const ROWS: usize = 1_000_000;
 
 fn main() {
+    if workload::wanted("json") {
+        json();
+    }
+    if workload::wanted("line_protocol") {
+        line_protocol();
+    }
+}
+
+fn line_protocol() {
+    let mut text = String::new();
+    for row in 0..ROWS {
+        let (device, celsius, humidity) =
+            (row % 10_000, (row % 4_001) as f64 / 100.0, 30.0 + (row % 300) as f64 / 10.0);
+        let ts = 1_767_225_600_000_000_000 + row as u64 * 1_000_000;
+        writeln!(text, "reading,device=dev-{device:05} temperature={celsius},humidity={humidity} {ts}")
+            .expect("writing to memory");
+    }
+    let text = bytes::Bytes::from(text);
+    let chunks = chunks(text.clone());
+    let format = TelemetryFormat::new(Protocol::LINE_PROTOCOL, Layout::new(&workload::schema()));
+    let (mut ours, mut lines) = (0, 0);
+    let times = workload::interleaved(
+        Count::Thread,
+        5,
+        &mut [&mut || ours = decode(&format, &chunks), &mut || lines = count(&text)],
+    );
+    assert_eq!((ours, lines), (ROWS, ROWS), "every variant sees every point");
+    println!("{ROWS} points, {:.0} MB of line protocol", text.len() as f64 / 1e6);
+    let names = ["tidemill decoder", "finding the line ends"];
+    workload::report("line protocol to columns, one thread", "M points/s", ROWS as f64 / 1e6, &names, &times);
+}
+
+fn json() {
     let mut text = String::new();
     for row in 0..ROWS {
         let (device, celsius, humidity) =
@@ -29,14 +63,7 @@ fn main() {
             .expect("writing to memory");
     }
     let text = bytes::Bytes::from(text);
-    let mut chunks = Vec::new();
-    let mut rest = text.clone();
-    while !rest.is_empty() {
-        let cut = rest.len().min(CHUNK_BYTES);
-        let end = rest[..cut].iter().rposition(|byte| *byte == b'\n').map_or(rest.len(), |at| at + 1);
-        let payload = rest.split_to(end);
-        chunks.push(Data::Messages(vec![Message::new("", payload)]));
-    }
+    let chunks = chunks(text.clone());
     let format = JsonFormat::new(Layout::new(&workload::schema()));
     let (mut ours, mut theirs, mut lines) = (0, 0, 0);
     let times = workload::interleaved(
@@ -51,7 +78,20 @@ fn main() {
     workload::report("NDJSON to columns, one thread", "MB/s", megabytes, &names, &times);
 }
 
-fn decode(format: &JsonFormat, chunks: &[Data]) -> usize {
+/// Cuts text at line ends.
+fn chunks(text: bytes::Bytes) -> Vec<Data> {
+    let mut chunks = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let cut = rest.len().min(CHUNK_BYTES);
+        let end = rest[..cut].iter().rposition(|byte| *byte == b'\n').map_or(rest.len(), |at| at + 1);
+        let payload = rest.split_to(end);
+        chunks.push(Data::Messages(vec![Message::new("", payload)]));
+    }
+    chunks
+}
+
+fn decode(format: &dyn Format, chunks: &[Data]) -> usize {
     let mut decoder = format.decoder();
     let mut rows = 0;
     for chunk in chunks {

@@ -34,6 +34,7 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("argon2", &["connectors/src/mqtt/listener/passwords"]),
     ("parquet", &["connectors/", "tests/", "benches/"]),
     ("axum", &["connectors/src/http", "queries/", "tests/"]),
+    ("opentelemetry_proto", &["connectors/src/format/telemetry", "connectors/src/http/protocols"]),
     ("clap", &["src/"]),
 ];
 
@@ -64,7 +65,7 @@ const SHORT_FILES: &str = "a file is short enough to be read";
 
 /// Pages for people whose links must lead somewhere.
 const PAGES: &[&str] =
-    &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/mqtt.md", "docs/http.md"];
+    &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/http.md", "docs/mqtt.md", "docs/protocols.md"];
 
 /// A file as the rules see it: its path from the top of the repository, with `/`, and its text.
 struct File {

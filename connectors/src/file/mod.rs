@@ -25,7 +25,7 @@ use tidemill_engine::source::{Chunk, Data, Intake, IntakeError, Resume, Source, 
 
 use self::parquet::ParquetReader;
 use self::text::{LineIndex, TextReader};
-use crate::format::{Encoding, Layout};
+use crate::format::{Encoding, Layout, Protocol};
 use crate::options::{OptionError, Options};
 use crate::receipts::Receipts;
 
@@ -62,7 +62,7 @@ impl FileSource {
         let format = self.shared.encoding.format(self.shared.layout.clone());
         match self.shared.encoding {
             Encoding::Parquet => format,
-            Encoding::Json | Encoding::Csv { .. } => Arc::new(NumberedFormat::new(format)),
+            Encoding::Json | Encoding::Csv { .. } | Encoding::Telemetry(_) => Arc::new(NumberedFormat::new(format)),
         }
     }
 
@@ -81,6 +81,15 @@ impl FileSource {
                 )
             })?,
         };
+        if let Encoding::Telemetry(protocol) = encoding
+            && protocol != Protocol::LINE_PROTOCOL
+        {
+            let problem = format!(
+                "'{}' is for connector = 'http': files are json, csv, parquet or line_protocol",
+                protocol.word()
+            );
+            return Err(OptionError::new("format", problem));
+        }
         encoding.with_delimiter(options)
     }
 }
@@ -183,7 +192,9 @@ impl Shared {
     fn reader(&self, partition: &str, next: u64) -> Result<Reader, SourceError> {
         let path = self.base_dir.join(partition);
         Ok(match self.encoding {
-            Encoding::Json => Reader::Text(TextReader::open(&path, partition, None, next, &self.lines)?),
+            Encoding::Json | Encoding::Telemetry(_) => {
+                Reader::Text(TextReader::open(&path, partition, None, next, &self.lines)?)
+            }
             Encoding::Csv { delimiter } => {
                 Reader::Text(TextReader::open(&path, partition, Some(delimiter), next, &self.lines)?)
             }
@@ -195,7 +206,9 @@ impl Shared {
     /// too late for them, but to pass it over in silence would look as if it had been taken.
     fn grown_by(&self, partition: &str, end: u64) -> Option<u64> {
         let length = match self.encoding {
-            Encoding::Json | Encoding::Csv { .. } => std::fs::metadata(self.base_dir.join(partition)).ok()?.len(),
+            Encoding::Json | Encoding::Csv { .. } | Encoding::Telemetry(_) => {
+                std::fs::metadata(self.base_dir.join(partition)).ok()?.len()
+            }
             Encoding::Parquet => return None,
         };
         // A partition without rows has no end of its own: a header alone, or nothing.

@@ -26,6 +26,7 @@ mod payload;
 mod rows;
 mod salvage;
 mod tagged;
+mod telemetry;
 mod time;
 
 pub use csv::CsvFormat;
@@ -34,6 +35,7 @@ pub use json::JsonFormat;
 pub use layout::Layout;
 pub use payload::PayloadEncoding;
 pub use tagged::TaggedFormat;
+pub use telemetry::{Precision, Protocol, TelemetryFormat};
 pub use time::{TimeUnit, parse_text as parse_time};
 
 pub use columns::ColumnsFormat;
@@ -42,6 +44,7 @@ pub(crate) use enclosed::Unreadable;
 pub(crate) use enclosed::tests as enclosed_bytes;
 pub(crate) use json_rows::JsonRows;
 pub(crate) use rows::{csv_record_end, offset_in, split_json};
+pub(crate) use telemetry::Tally;
 
 use std::sync::Arc;
 
@@ -67,16 +70,17 @@ pub enum Encoding {
     },
     /// `format = 'parquet'`: files only.
     Parquet,
+    /// What programs already send elsewhere: points of Influx, Prometheus and OpenTelemetry.
+    Telemetry(Protocol),
 }
 
 impl Encoding {
     /// Takes option `format`; `None` when it is not there.
     pub fn take(options: &mut Options) -> Result<Option<Encoding>, OptionError> {
-        let encoding = options.choice(
-            "format",
-            &[("json", Encoding::Json), ("csv", Encoding::Csv { delimiter: b',' }), ("parquet", Encoding::Parquet)],
-        )?;
-        Ok(encoding)
+        let mut words =
+            vec![("json", Encoding::Json), ("csv", Encoding::Csv { delimiter: b',' }), ("parquet", Encoding::Parquet)];
+        words.extend(Protocol::WORDS.map(|(word, protocol)| (word, Encoding::Telemetry(protocol))));
+        options.choice("format", &words)
     }
 
     /// Takes option `delimiter`, which only CSV has.
@@ -96,6 +100,7 @@ impl Encoding {
             Encoding::Json => Arc::new(JsonFormat::new(layout)),
             Encoding::Csv { delimiter } => Arc::new(CsvFormat::new(layout, delimiter)),
             Encoding::Parquet => Arc::new(ColumnsFormat::new(layout)),
+            Encoding::Telemetry(protocol) => Arc::new(TelemetryFormat::new(protocol, layout)),
         }
     }
 }

@@ -6,7 +6,9 @@
 //! ```text
 //!   ┌ 0x80 u8 ┬ encoding u8 ┬ parameter u8 ┐     0x80: told from the flags of MQTT, which have four bits
 //!   └─────────┴─────────────┴──────────────┘
-//!     1 JSON, 2 CSV (parameter: the delimiter), 32 Arrow, 33 Parquet
+//!     1 JSON, 2 CSV (parameter: the delimiter), 16 line protocol (parameter: the precision, from 1; 0: as the source says),
+//!     17 Prometheus text, 18 remote write, 19 OTLP metrics, 20 OTLP logs,
+//!     32 Arrow, 33 Parquet
 //! ```
 
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use tidemill_engine::source::Message;
 use super::convert::expected;
 use super::enclosed::Enclosed;
 use super::json::can_read as json_can_read;
-use super::{CsvFormat, Encoding, JsonFormat, Layout};
+use super::{CsvFormat, Encoding, JsonFormat, Layout, Protocol, TelemetryFormat};
 
 /// The first byte of attributes that name an encoding.
 const MARK: u8 = 0x80;
@@ -39,6 +41,8 @@ pub enum PayloadEncoding {
     Arrow,
     /// A whole Parquet file; columns are matched by name.
     Parquet,
+    /// Points of Influx, Prometheus or OpenTelemetry.
+    Telemetry(Protocol),
 }
 
 impl PayloadEncoding {
@@ -49,6 +53,7 @@ impl PayloadEncoding {
             PayloadEncoding::Csv { delimiter } => (2, delimiter),
             PayloadEncoding::Arrow => (32, 0),
             PayloadEncoding::Parquet => (33, 0),
+            PayloadEncoding::Telemetry(protocol) => protocol.code(),
         };
         Bytes::copy_from_slice(&[MARK, code, parameter])
     }
@@ -63,6 +68,9 @@ impl PayloadEncoding {
             [MARK, 2, delimiter] => Ok(Some(PayloadEncoding::Csv { delimiter })),
             [MARK, 32, _] => Ok(Some(PayloadEncoding::Arrow)),
             [MARK, 33, _] => Ok(Some(PayloadEncoding::Parquet)),
+            [MARK, code, parameter] if let Some(protocol) = Protocol::coded(code, parameter) => {
+                Ok(Some(PayloadEncoding::Telemetry(protocol)))
+            }
             [MARK, ..] => Err(format!(
                 "the log says of its encoding {:?}, which this version does not know: read it with the version that wrote it",
                 &message.attributes[1..]
@@ -78,6 +86,11 @@ impl PayloadEncoding {
             PayloadEncoding::Csv { .. } => "CSV",
             PayloadEncoding::Arrow => "an Arrow stream",
             PayloadEncoding::Parquet => "a Parquet file",
+            PayloadEncoding::Telemetry(Protocol::LineProtocol { .. }) => "line protocol",
+            PayloadEncoding::Telemetry(Protocol::Exposition) => "Prometheus text",
+            PayloadEncoding::Telemetry(Protocol::RemoteWrite) => "Prometheus remote write",
+            PayloadEncoding::Telemetry(Protocol::OtlpMetrics) => "OTLP metrics",
+            PayloadEncoding::Telemetry(Protocol::OtlpLogs) => "OTLP logs",
         }
     }
 
@@ -86,7 +99,7 @@ impl PayloadEncoding {
         match self {
             PayloadEncoding::Arrow => Some(Enclosed::ArrowStream),
             PayloadEncoding::Parquet => Some(Enclosed::ParquetFile),
-            PayloadEncoding::Json | PayloadEncoding::Csv { .. } => None,
+            PayloadEncoding::Json | PayloadEncoding::Csv { .. } | PayloadEncoding::Telemetry(_) => None,
         }
     }
 
@@ -102,6 +115,7 @@ impl PayloadEncoding {
             PayloadEncoding::Csv { delimiter } => Arc::new(CsvFormat::new(layout, delimiter)),
             PayloadEncoding::Arrow => Enclosed::ArrowStream.format(layout),
             PayloadEncoding::Parquet => Enclosed::ParquetFile.format(layout),
+            PayloadEncoding::Telemetry(protocol) => Arc::new(TelemetryFormat::new(protocol, layout)),
         }
     }
 
@@ -110,6 +124,10 @@ impl PayloadEncoding {
     /// # Errors
     /// Names the first column that cannot.
     pub fn check(self, layout: &Layout) -> Result<(), String> {
+        if let PayloadEncoding::Telemetry(protocol) = self {
+            let refused = layout.payload().fields().iter().find_map(|field| protocol.refuses(field));
+            return refused.map_or(Ok(()), Err);
+        }
         match layout.payload().fields().iter().find(|field| !self.can_read(field)) {
             None => Ok(()),
             Some(field) => {
@@ -127,6 +145,7 @@ impl PayloadEncoding {
             PayloadEncoding::Csv { .. } => can_cast_types(&DataType::Utf8View, field.data_type()),
             // Each payload says what its columns are.
             PayloadEncoding::Arrow | PayloadEncoding::Parquet => true,
+            PayloadEncoding::Telemetry(protocol) => protocol.refuses(field).is_none(),
         }
     }
 }
@@ -137,6 +156,7 @@ impl Encoding {
         match self {
             Encoding::Json => Some(PayloadEncoding::Json),
             Encoding::Csv { delimiter } => Some(PayloadEncoding::Csv { delimiter }),
+            Encoding::Telemetry(protocol) => Some(PayloadEncoding::Telemetry(protocol)),
             Encoding::Parquet => None,
         }
     }
@@ -150,12 +170,12 @@ mod tests {
     fn a_message_tells_its_encoding_and_what_no_version_knows_is_an_error() {
         let message =
             |attributes: &[u8]| Message { attributes: Bytes::copy_from_slice(attributes), ..Message::default() };
-        for encoding in [
-            PayloadEncoding::Json,
-            PayloadEncoding::Csv { delimiter: b';' },
-            PayloadEncoding::Arrow,
-            PayloadEncoding::Parquet,
-        ] {
+        let mut encodings = vec![PayloadEncoding::Json, PayloadEncoding::Csv { delimiter: b';' }];
+        encodings.extend([PayloadEncoding::Arrow, PayloadEncoding::Parquet]);
+        encodings.extend(Protocol::WORDS.map(|(_, protocol)| PayloadEncoding::Telemetry(protocol)));
+        let precision = crate::format::Precision::named("ms");
+        encodings.push(PayloadEncoding::Telemetry(Protocol::LineProtocol { precision }));
+        for encoding in encodings {
             assert_eq!(PayloadEncoding::of(&message(&encoding.attributes())), Ok(Some(encoding)));
         }
         assert_eq!(PayloadEncoding::of(&message(&[])), Ok(None));

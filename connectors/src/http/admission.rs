@@ -57,11 +57,12 @@ pub enum Ack {
 }
 
 /// How far the rows of a request are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reached {
     /// On their way to the log.
     Accepted,
     /// Durable.
+    #[default]
     Durable,
     /// In the tables.
     Committed,
@@ -102,8 +103,8 @@ pub struct Post {
     pub ack: Ack,
 }
 
-/// What became of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What became of a request. Without rows there is no place in the log either.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     /// The source.
     pub source: String,
@@ -251,6 +252,10 @@ async fn append(endpoint: &Arc<Endpoint>, post: Post) -> Result<Taken, Problem> 
     let Verdict { messages, columns, rows, rejected, rejected_count } = verdict;
     if on_error == OnError::Reject && rejected_count > 0 {
         return Err(verdict::refused(rows, rejected, rejected_count));
+    }
+    if rows + rejected_count == 0 {
+        // What some protocols send: comments, or only what is known about metrics.
+        return Ok(Taken { source: endpoint.name.clone(), ..Taken::default() });
     }
     let source = endpoint.name.clone();
     let taken = |at: Option<Appended>, reached, duplicate| Taken {

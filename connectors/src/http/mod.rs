@@ -21,6 +21,7 @@
 mod head;
 mod parameter;
 mod position;
+mod protocols;
 mod route;
 
 pub mod admission;
@@ -44,7 +45,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::once::Ledger;
-use crate::format::TaggedFormat;
+use crate::format::{PayloadEncoding, TaggedFormat};
 
 pub use admission::{Ack, Admitted, OnError, Post, Reached, Taken};
 pub use body::SENT_BYTES_MAX;
@@ -52,7 +53,7 @@ pub use content_encoding::{INFLATED_BYTES_MAX, INFLATED_RATIO_MAX};
 pub use head::{IDEMPOTENCY_KEY, PRODUCER_EPOCH, PRODUCER_ID, PRODUCER_SEQ};
 pub use once::Once;
 pub use problem::{Kind, Problem, RowError};
-pub use verdict::{ROW_BYTES_MAX, ROWS_MAX};
+pub use verdict::{ROW_BYTES_MAX, ROWS_MAX, ROWS_OF_BUCKETS_MAX};
 
 /// Requests that are worked on or wait for the log at once, as many as the service has connections; the next is answered
 /// with 503. What they hold is bounded by [`BODIES_KIB_MAX`].
@@ -79,6 +80,8 @@ pub struct HttpIngest {
 
 struct Shared {
     sources: RwLock<BTreeMap<String, Slot>>,
+    /// What each source takes where a request says nothing; also of those that do not run yet.
+    encodings: RwLock<BTreeMap<String, PayloadEncoding>>,
     /// Why nothing is taken, if nothing is.
     refusal: RwLock<Option<Arc<str>>>,
     requests: Arc<Semaphore>,
@@ -132,6 +135,7 @@ impl HttpIngest {
         HttpIngest {
             shared: Arc::new(Shared {
                 sources: RwLock::default(),
+                encodings: RwLock::default(),
                 refusal: RwLock::default(),
                 requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
                 bodies_kib: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
@@ -140,9 +144,9 @@ impl HttpIngest {
         }
     }
 
-    /// Makes the routes: `POST /api/v1/ingest/{source}` and `GET /api/v1/positions/{position}`.
+    /// Makes the routes: `POST /api/v1/ingest/{source}`, `GET /api/v1/positions/{position}`, and those of other protocols.
     pub fn router(&self) -> axum::Router {
-        route::router(self.clone()).merge(position::router(self.clone()))
+        route::router(self.clone()).merge(position::router(self.clone())).merge(protocols::router(self))
     }
 
     /// Refuses everything from now on: the answer is 503 with this reason. Requests that are under way end as their source
@@ -178,6 +182,17 @@ impl HttpIngest {
         }
     }
 
+    /// Returns the names of the sources that take this where a request says nothing.
+    fn names_of(&self, encoding: PayloadEncoding) -> Vec<String> {
+        let encodings = self.shared.encodings.read();
+        encodings.iter().filter(|(_, own)| **own == encoding).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether there is a source of this name, running or not.
+    fn knows(&self, name: &str) -> bool {
+        self.shared.encodings.read().contains_key(name)
+    }
+
     fn set(&self, name: &str, slot: Slot) {
         self.shared.sources.write().insert(name.to_owned(), slot);
     }
@@ -195,6 +210,7 @@ impl HttpSource {
     /// Makes the source that answers for `name`; `format` decodes its rows. From now on requests for it are told to come again, not that it does not exist: the server may be up before the log is replayed.
     pub fn new(name: &str, format: TaggedFormat, clock: Arc<dyn Clock>, ingest: HttpIngest) -> Self {
         ingest.set(name, Slot::Starting);
+        ingest.shared.encodings.write().insert(name.to_owned(), format.own());
         HttpSource { name: name.to_owned(), format, clock, ingest }
     }
 }

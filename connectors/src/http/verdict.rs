@@ -10,6 +10,8 @@ use crate::format::{ENCLOSED_ROWS_MAX, PayloadEncoding, TaggedFormat, Unreadable
 
 /// Rows of one request.
 pub const ROWS_MAX: usize = ENCLOSED_ROWS_MAX;
+/// The same where one point may become many rows: a histogram has a hundred buckets and more.
+pub const ROWS_OF_BUCKETS_MAX: usize = 1_000_000;
 /// Bytes of one row.
 pub const ROW_BYTES_MAX: usize = 1 << 20;
 
@@ -32,7 +34,10 @@ pub(super) struct Verdict {
 /// Splits a body in messages and decodes it as the dataflow will do later. Each JSON row is a message of its own, so that a
 /// position counts rows; other bodies stay whole, because what stands in front belongs to every row.
 pub(super) fn of(format: &TaggedFormat, encoding: PayloadEncoding, payload: &Bytes) -> Result<Verdict, Problem> {
-    if payload.trim_ascii().is_empty() {
+    // In protobuf no bytes are a message without anything in it.
+    if payload.trim_ascii().is_empty()
+        && !matches!(encoding, PayloadEncoding::Telemetry(protocol) if !protocol.is_text())
+    {
         return Err(Problem::new(Kind::EmptyBody, "the body is empty").hint("send at least one row"));
     }
     if encoding != format.own()
@@ -40,6 +45,17 @@ pub(super) fn of(format: &TaggedFormat, encoding: PayloadEncoding, payload: &Byt
     {
         let detail = format!("this source does not take {}: {problem}; nothing was stored", encoding.name());
         return Err(Problem::new(Kind::ContentType, detail).hint(format!("send {}", format.own().name())));
+    }
+    let rows_max = match encoding {
+        PayloadEncoding::Telemetry(protocol) if !protocol.is_text() => ROWS_OF_BUCKETS_MAX,
+        _ => ROWS_MAX,
+    };
+    if let PayloadEncoding::Telemetry(protocol) = encoding
+        && let Some(at_most) = protocol.rows_at_most(payload)
+        // Comments and blank lines are no rows.
+        && at_most > 4 * rows_max
+    {
+        return Err(too_many_rows(at_most, rows_max));
     }
     let messages = split(format, encoding, payload)?;
     // Not recorded yet, so without a place: only whether the rows can be used is asked here.
@@ -57,20 +73,23 @@ pub(super) fn of(format: &TaggedFormat, encoding: PayloadEncoding, payload: &Byt
     };
     let rows = decoded.batches.iter().map(|batch| batch.num_rows()).sum::<usize>();
     let rejected_count = decoded.dead.len();
-    if rows + rejected_count > ROWS_MAX {
-        return Err(too_many_rows(rows + rejected_count));
+    if rows + rejected_count > rows_max {
+        return Err(too_many_rows(rows + rejected_count, rows_max));
     }
     let row_error = |letter: &DeadLetter| {
         let (numbered, reason) = numbered(&letter.reason);
         let row = match numbered {
             Some(row) => row,
             None if encoding.is_one_message_a_row() => letter.message + 1,
-            None => line_of(payload, &letter.payload),
+            None if matches!(encoding, PayloadEncoding::Telemetry(_)) => lines_before(payload, &letter.payload) + 1,
+            None => lines_before(payload, &letter.payload),
         };
         RowError { row, column: column_of(format, reason), message: reason.to_owned() }
     };
     let rejected = decoded.dead.iter().take(ROW_ERRORS_MAX).map(row_error).collect();
     let is_known = rejected_count == 0
+        // A point without a time has that of its arrival, which is not yet.
+        && !matches!(encoding, PayloadEncoding::Telemetry(_))
         && payload.len() >= BYTES_DECODED_ONCE_MIN
         && !format.layout().has_metadata()
         && (encoding.is_one_message_a_row() || decoded.batches.len() == 1);
@@ -101,7 +120,7 @@ fn split(format: &TaggedFormat, encoding: PayloadEncoding, payload: &Bytes) -> R
         }
     });
     if row_count > ROWS_MAX {
-        return Err(too_many_rows(row_count));
+        return Err(too_many_rows(row_count, ROWS_MAX));
     }
     match messages.iter().position(|message| message.payload.len() > ROW_BYTES_MAX) {
         None => Ok(messages),
@@ -138,16 +157,13 @@ fn column_of(format: &TaggedFormat, reason: &str) -> Option<String> {
     named.max_by_key(|name| name.len()).cloned()
 }
 
-/// The number of a row of text: how many lines stand before it, the header among them.
-fn line_of(payload: &[u8], row: &[u8]) -> usize {
+/// How many lines stand before a row of text. In CSV that is its number: the header is among them.
+fn lines_before(payload: &[u8], row: &[u8]) -> usize {
     let offset = offset_in(payload, row).unwrap_or(0);
     memchr::memchr_iter(b'\n', &payload[..offset]).count()
 }
 
-fn too_many_rows(count: usize) -> Problem {
-    Problem::new(
-        Kind::TooLarge,
-        format!("a request may have {ROWS_MAX} rows, this one has {count}; nothing was stored"),
-    )
-    .hint("send fewer rows at once")
+fn too_many_rows(count: usize, max: usize) -> Problem {
+    Problem::new(Kind::TooLarge, format!("a request may have {max} rows, this one has {count}; nothing was stored"))
+        .hint("send fewer rows at once")
 }
