@@ -17,4 +17,4 @@ mod mosquitto;
 mod numbered;
 mod secured;
 
-mod guarantees;
+pub(crate) mod guarantees;
