@@ -164,7 +164,8 @@ const KEYS: &[Key] = &[
         doc: "Where HTTP sinks and sources that ask may connect to, beside public addresses: this machine [\"127.0.0.0/8\", \"::1\"],\na network of one's own [\"10.0.0.0/8\"]. In the environment with commas: 127.0.0.0/8,10.0.0.0/8.",
         set: |config, text| {
             let policy = AddressPolicy::parse(text);
-            config.network = policy.map_err(|problem| format!("a list such as [\"127.0.0.0/8\", \"10.1.2.3\"]: {problem}"))?;
+            config.network =
+                policy.map_err(|problem| format!("a list such as [\"127.0.0.0/8\", \"10.1.2.3\"]: {problem}"))?;
             Ok(())
         },
     },
@@ -429,7 +430,10 @@ mod tests {
         config.apply_environment(env(&[("TIDEMILL__NETWORK__ALLOW", "127.0.0.0/8, ::1")])).expect("valid");
         assert_eq!(config.network, expected);
         let error = Config::default().apply_toml("t.toml", "[network]\nallow = [7]").expect_err("no text");
-        assert!(error.to_string().contains("network.allow = \"a list of lists or tables\" is not a list such as"), "{error}");
+        assert!(
+            error.to_string().contains("network.allow = \"a list of lists or tables\" is not a list such as"),
+            "{error}"
+        );
     }
 
     #[test]

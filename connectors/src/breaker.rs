@@ -185,6 +185,9 @@ mod tests {
         let gauge = BreakerGauge::default();
         assert_eq!(gauge.show(BreakerState::Open), BreakerState::Closed);
         assert_eq!(gauge.show(BreakerState::HalfOpen), BreakerState::Open);
-        assert_eq!((gauge.state(), gauge.state().word(), gauge.state().level()), (BreakerState::HalfOpen, "half-open", 1));
+        assert_eq!(
+            (gauge.state(), gauge.state().word(), gauge.state().level()),
+            (BreakerState::HalfOpen, "half-open", 1)
+        );
     }
 }

@@ -157,7 +157,8 @@ fn is_secret_key(before: &[char]) -> bool {
     // What names a place may be read.
     let names_place = word.ends_with("_env") || word.ends_with("_file");
     // A header may be anything, a key to everything among it.
-    word.starts_with("header.") || !names_place && ["pass", "pasw", "pwd", "token"].iter().any(|part| word.contains(part))
+    word.starts_with("header.")
+        || !names_place && ["pass", "pasw", "pwd", "token"].iter().any(|part| word.contains(part))
 }
 
 /// Masks what stands before the `@` of a URL: credentials that do not belong there.

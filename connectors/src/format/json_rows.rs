@@ -58,7 +58,8 @@ impl JsonRows {
         let columns = columns.map(|(at, field)| in_utc(rows.column(*at), field.data_type()));
         let columns = columns.collect::<Result<Vec<ArrayRef>, String>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options).map_err(|error| error.to_string())
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+            .map_err(|error| error.to_string())
     }
 
     /// Writes each row.

@@ -116,7 +116,8 @@ mod tests {
 
     #[test]
     fn a_paper_comes_back_and_a_flipped_bit_is_noticed() {
-        let cursor = Cursor { version: VERSION, delivered: 7, received: 9, session: "broker \n of mine".into(), claimed: 11 };
+        let cursor =
+            Cursor { version: VERSION, delivered: 7, received: 9, session: "broker \n of mine".into(), claimed: 11 };
         let bytes = seal(&cursor);
         assert_eq!(unseal::<Cursor>(&bytes), Ok(cursor));
         for bit in 0..bytes.len() * 8 {

@@ -112,9 +112,7 @@ impl Dialer {
     async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, OutgoingError> {
         let found = match bare(host).parse::<IpAddr>() {
             Ok(address) => vec![SocketAddr::new(address, port)],
-            Err(_) => {
-                self.resolver.resolve(host, port).await.map_err(|error| no_address(host, &error.to_string()))?
-            }
+            Err(_) => self.resolver.resolve(host, port).await.map_err(|error| no_address(host, &error.to_string()))?,
         };
         let mut forbidden: Option<Forbidden> = None;
         let mut allowed = Vec::new();

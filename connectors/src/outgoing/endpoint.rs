@@ -13,13 +13,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE, USER_AGENT};
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE, USER_AGENT};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Response};
 use tokio::time::Instant;
 use url::Url;
 
@@ -73,7 +73,9 @@ pub fn parse_url(text: &str, context: &Context) -> Result<Url, OptionError> {
         return Err(wrong("has the port 0, where nobody listens".to_owned()));
     }
     if url.fragment().is_some() {
-        return Err(wrong("has a # in it, and what stands behind it is never sent: leave it out, or write %23".to_owned()));
+        return Err(wrong(
+            "has a # in it, and what stands behind it is never sent: leave it out, or write %23".to_owned(),
+        ));
     }
     context.network.check_host(host).map_err(|problem| wrong(format!("cannot be used: {problem}")))?;
     Ok(url)

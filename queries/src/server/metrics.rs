@@ -395,7 +395,8 @@ mod tests {
             ..JobStatus::default()
         };
         let read_only = Some(ReadOnly { reason: "disk full".into(), since_us: 500_000 });
-        let sink = OutboxStatus { name: "alerts".into(), rows: 7, breaker: BreakerState::Open, ..OutboxStatus::default() };
+        let sink =
+            OutboxStatus { name: "alerts".into(), rows: 7, breaker: BreakerState::Open, ..OutboxStatus::default() };
         let service = ServiceStatus { job: Some(job), read_only, disk_failures: 4, sinks: vec![sink] };
         let text = render(&service, 3_500_000, "1.2.3");
         for line in [
