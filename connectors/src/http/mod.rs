@@ -44,7 +44,7 @@ pub use admission::{Admitted, OnError, Post, Taken};
 pub use body::SENT_BYTES_MAX;
 pub use content_encoding::{INFLATED_BYTES_MAX, INFLATED_RATIO_MAX};
 pub use problem::{Kind, Problem, RowError};
-pub use verdict::{ROW_BYTES_MAX, ROWS_MAX};
+pub use verdict::{ROW_BYTES_MAX, ROWS_MAX, ROWS_OF_BUCKETS_MAX};
 
 /// Requests that are worked on or wait for the log at once, as many as the service has connections; the next is answered
 /// with 503. What they hold is bounded by [`BODIES_KIB_MAX`].
