@@ -281,6 +281,7 @@ mod tests {
             dice: Arc::new(SeededDice::new(1)),
             http: HttpIngest::new(),
             local_brokers: LocalBrokers::default(),
+            network: Default::default(),
         };
         let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/src/corpus/options");
         tidemill_engine::testing::fuzz::fuzz(corpus, |input| {
