@@ -64,8 +64,15 @@ const FILE_LINES_MAX: usize = 700;
 const SHORT_FILES: &str = "a file is short enough to be read";
 
 /// Pages for people whose links must lead somewhere.
-const PAGES: &[&str] =
-    &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/http.md", "docs/mqtt.md", "docs/protocols.md"];
+const PAGES: &[&str] = &[
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/http.md",
+    "docs/mqtt.md",
+    "docs/protocols.md",
+];
 
 /// A file as the rules see it: its path from the top of the repository, with `/`, and its text.
 struct File {
