@@ -21,6 +21,7 @@ mod embed;
 mod exit_codes;
 mod flipped_bits;
 mod full_at_start;
+mod http;
 mod idle;
 mod ingest;
 mod inspect;

@@ -107,7 +107,7 @@ fn make(
             let (encoding, layout) = take_message_layout(columns, options)?;
             let own = encoding.of_payloads().expect("messages can be in it");
             let format = TaggedFormat::new(layout, own);
-            let source = HttpSource::new(name, format.clone(), context.http.clone());
+            let source = HttpSource::new(name, format.clone(), Arc::clone(&context.clock), context.http.clone());
             Ok((Arc::new(source), Arc::new(format)))
         }
         Kind::File => {
@@ -204,6 +204,7 @@ mod tests {
             dice: Arc::new(SeededDice::new(1)),
             http: HttpIngest::new(),
             local_brokers: Default::default(),
+            network: Default::default(),
         };
         let options = Options::new(options.iter().map(|(key, value)| (key.to_string(), value.to_string())));
         connect("readings", &columns, options, &context)

@@ -5,8 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
-use arrow::compute::{can_cast_types, concat_batches};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::compute::concat_batches;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
@@ -41,7 +40,8 @@ impl ParquetReader {
         let footer_checksum = footer_checksum(&mut file).map_err(|error| unreadable(path, &error))?;
         let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
             .map_err(|error| SourceError::Environment(format!("cannot read {}: {error}", path.display())))?;
-        check_columns(path, metadata.schema(), layout)?;
+        let refused = |problem| SourceError::Environment(format!("{}: {problem}", path.display()));
+        layout.check_columns(metadata.schema()).map_err(refused)?;
         let wanted = metadata.schema().fields().iter().enumerate();
         let wanted = wanted.filter(|(_, field)| layout.payload().column_with_name(field.name()).is_some());
         let projection = ProjectionMask::roots(metadata.parquet_schema(), wanted.map(|(place, _)| place));
@@ -149,34 +149,4 @@ fn footer_checksum(file: &mut File) -> std::io::Result<u32> {
     file.seek(SeekFrom::Start(size - length))?;
     file.take(length).read_to_end(&mut footer)?;
     Ok(crc32c::crc32c_append(crc32c::crc32c(&footer), &size.to_le_bytes()))
-}
-
-fn check_columns(path: &Path, found: &SchemaRef, layout: &Layout) -> Result<(), SourceError> {
-    let refuse = |problem: String| Err(SourceError::Environment(format!("{}: {problem}", path.display())));
-    let mut is_any_there = false;
-    for field in layout.payload().fields() {
-        let Some((_, column)) = found.column_with_name(field.name()) else {
-            if field.is_nullable() {
-                continue;
-            }
-            return refuse(format!("has no column {}, which is declared NOT NULL", field.name()));
-        };
-        is_any_there = true;
-        let (from, to) = (column.data_type(), field.data_type());
-        let is_count = from.is_integer() && matches!(to, DataType::Timestamp(_, _));
-        if is_count && layout.time_unit().is_none() {
-            return refuse(format!(
-                "column {} is a number: say what it counts with the option time_unit = 's', 'ms', 'us' or 'ns'",
-                field.name()
-            ));
-        }
-        if from != to && !is_count && !can_cast_types(from, to) {
-            return refuse(format!("column {} has type {from}, which cannot become {to}", field.name()));
-        }
-    }
-    if !is_any_there {
-        let names: Vec<&str> = found.fields().iter().map(|field| field.name().as_str()).collect();
-        return refuse(format!("has none of the declared columns, but {}", names.join(", ")));
-    }
-    Ok(())
 }

@@ -10,6 +10,7 @@ use tidemill_engine::source::Data;
 
 use super::convert::convert;
 use super::layout::Layout;
+use super::metadata::Origin;
 
 /// Makes decoders of columns. Messages are dead letters here: no text format is declared.
 #[derive(Clone, Debug)]
@@ -57,25 +58,45 @@ impl Decoder for ColumnsDecoder {
 
 /// Brings columns to the layout. Rows that do not fit become dead letters, written as JSON.
 pub(super) fn decode_columns(layout: &Layout, batch: &RecordBatch, place: &Place<'_>) -> Decoded {
+    let row_as_message = |row: usize, reason: &str| (row, reason.to_owned());
+    // A row is a message of its own.
+    decode(layout, batch, &Origin::new(place, &[]), |row| row, row_as_message)
+}
+
+/// The same for columns that one message holds: all rows have its place, and a reason says which row it is about, behind
+/// `rows_before` others of the message.
+pub(super) fn decode_columns_of(
+    layout: &Layout,
+    batch: &RecordBatch,
+    origin: &Origin<'_>,
+    message: usize,
+    rows_before: usize,
+) -> Decoded {
+    let numbered = |row: usize, reason: &str| (message, format!("row {}: {reason}", rows_before + row + 1));
+    decode(layout, batch, origin, |_| message, numbered)
+}
+
+fn decode(
+    layout: &Layout,
+    batch: &RecordBatch,
+    origin: &Origin<'_>,
+    message_of_row: impl Fn(usize) -> usize,
+    letter: impl Fn(usize, &str) -> (usize, String),
+) -> Decoded {
     if batch.num_rows() == 0 {
         return Decoded::default();
     }
     if batch.schema_ref() == layout.schema() && !layout.has_metadata() {
         return Decoded { batches: vec![batch.clone()], dead: Vec::new() };
     }
-    let columns = layout.complete_columns(batch, place);
+    let columns = layout.complete_columns(batch, origin, message_of_row);
     let converted = convert(columns, batch.num_rows(), layout.schema(), layout.time_unit(), Default::default());
     let row_count = batch.num_rows() - converted.bad.len();
-    let dead = converted
-        .bad
-        .iter()
-        .map(|(row, reason)| DeadLetter {
-            message: *row,
-            topic: Bytes::new(),
-            payload: row_as_json(batch, *row),
-            reason: reason.clone(),
-        })
-        .collect();
+    let dead = converted.bad.iter().map(|(row, reason)| {
+        let (message, reason) = letter(*row, reason);
+        DeadLetter { message, topic: Bytes::new(), payload: row_as_json(batch, *row), reason }
+    });
+    let dead = dead.collect();
     let batches = match row_count {
         0 => Vec::new(),
         _ => vec![converted.into_batch(layout.schema(), row_count)],

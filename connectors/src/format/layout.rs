@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringViewBuilder, new_null_array};
+use arrow::compute::can_cast_types;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use tidemill_engine::decode::Place;
 use tidemill_engine::source::Message;
 
 use super::metadata::{Origin, column};
@@ -92,6 +92,39 @@ impl Layout {
         self.time_unit
     }
 
+    /// Says why columns that are columns already cannot become the declared ones; `Ok` if they can.
+    ///
+    /// # Errors
+    /// Names the column, and what it is.
+    pub(crate) fn check_columns(&self, found: &Schema) -> Result<(), String> {
+        let mut is_any_there = false;
+        for field in self.payload.fields() {
+            let Some((_, column)) = found.column_with_name(field.name()) else {
+                if field.is_nullable() {
+                    continue;
+                }
+                return Err(format!("has no column {}, which is declared NOT NULL", field.name()));
+            };
+            is_any_there = true;
+            let (from, to) = (column.data_type(), field.data_type());
+            let is_count = from.is_integer() && matches!(to, DataType::Timestamp(_, _));
+            if is_count && self.time_unit.is_none() {
+                return Err(format!(
+                    "column {} is a number: say what it counts with the option time_unit = 's', 'ms', 'us' or 'ns'",
+                    field.name()
+                ));
+            }
+            if from != to && !is_count && !can_cast_types(from, to) {
+                return Err(format!("column {} has type {from}, which cannot become {to}", field.name()));
+            }
+        }
+        if !is_any_there && !self.payload.fields().is_empty() {
+            let names: Vec<&str> = found.fields().iter().map(|field| field.name().as_str()).collect();
+            return Err(format!("has none of the declared columns, but {}", names.join(", ")));
+        }
+        Ok(())
+    }
+
     /// Says why a message's topic cannot give the topic columns; `Ok` if it can.
     pub(super) fn check_topic(&self, message: &Message) -> Result<(), String> {
         let Some(pattern) = &self.topic else { return Ok(()) };
@@ -129,9 +162,14 @@ impl Layout {
     }
 
     /// The same for rows that came as columns: what is not metadata is found by its name, or null.
-    pub(super) fn complete_columns(&self, batch: &RecordBatch, place: &Place<'_>) -> Vec<ArrayRef> {
-        let origin = Origin::new(place, &[]);
-        let every_row: Vec<usize> = if self.has_metadata() { (0..batch.num_rows()).collect() } else { Vec::new() };
+    pub(super) fn complete_columns(
+        &self,
+        batch: &RecordBatch,
+        origin: &Origin<'_>,
+        message_of_row: impl Fn(usize) -> usize,
+    ) -> Vec<ArrayRef> {
+        let row_count = if self.has_metadata() { batch.num_rows() } else { 0 };
+        let every_row: Vec<usize> = (0..row_count).map(message_of_row).collect();
         let rows = origin.rows(&every_row);
         let metadata = self.metadata.iter().copied().chain(std::iter::repeat(None));
         let fields = self.schema.fields().iter().zip(metadata);

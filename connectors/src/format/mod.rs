@@ -10,12 +10,13 @@
 //!                                    that fails is halved
 //! ```
 //!
-//! Columns that are columns already (Parquet, generators) enter at `convert`.
+//! Columns that are columns already (Parquet, Arrow, generators) enter at `convert`.
 
 mod columns;
 mod convert;
 mod csv;
 mod dead;
+mod enclosed;
 mod explain;
 mod json;
 mod json_rows;
@@ -29,6 +30,7 @@ mod telemetry;
 mod time;
 
 pub use csv::CsvFormat;
+pub use enclosed::{ENCLOSED_BYTES_MAX, ENCLOSED_ROWS_MAX, ENCLOSED_VALUES_MAX};
 pub use json::JsonFormat;
 pub use layout::Layout;
 pub use payload::PayloadEncoding;
@@ -37,6 +39,9 @@ pub use telemetry::{Precision, Protocol, TelemetryFormat};
 pub use time::{TimeUnit, parse_text as parse_time};
 
 pub use columns::ColumnsFormat;
+pub(crate) use enclosed::Unreadable;
+#[cfg(test)]
+pub(crate) use enclosed::tests as enclosed_bytes;
 pub(crate) use json_rows::JsonRows;
 pub(crate) use rows::{csv_record_end, offset_in, split_json};
 pub(crate) use telemetry::Tally;
