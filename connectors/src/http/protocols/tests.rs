@@ -45,7 +45,12 @@ async fn serve(sources: &[(&str, PayloadEncoding)]) -> Server {
         Schema::new(vec![Field::new("host", DataType::Utf8View, true), Field::new("value", DataType::Float64, false)]);
     let (columns, ingest, intake) = (Arc::new(columns), HttpIngest::new(), Arc::new(TestIntake::default()));
     for (name, own) in sources {
-        let source = HttpSource::new(name, TaggedFormat::new(Layout::new(&columns), *own), Arc::new(tidemill_engine::clock::ManualClock::default()), ingest.clone());
+        let source = HttpSource::new(
+            name,
+            TaggedFormat::new(Layout::new(&columns), *own),
+            Arc::new(tidemill_engine::clock::ManualClock::default()),
+            ingest.clone(),
+        );
         intake.connected.store(false, Ordering::SeqCst);
         let running = Arc::clone(&intake);
         tokio::spawn(async move { source.run(running, Vec::new(), Stop::new()).await });
