@@ -43,13 +43,7 @@ impl Pane {
     }
 
     /// Finds or makes the group of each selected key.
-    pub(super) fn intern(
-        &mut self,
-        keys: &ArrayRef,
-        hashes: &[u64],
-        selection: Selection<'_>,
-        groups: &mut Vec<u32>,
-    ) {
+    pub(super) fn intern(&mut self, keys: &ArrayRef, hashes: &[u64], selection: Selection<'_>, groups: &mut Vec<u32>) {
         if let Some(own) = Arc::get_mut(&mut self.keys) {
             return own.intern(keys, hashes, selection, groups);
         }
