@@ -38,7 +38,7 @@ pub use time::{TimeUnit, parse_text as parse_time};
 
 pub use columns::ColumnsFormat;
 pub(crate) use json_rows::JsonRows;
-pub(crate) use rows::{csv_record_end, offset_in, split_json};
+pub(crate) use rows::{csv_record_end, offset_in, split_json, value_length};
 pub(crate) use telemetry::Tally;
 
 use std::sync::Arc;

@@ -13,8 +13,7 @@ use super::{CreateSecret, Name};
 use crate::diagnostic::{Code, Problem};
 
 /// The kinds of secrets, and what each may hold.
-const KINDS: [(&str, &[&str]); 2] =
-    [("mqtt", &["username", "password"]), ("http", &["token", "username", "password"])];
+const KINDS: [(&str, &[&str]); 2] = [("mqtt", &["username", "password"]), ("http", &["token", "username", "password"])];
 /// What a value may be.
 const VALUES: &str = "write 'text', ENV 'VARIABLE' or FILE 'path'";
 
@@ -36,7 +35,9 @@ impl Reader<'_> {
                 None => return Err(unfinished(self, "TYPE, USERNAME, PASSWORD or TOKEN")),
             };
             if key.value == "type" {
-                let Some(value) = self.word() else { return Err(unfinished(self, "the type of the secret: mqtt or http")) };
+                let Some(value) = self.word() else {
+                    return Err(unfinished(self, "the type of the secret: mqtt or http"));
+                };
                 kind = Some(value);
             } else if values.iter().any(|(other, _)| other.value == key.value) {
                 let message = format!("{} is given twice", key.value.to_uppercase());
