@@ -179,6 +179,7 @@ impl Job {
             quarantined: counters.quarantined.get(),
             errors: state.errors.lock().clone(),
             watermark: node.event_time.map(|_| counters.watermark()),
+            targets: node.source.targets(),
         }
     }
 
