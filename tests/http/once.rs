@@ -11,7 +11,7 @@ use crate::harness::program::Serve;
 use crate::harness::wait::eventually;
 
 /// Longer than it takes to see that a record is written, and to kill.
-const SYNC_TAKES: Duration = Duration::from_secs(2);
+const SYNC_TAKES: Duration = Duration::from_millis(400);
 
 fn log_holds(data: &Path, marker: &str) -> bool {
     let files = std::fs::read_dir(data.join("log")).into_iter().flatten().flatten();

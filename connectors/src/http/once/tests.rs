@@ -1,3 +1,5 @@
+//! Numbers and keys: what comes again, what is refused, what is forgotten.
+
 use tidemill_engine::source::Offset;
 use tidemill_engine::time::micros;
 
