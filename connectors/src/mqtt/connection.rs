@@ -132,7 +132,12 @@ impl Connection<'_> {
             };
             tokio::select! {
                 biased;
-                () = &mut taken, if end.is_none() => end = Some(End::TakenOver),
+                () = &mut taken, if end.is_none() => {
+                    // Its last messages and its good-bye may be here already: a client that ends and comes back at once
+                    // is not two, and leaves no will.
+                    let last = if reading { self.read(&mut subscribed) } else { None };
+                    end = Some(last.unwrap_or(End::TakenOver));
+                }
                 () = &mut stopped, if end.is_none() => end = Some(End::Stopped),
                 Some(receipt) = receipts.next(), if !receipts.is_empty() => {
                     if let Err(error) = self.acknowledge(receipt, &mut receipts) {

@@ -292,6 +292,29 @@ async fn a_storm_of_takeovers_disturbs_nobody_else() {
     last.expect(PINGRESP).await;
 }
 
+#[tokio::test]
+async fn who_says_good_bye_and_comes_back_at_once_is_heard_to_the_end_and_leaves_no_will() {
+    let running = Running::start(HandIntake::by_itself(), &[]).await;
+    let will = [field(b"plant/a/will"), field(b"gone")].concat();
+    let connect = packet(0x10, &[&field(b"MQTT"), &[4, 0x06, 0, 60], &field(b"same"), &will]);
+    let mut expected = Vec::new();
+    for number in 0..50 {
+        let (mut peer, _) = connected(&running, &connect).await;
+        let payload = number.to_string();
+        peer.send(&[&publish4("plant/a/b", 0, &payload)[..], &[0xE0, 0]].concat()).await;
+        // Its end is not waited for.
+        expected.push(payload);
+    }
+    let mut other = running.device4("other").await;
+    other.send(&publish4("plant/a/b", 1, "last")).await;
+    other.expect(&puback(1)).await;
+    expected.push("last".to_owned());
+    running.intake.until_messages(expected.len()).await;
+    let mut payloads = running.intake.payloads();
+    payloads.sort_by_key(|payload| payload.parse().unwrap_or(u32::MAX));
+    assert_eq!(payloads, expected);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_busy_clients_are_all_served() {
     let running = Arc::new(Running::start(HandIntake::by_itself(), &[]).await);
