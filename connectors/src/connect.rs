@@ -9,8 +9,8 @@ use tidemill_engine::decode::Format;
 use tidemill_engine::source::Source;
 use tidemill_engine::time::{micros, minutes, secs};
 
-use crate::file::FileSource;
-use crate::format::{ColumnsFormat, Encoding, Layout, TimeUnit, expected, json_can_read};
+use crate::file::{FileSource, Following};
+use crate::format::{ColumnsFormat, Encoding, Layout, TextFormat, TimeUnit, expected, json_can_read};
 use crate::generate::{GenerateOptions, GenerateSource};
 use crate::http::HttpSource;
 use crate::mqtt::{self, TopicPatterns};
@@ -73,7 +73,8 @@ pub fn connect(
     context: &Context,
 ) -> Result<Connected, OptionError> {
     let kind = Kind::take(&mut options)?;
-    let (idle_default, future_default) = match kind.is_live() {
+    let is_live = kind.is_live() || options.is("follow", "true");
+    let (idle_default, future_default) = match is_live {
         true => (Some(IDLE_AFTER_LIVE), Some(FUTURE_LIMIT_LIVE)),
         false => (None, None),
     };
@@ -98,22 +99,26 @@ fn make(
     match kind {
         Kind::Mqtt => {
             let (source, pattern) = mqtt::client(name, options, context)?;
-            Ok((Arc::new(source), take_message_format(columns, Some(pattern), options)?.1))
+            Ok((Arc::new(source), take_message_format(columns, Some(pattern), options, context)?.1))
         }
         Kind::MqttListener => {
             let (source, pattern) = mqtt::listener(name, options, context)?;
-            Ok((Arc::new(source), take_message_format(columns, Some(pattern.into()), options)?.1))
+            Ok((Arc::new(source), take_message_format(columns, Some(pattern.into()), options, context)?.1))
         }
         Kind::Http => {
-            let (encoding, format) = take_message_format(columns, None, options)?;
+            let (encoding, format) = take_message_format(columns, None, options, context)?;
+            if !matches!(encoding, Encoding::Json | Encoding::Csv { .. }) {
+                return Err(OptionError::new("format", "is not taken over HTTP: say 'json' or 'csv'"));
+            }
             let source = HttpSource::new(name, encoding, Arc::clone(&format), context.http.clone());
             Ok((Arc::new(source), format))
         }
         Kind::File => {
             let path = options.require("path")?;
             let encoding = FileSource::take_encoding(&path, options)?;
-            let layout = take_layout(columns, encoding, options)?;
-            let source = FileSource::new(&path, &context.base_dir, encoding, layout);
+            let following = Following::take(options)?;
+            let layout = take_layout(columns, encoding, options)?.with_paths();
+            let source = FileSource::new(&path, &context.base_dir, encoding, layout).following(following);
             let format = source.format();
             Ok((Arc::new(source), format))
         }
@@ -125,32 +130,36 @@ fn make(
     }
 }
 
-/// Takes the options of a source whose messages are text.
+/// Takes the options of a source of messages.
 fn take_message_format(
     columns: &SchemaRef,
     topic: Option<TopicPatterns>,
     options: &mut Options,
+    context: &Context,
 ) -> Result<(Encoding, Arc<dyn Format>), OptionError> {
     let encoding = Encoding::take(options)?.unwrap_or(Encoding::Json).with_delimiter(options)?;
     if encoding == Encoding::Parquet {
-        return Err(OptionError::new("format", "'parquet' is for files: say 'json' or 'csv'"));
+        return Err(OptionError::new("format", "'parquet' is for files: say 'json', 'csv' or 'arrow'"));
     }
     let mut layout = take_layout(columns, encoding, options)?;
     if let Some(topic) = topic {
         layout = layout.with_topic(topic)?;
     }
-    Ok((encoding, encoding.format(layout)))
+    Ok((encoding, encoding.take_format(layout, options, &context.base_dir)?))
 }
 
 fn take_layout(columns: &SchemaRef, encoding: Encoding, options: &mut Options) -> Result<Layout, OptionError> {
     let layout = Layout::new(columns).with_time_unit(options.choice("time_unit", &TimeUnit::WORDS)?);
+    if let Encoding::Text | Encoding::Raw = encoding {
+        TextFormat::check(&layout).map_err(|problem| OptionError::new("format", problem))?;
+    }
     for field in layout.payload().fields() {
         let can_read = match encoding {
             // arrow-json would take the text for hexadecimal digits, and a cast for the bytes themselves.
             Encoding::Json | Encoding::Csv { .. } if *field.data_type() == DataType::Binary => false,
             Encoding::Json => json_can_read(field),
             Encoding::Csv { .. } => can_cast_types(&DataType::Utf8View, field.data_type()),
-            Encoding::Parquet => true,
+            _ => true,
         };
         if !can_read {
             let (name, is) = (field.name(), expected(field.data_type()));

@@ -33,6 +33,8 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("rumqttc_v5", &["connectors/src/mqtt", "src/demo", "tests/", "benches/"]),
     ("argon2", &["connectors/src/mqtt/listener/passwords"]),
     ("parquet", &["connectors/", "tests/", "benches/"]),
+    ("arrow_avro", &["connectors/src/format/avro", "connectors/src/file/"]),
+    ("prost_reflect", &["connectors/src/format/protobuf"]),
     ("axum", &["connectors/src/http", "queries/", "tests/"]),
     ("clap", &["src/"]),
 ];
@@ -42,7 +44,8 @@ const FILE_PLACES: &[&str] = &[
     "engine/src/storage/disk.rs",
     "connectors/src/file",
     "connectors/src/mqtt/listener/watched",
-    // Of the user, not of ours: certificates and passwords.
+    // Of the user, not of ours: certificates and passwords, descriptions of formats.
+    "connectors/src/format/schema_file.rs",
     "connectors/src/secret.rs",
     "connectors/src/tls",
     // The corpus of a fuzz target.
@@ -63,7 +66,8 @@ const FILE_LINES_MAX: usize = 700;
 const SHORT_FILES: &str = "a file is short enough to be read";
 
 /// Pages for people whose links must lead somewhere.
-const PAGES: &[&str] = &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/mqtt.md"];
+const PAGES: &[&str] =
+    &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/mqtt.md", "docs/formats.md"];
 
 /// A file as the rules see it: its path from the top of the repository, with `/`, and its text.
 struct File {

@@ -5,8 +5,8 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
-use arrow::compute::{can_cast_types, concat_batches};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
@@ -14,7 +14,7 @@ use parquet::arrow::arrow_reader::{
 use tidemill_engine::source::{Chunk, Data, SourceError};
 
 use super::unreadable;
-use crate::format::Layout;
+use crate::format::{Layout, check_columns};
 
 /// Rows of a chunk.
 const CHUNK_ROWS: usize = 32_768;
@@ -41,9 +41,13 @@ impl ParquetReader {
         let footer_checksum = footer_checksum(&mut file).map_err(|error| unreadable(path, &error))?;
         let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
             .map_err(|error| SourceError::Environment(format!("cannot read {}: {error}", path.display())))?;
-        check_columns(path, metadata.schema(), layout)?;
+        check(path, metadata.schema(), layout)?;
         let wanted = metadata.schema().fields().iter().enumerate();
-        let wanted = wanted.filter(|(_, field)| layout.payload().column_with_name(field.name()).is_some());
+        let names: Vec<&str> = layout.payload().fields().iter().map(|field| field.name().as_str()).collect();
+        let leads_to = |field: &str, name: &str| {
+            name.strip_prefix(field).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let wanted = wanted.filter(|(_, field)| names.iter().any(|name| leads_to(field.name(), name)));
         let projection = ProjectionMask::roots(metadata.parquet_schema(), wanted.map(|(place, _)| place));
         Ok(ParquetReader {
             path: path.to_owned(),
@@ -151,32 +155,6 @@ fn footer_checksum(file: &mut File) -> std::io::Result<u32> {
     Ok(crc32c::crc32c_append(crc32c::crc32c(&footer), &size.to_le_bytes()))
 }
 
-fn check_columns(path: &Path, found: &SchemaRef, layout: &Layout) -> Result<(), SourceError> {
-    let refuse = |problem: String| Err(SourceError::Environment(format!("{}: {problem}", path.display())));
-    let mut is_any_there = false;
-    for field in layout.payload().fields() {
-        let Some((_, column)) = found.column_with_name(field.name()) else {
-            if field.is_nullable() {
-                continue;
-            }
-            return refuse(format!("has no column {}, which is declared NOT NULL", field.name()));
-        };
-        is_any_there = true;
-        let (from, to) = (column.data_type(), field.data_type());
-        let is_count = from.is_integer() && matches!(to, DataType::Timestamp(_, _));
-        if is_count && layout.time_unit().is_none() {
-            return refuse(format!(
-                "column {} is a number: say what it counts with the option time_unit = 's', 'ms', 'us' or 'ns'",
-                field.name()
-            ));
-        }
-        if from != to && !is_count && !can_cast_types(from, to) {
-            return refuse(format!("column {} has type {from}, which cannot become {to}", field.name()));
-        }
-    }
-    if !is_any_there {
-        let names: Vec<&str> = found.fields().iter().map(|field| field.name().as_str()).collect();
-        return refuse(format!("has none of the declared columns, but {}", names.join(", ")));
-    }
-    Ok(())
+fn check(path: &Path, found: &SchemaRef, layout: &Layout) -> Result<(), SourceError> {
+    check_columns(found, layout).map_err(|problem| SourceError::Environment(format!("{}: {problem}", path.display())))
 }

@@ -7,12 +7,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringViewBuilder, new_null_array};
+use arrow::array::{ArrayRef, RecordBatch, StringViewBuilder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use tidemill_engine::decode::Place;
 use tidemill_engine::source::Message;
 
-use super::metadata::{Origin, column};
+use super::columns::column_of;
+use super::convert::{Converted, convert};
+use super::metadata::{Origin, column, paths};
 use super::time::TimeUnit;
 use crate::metadata::Metadata;
 use crate::mqtt::TopicPatterns;
@@ -29,6 +31,8 @@ pub struct Layout {
     metadata: Vec<Option<Metadata>>,
     topic: Option<TopicPatterns>,
     time_unit: Option<TimeUnit>,
+    /// Whether topics say which line of which file a message begins with.
+    has_paths: bool,
 }
 
 impl Layout {
@@ -39,7 +43,14 @@ impl Layout {
         let declared: Vec<Field> = columns.fields().iter().map(|field| normal(field)).collect();
         let in_payload = declared.iter().zip(&metadata).filter(|(_, metadata)| metadata.is_none());
         let payload = Arc::new(Schema::new(in_payload.map(|(field, _)| field.clone()).collect::<Vec<_>>()));
-        Layout { payload, schema: Arc::new(Schema::new(declared)), metadata, topic: None, time_unit: None }
+        Layout {
+            payload,
+            schema: Arc::new(Schema::new(declared)),
+            metadata,
+            topic: None,
+            time_unit: None,
+            has_paths: false,
+        }
     }
 
     /// Adds a column for each named level of the topic, after the declared ones.
@@ -70,6 +81,17 @@ impl Layout {
     pub fn with_time_unit(mut self, time_unit: Option<TimeUnit>) -> Self {
         self.time_unit = time_unit;
         self
+    }
+
+    /// Says that the topic of a message is the place in a file where it begins, `path:line` or `path`.
+    pub fn with_paths(mut self) -> Self {
+        self.has_paths = true;
+        self
+    }
+
+    /// Converts columns, one for each of the schema's, to their declared types.
+    pub(super) fn convert(&self, columns: Vec<ArrayRef>, row_count: usize) -> Converted {
+        convert(columns, row_count, &self.schema, self.time_unit, Default::default())
     }
 
     /// Returns all columns: declared, then topic levels.
@@ -121,6 +143,7 @@ impl Layout {
         let mut payload = payload.into_iter();
         let declared = self.metadata.iter().map(|metadata| match metadata {
             None => payload.next().expect("a column for each field of the payload"),
+            Some(Metadata::Path) if self.has_paths => paths(&rows),
             Some(metadata) => column(*metadata, &rows),
         });
         let mut columns: Vec<ArrayRef> = declared.collect();
@@ -136,10 +159,9 @@ impl Layout {
         let metadata = self.metadata.iter().copied().chain(std::iter::repeat(None));
         let fields = self.schema.fields().iter().zip(metadata);
         fields
-            .map(|(field, metadata)| match (metadata, batch.column_by_name(field.name())) {
-                (Some(metadata), _) => column(metadata, &rows),
-                (None, Some(found)) => Arc::clone(found),
-                (None, None) => new_null_array(field.data_type(), batch.num_rows()),
+            .map(|(field, metadata)| match metadata {
+                Some(metadata) => column(metadata, &rows),
+                None => column_of(batch, field),
             })
             .collect()
     }
