@@ -1,5 +1,6 @@
-//! NDJSON to columns: the source's decoder against arrow-json's own reader over the same bytes, and against reading them. And the
-//! same readings in every format of messages.
+//! NDJSON to columns: the source's decoder against arrow-json's own reader over the same bytes, and against reading them.
+//! Line protocol to columns: the same readings as points of Influx, and only finding the ends of their lines.
+//! The same readings in every format of messages.
 
 mod workload;
 
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::ipc::writer::StreamWriter;
-use tidemill_connectors::format::{Encoding, JsonFormat, Layout, TimeUnit};
+use tidemill_connectors::format::{Encoding, JsonFormat, Layout, Protocol, TelemetryFormat, TimeUnit};
 use tidemill_connectors::options::Options;
 use tidemill_engine::decode::{Format, Place};
 use tidemill_engine::source::{Data, Message};
@@ -23,6 +24,42 @@ const CHUNK_BYTES: usize = 1 << 20;
 const ROWS: usize = 1_000_000;
 
 fn main() {
+    if workload::wanted("json") {
+        json();
+    }
+    if workload::wanted("line_protocol") {
+        line_protocol();
+    }
+    if workload::wanted("formats") {
+        formats();
+    }
+}
+
+fn line_protocol() {
+    let mut text = String::new();
+    for row in 0..ROWS {
+        let (device, celsius, humidity) =
+            (row % 10_000, (row % 4_001) as f64 / 100.0, 30.0 + (row % 300) as f64 / 10.0);
+        let ts = 1_767_225_600_000_000_000 + row as u64 * 1_000_000;
+        writeln!(text, "reading,device=dev-{device:05} temperature={celsius},humidity={humidity} {ts}")
+            .expect("writing to memory");
+    }
+    let text = bytes::Bytes::from(text);
+    let chunks = chunks(text.clone());
+    let format = TelemetryFormat::new(Protocol::LINE_PROTOCOL, Layout::new(&workload::schema()));
+    let (mut ours, mut lines) = (0, 0);
+    let times = workload::interleaved(
+        Count::Thread,
+        5,
+        &mut [&mut || ours = decode(&format, &chunks), &mut || lines = count(&text)],
+    );
+    assert_eq!((ours, lines), (ROWS, ROWS), "every variant sees every point");
+    println!("{ROWS} points, {:.0} MB of line protocol", text.len() as f64 / 1e6);
+    let names = ["tidemill decoder", "finding the line ends"];
+    workload::report("line protocol to columns, one thread", "M points/s", ROWS as f64 / 1e6, &names, &times);
+}
+
+fn json() {
     let mut text = String::new();
     for row in 0..ROWS {
         let (device, celsius, humidity) =
@@ -33,14 +70,7 @@ fn main() {
             .expect("writing to memory");
     }
     let text = bytes::Bytes::from(text);
-    let mut chunks = Vec::new();
-    let mut rest = text.clone();
-    while !rest.is_empty() {
-        let cut = rest.len().min(CHUNK_BYTES);
-        let end = rest[..cut].iter().rposition(|byte| *byte == b'\n').map_or(rest.len(), |at| at + 1);
-        let payload = rest.split_to(end);
-        chunks.push(Data::Messages(vec![Message::new("", payload)]));
-    }
+    let chunks = chunks(text.clone());
     let format = JsonFormat::new(Layout::new(&workload::schema()));
     let (mut ours, mut theirs, mut lines) = (0, 0, 0);
     let times = workload::interleaved(
@@ -53,14 +83,13 @@ fn main() {
     println!("{ROWS} rows, {megabytes:.0} MB of NDJSON: {:.2} M rows/s", ROWS as f64 / 1e6 / times[0].as_secs_f64());
     let names = ["tidemill decoder", "arrow-json reader, times as text", "finding the line ends"];
     workload::report("NDJSON to columns, one thread", "MB/s", megabytes, &names, &times);
-    every_format();
 }
 
 /// Rows of each format, a message each; of text formats and Arrow many in a message, as they are sent.
 const FORMAT_ROWS: usize = 200_000;
 const ROWS_OF_MESSAGE: usize = 1_000;
 
-fn every_format() {
+fn formats() {
     let layout = || Layout::new(&workload::schema()).with_time_unit(Some(TimeUnit::Milliseconds));
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("connectors/src/format/testdata");
     let taken = |encoding: Encoding, layout: Layout, options: &[(&str, &str)]| {
@@ -70,9 +99,13 @@ fn every_format() {
     let lines = Layout::new(&Arc::new(Schema::new(vec![Field::new("line", DataType::Utf8View, false)])));
     let protobuf = [("descriptor_file", "readings.desc"), ("message", "plant.Reading")];
     let formats: [(&str, Arc<dyn Format>, Vec<Message>); 6] = [
-        ("json", taken(Encoding::Json, layout(), &[]), many(json, "")),
-        ("csv", taken(Encoding::Csv { delimiter: b',' }, layout(), &[]), many(csv, "device,ts,temperature,humidity\n")),
-        ("text", taken(Encoding::Text, lines, &[]), many(json, "")),
+        ("json", taken(Encoding::Json, layout(), &[]), many(json_line, "")),
+        (
+            "csv",
+            taken(Encoding::Csv { delimiter: b',' }, layout(), &[]),
+            many(csv_line, "device,ts,temperature,humidity\n"),
+        ),
+        ("text", taken(Encoding::Text, lines, &[]), many(json_line, "")),
         ("avro", taken(Encoding::Avro, layout(), &[("schema", AVRO_SCHEMA)]), each(avro)),
         ("protobuf", taken(Encoding::Protobuf, layout(), &protobuf), each(protobuf_message)),
         ("arrow", taken(Encoding::Arrow, layout(), &[]), arrow_messages()),
@@ -119,12 +152,12 @@ fn each(row: fn(usize) -> Vec<u8>) -> Vec<Message> {
     (0..FORMAT_ROWS).map(|number| Message::new("", row(number))).collect()
 }
 
-fn json(row: usize) -> String {
+fn json_line(row: usize) -> String {
     let (device, ms, celsius, humidity) = reading(row);
     format!("{{\"device\":\"{device}\",\"ts\":{ms},\"temperature\":{celsius},\"humidity\":{humidity}}}\n")
 }
 
-fn csv(row: usize) -> String {
+fn csv_line(row: usize) -> String {
     let (device, ms, celsius, humidity) = reading(row);
     format!("{device},{ms},{celsius},{humidity}\n")
 }
@@ -176,6 +209,19 @@ fn arrow_messages() -> Vec<Message> {
         Message::new("", writer.into_inner().expect("writing to memory"))
     };
     parts.map(message).collect()
+}
+
+/// Cuts text at line ends.
+fn chunks(text: bytes::Bytes) -> Vec<Data> {
+    let mut chunks = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let cut = rest.len().min(CHUNK_BYTES);
+        let end = rest[..cut].iter().rposition(|byte| *byte == b'\n').map_or(rest.len(), |at| at + 1);
+        let payload = rest.split_to(end);
+        chunks.push(Data::Messages(vec![Message::new("", payload)]));
+    }
+    chunks
 }
 
 fn decode(format: &dyn Format, chunks: &[Data]) -> usize {

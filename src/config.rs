@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tidemill_connectors::AddressPolicy;
 use tidemill_connectors::options::{Options, nearest};
 
 /// The file that is read if `--config` names no other and it is there.
@@ -36,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) commit_interval: Duration,
     /// Threads that write the files of a table.
     pub(crate) table_writers: usize,
+    /// Which addresses a pipeline's URLs may lead to, beside the public ones.
+    pub(crate) network: AddressPolicy,
     /// The log filter.
     pub(crate) log_level: String,
     /// The log's form.
@@ -155,6 +158,18 @@ const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "network.allow",
+        unit: "addresses and networks",
+        default: "[]",
+        doc: "Where HTTP sinks and sources that ask may connect to, beside public addresses: this machine [\"127.0.0.0/8\", \"::1\"],\na network of one's own [\"10.0.0.0/8\"]. In the environment with commas: 127.0.0.0/8,10.0.0.0/8.",
+        set: |config, text| {
+            let policy = AddressPolicy::parse(text);
+            config.network =
+                policy.map_err(|problem| format!("a list such as [\"127.0.0.0/8\", \"10.1.2.3\"]: {problem}"))?;
+            Ok(())
+        },
+    },
+    Key {
         name: "log.level",
         unit: "filter",
         default: r#""info""#,
@@ -210,11 +225,13 @@ impl Default for Config {
             checkpoint_interval: Duration::ZERO,
             commit_interval: Duration::ZERO,
             table_writers: 0,
+            network: AddressPolicy::default(),
             log_level: String::new(),
             log_format: LogFormat::Auto,
         };
         for key in KEYS {
-            (key.set)(&mut config, key.default.trim_matches('"')).expect("every default fits its own key");
+            let default = key.default.parse().ok().and_then(|value| text_of(&value));
+            (key.set)(&mut config, &default.expect("every default is TOML")).expect("every default fits its own key");
         }
         config
     }
@@ -329,14 +346,24 @@ fn flatten(prefix: &str, table: &toml::Table, into: &mut Vec<(String, String)>) 
             // Kept, so that a mistyped section is not passed over because all its keys are commented out.
             toml::Value::Table(inner) if inner.is_empty() && !is_section(&name) => into.push((name, String::new())),
             toml::Value::Table(inner) => flatten(&name, inner, into),
-            toml::Value::String(text) => into.push((name, text.clone())),
-            toml::Value::Integer(number) => into.push((name, number.to_string())),
-            toml::Value::Float(number) => into.push((name, number.to_string())),
-            toml::Value::Boolean(flag) => into.push((name, flag.to_string())),
-            toml::Value::Datetime(time) => into.push((name, time.to_string())),
-            toml::Value::Array(values) => into.push((name, format!("a list of {}", values.len()))),
+            value => into.push((name, text_of(value).unwrap_or_else(|| "a list of lists or tables".to_owned()))),
         }
     }
+}
+
+/// Returns a value as text, as the environment would give it: a list with commas.
+fn text_of(value: &toml::Value) -> Option<String> {
+    Some(match value {
+        toml::Value::String(text) => text.clone(),
+        toml::Value::Integer(number) => number.to_string(),
+        toml::Value::Float(number) => number.to_string(),
+        toml::Value::Boolean(flag) => flag.to_string(),
+        toml::Value::Datetime(time) => time.to_string(),
+        toml::Value::Array(values) => {
+            values.iter().map(|value| value.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()?.join(",")
+        }
+        toml::Value::Table(_) => return None,
+    })
 }
 
 fn is_section(name: &str) -> bool {
@@ -393,6 +420,23 @@ mod tests {
     }
 
     #[test]
+    fn networks_are_a_list_in_the_file_and_have_commas_in_the_environment() {
+        let expected = AddressPolicy::parse("127.0.0.0/8,::1").expect("good");
+        let mut config = Config::default();
+        assert_eq!(config.network, AddressPolicy::default());
+        config.apply_toml("t.toml", "[network]\nallow = [\"127.0.0.0/8\", \"::1\"]").expect("valid");
+        assert_eq!(config.network, expected);
+        let mut config = Config::default();
+        config.apply_environment(env(&[("TIDEMILL__NETWORK__ALLOW", "127.0.0.0/8, ::1")])).expect("valid");
+        assert_eq!(config.network, expected);
+        let error = Config::default().apply_toml("t.toml", "[network]\nallow = [7]").expect_err("no text");
+        assert!(
+            error.to_string().contains("network.allow = \"a list of lists or tables\" is not a list such as"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn an_unknown_key_names_the_nearest_known_one() {
         let error = Config::default().apply_toml("t.toml", "[server]\nhtpp = \"x\"").expect_err("unknown");
         assert_eq!(error.to_string(), "t.toml: there is no key server.htpp; did you mean server.http?");
@@ -415,6 +459,7 @@ mod tests {
             ("TIDEMILL__TABLES__COMMIT", "5 fortnights"),
             ("TIDEMILL__SERVER__HTTP", "8433"),
             ("TIDEMILL__SERVER__INSECURE", "maybe"),
+            ("TIDEMILL__NETWORK__ALLOW", "localhost"),
             ("TIDEMILL__LOG__LEVEL", "info,=,"),
             ("TIDEMILL__LOG__FORMAT", "xml"),
             ("TIDEMILL__DATA", ""),

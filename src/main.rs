@@ -66,12 +66,12 @@ fn run(cli: Cli) -> Result<()> {
         match cli.command {
             Command::Serve(args) => commands::serve(args, config).await,
             Command::Run(args) => commands::run(args, config, cli.format).await,
-            Command::Check(args) => commands::check(args, cli.format),
+            Command::Check(args) => commands::check(args, &config, cli.format),
             Command::Sql(args) => commands::sql(args, config, cli.format).await,
             Command::Inspect(args) => commands::inspect(&args, &config, cli.format),
             Command::Restore(args) => commands::restore(args, &config, cli.format),
             Command::Sniff(args) => commands::sniff(args, cli.format).await,
-            Command::Verify(args) => commands::verify(args).await,
+            Command::Verify(args) => commands::verify(args, &config).await,
             Command::Password(args) => commands::password(&args),
             Command::Demo(args) => demo::run(args, config).await,
         }

@@ -29,6 +29,7 @@ mod inspect;
 
 mod listener;
 mod mqtt;
+mod protocols;
 mod readers_while_running;
 mod readme;
 mod restart;

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::compute::can_cast_types;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use tidemill_engine::decode::Format;
 use tidemill_engine::source::Source;
 use tidemill_engine::time::{micros, minutes, secs};
 
 use crate::file::{FileSource, Following};
-use crate::format::{ColumnsFormat, Encoding, Layout, TextFormat, TimeUnit, expected, json_can_read};
+use crate::format::{ColumnsFormat, Encoding, Layout, TaggedFormat, TextFormat, TimeUnit};
 use crate::generate::{GenerateOptions, GenerateSource};
 use crate::http::HttpSource;
 use crate::mqtt::{self, TopicPatterns};
@@ -99,19 +98,23 @@ fn make(
     match kind {
         Kind::Mqtt => {
             let (source, pattern) = mqtt::client(name, options, context)?;
-            Ok((Arc::new(source), take_message_format(columns, Some(pattern), options, context)?.1))
+            Ok((Arc::new(source), take_message_format(columns, pattern, options, context)?))
         }
         Kind::MqttListener => {
             let (source, pattern) = mqtt::listener(name, options, context)?;
-            Ok((Arc::new(source), take_message_format(columns, Some(pattern.into()), options, context)?.1))
+            Ok((Arc::new(source), take_message_format(columns, pattern.into(), options, context)?))
         }
         Kind::Http => {
-            let (encoding, format) = take_message_format(columns, None, options, context)?;
-            if !matches!(encoding, Encoding::Json | Encoding::Csv { .. }) {
-                return Err(OptionError::new("format", "is not taken over HTTP: say 'json' or 'csv'"));
-            }
-            let source = HttpSource::new(name, encoding, Arc::clone(&format), context.http.clone());
-            Ok((Arc::new(source), format))
+            let (encoding, layout) = take_message_layout(columns, options)?;
+            let own = encoding.of_payloads().ok_or_else(|| {
+                OptionError::new(
+                    "format",
+                    "is not taken over HTTP: say 'json' or 'csv', or send it by MQTT or as a file",
+                )
+            })?;
+            let format = TaggedFormat::new(layout, own);
+            let source = HttpSource::new(name, format.clone(), context.http.clone());
+            Ok((Arc::new(source), Arc::new(format)))
         }
         Kind::File => {
             let path = options.require("path")?;
@@ -130,22 +133,23 @@ fn make(
     }
 }
 
-/// Takes the options of a source of messages.
+/// Takes the options of a source whose messages have a topic.
 fn take_message_format(
     columns: &SchemaRef,
-    topic: Option<TopicPatterns>,
+    topic: TopicPatterns,
     options: &mut Options,
     context: &Context,
-) -> Result<(Encoding, Arc<dyn Format>), OptionError> {
+) -> Result<Arc<dyn Format>, OptionError> {
+    let (encoding, layout) = take_message_layout(columns, options)?;
+    encoding.take_format(layout.with_topic(topic)?, options, &context.base_dir)
+}
+
+fn take_message_layout(columns: &SchemaRef, options: &mut Options) -> Result<(Encoding, Layout), OptionError> {
     let encoding = Encoding::take(options)?.unwrap_or(Encoding::Json).with_delimiter(options)?;
     if encoding == Encoding::Parquet {
         return Err(OptionError::new("format", "'parquet' is for files: say 'json', 'csv' or 'arrow'"));
     }
-    let mut layout = take_layout(columns, encoding, options)?;
-    if let Some(topic) = topic {
-        layout = layout.with_topic(topic)?;
-    }
-    Ok((encoding, encoding.take_format(layout, options, &context.base_dir)?))
+    Ok((encoding, take_layout(columns, encoding, options)?))
 }
 
 fn take_layout(columns: &SchemaRef, encoding: Encoding, options: &mut Options) -> Result<Layout, OptionError> {
@@ -153,26 +157,15 @@ fn take_layout(columns: &SchemaRef, encoding: Encoding, options: &mut Options) -
     if let Encoding::Text | Encoding::Raw = encoding {
         TextFormat::check(&layout).map_err(|problem| OptionError::new("format", problem))?;
     }
-    for field in layout.payload().fields() {
-        let can_read = match encoding {
-            // arrow-json would take the text for hexadecimal digits, and a cast for the bytes themselves.
-            Encoding::Json | Encoding::Csv { .. } if *field.data_type() == DataType::Binary => false,
-            Encoding::Json => json_can_read(field),
-            Encoding::Csv { .. } => can_cast_types(&DataType::Utf8View, field.data_type()),
-            _ => true,
-        };
-        if !can_read {
-            let (name, is) = (field.name(), expected(field.data_type()));
-            let problem = format!("column {name} cannot be read from it: it is {is}");
-            return Err(OptionError::new("format", problem));
-        }
+    if let Some(encoding) = encoding.of_payloads() {
+        encoding.check(&layout).map_err(|problem| OptionError::new("format", problem))?;
     }
     Ok(layout)
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::{Field, Schema};
+    use arrow::datatypes::{DataType, Field, Schema};
     use tidemill_engine::clock::{ManualClock, SeededDice};
     use tidemill_engine::storage::Storage;
     use tidemill_engine::storage::{AppendFile, Entry, StorageError};
@@ -222,6 +215,7 @@ mod tests {
             dice: Arc::new(SeededDice::new(1)),
             http: HttpIngest::new(),
             local_brokers: Default::default(),
+            network: Default::default(),
         };
         let options = Options::new(options.iter().map(|(key, value)| (key.to_string(), value.to_string())));
         connect("readings", &columns, options, &context)
@@ -239,6 +233,7 @@ mod tests {
             (vec![("connector", "mqtt_listener"), ("bind", "127.0.0.1:1883"), topic], true, 3),
             (vec![("connector", "http"), ("format", "csv"), ("delimiter", ";")], true, 2),
             (vec![("connector", "file"), ("path", "x/*.parquet"), ("time_unit", "ms")], false, 2),
+            (vec![("connector", "file"), ("path", "x/*.ndjson"), ("follow", "true")], true, 2),
             (vec![("connector", "generate"), ("rows", "10"), ("interval", "1 s")], false, 2),
         ] {
             let connected = try_connect(&options).unwrap_or_else(|error| panic!("{options:?}: {error}"));
@@ -265,6 +260,9 @@ mod tests {
             (vec![("connector", "kafka")], "known are mqtt, mqtt_listener, http, file, generate"),
             (vec![("connector", "http"), ("fromat", "json")], "option fromat: is not known here; did you mean format?"),
             (vec![("connector", "http"), ("format", "parquet")], "'parquet' is for files"),
+            (vec![("connector", "http"), ("format", "avro")], "is not taken over HTTP: say 'json' or 'csv'"),
+            (vec![("connector", "http"), ("follow", "true")], "option follow: is not known here"),
+            (vec![("connector", "file"), ("path", "x"), ("format", "raw")], "'raw' is for messages: say 'text'"),
             (vec![("connector", "http"), ("delimiter", ",")], "option delimiter: is not known here"),
             (vec![("connector", "http"), ("time_unit", "min")], "'s', 'ms', 'us', 'ns'"),
             (vec![("connector", "file"), ("path", "data/")], "option format: is missing"),

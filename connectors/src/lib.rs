@@ -4,10 +4,13 @@
 //! results stay, and [`connect_sink()`] makes an [`outbox`] through which they leave. Modules in reading order: what every
 //! connector needs, the sources, the sinks, the tables.
 
+mod backoff;
+pub mod breaker;
 pub mod connect;
 pub mod descriptors;
 pub mod metadata;
 pub mod options;
+pub mod outgoing;
 pub mod secret;
 pub mod tls;
 
@@ -40,6 +43,7 @@ pub use connect::connect;
 pub use http::HttpIngest;
 pub use metadata::Metadata;
 pub use options::{OptionError, Options};
+pub use outgoing::AddressPolicy;
 pub use secret::{NamedSecret, Secret};
 pub use sink::{ConnectedSink, connect_sink};
 
@@ -58,6 +62,8 @@ pub struct Context {
     pub http: HttpIngest,
     /// Where sinks meet the MQTT listeners of this process.
     pub local_brokers: mqtt::LocalBrokers,
+    /// Which addresses may be connected to.
+    pub network: AddressPolicy,
 }
 
 /// A source that is ready to be planned.

@@ -45,6 +45,19 @@ impl Options {
         self.values.remove(key)
     }
 
+    /// Takes all values whose keys begin with a prefix such as `header.`: each with its key, what stands behind the prefix, and
+    /// the value.
+    pub fn take_prefixed(&mut self, prefix: &'static str) -> Vec<(String, String, String)> {
+        self.known.insert(prefix);
+        let keys: Vec<String> = self.values.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
+        keys.into_iter()
+            .filter_map(|key| {
+                let value = self.values.remove(&key)?;
+                Some((key.clone(), key[prefix.len()..].to_owned(), value))
+            })
+            .collect()
+    }
+
     /// Puts beside the list what its option `secret` names.
     #[must_use]
     pub fn with_secret(mut self, secret: NamedSecret) -> Self {
@@ -178,10 +191,17 @@ impl Options {
 /// Returns the candidate nearest to a misspelt name, if one is near: at most a third of its letters differ.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase();
+    let length = name.chars().count();
     candidates
         .into_iter()
-        .map(|candidate| (edit_distance(&name, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= candidate.chars().count().max(3) / 3)
+        .filter_map(|candidate| {
+            let candidate_length = candidate.chars().count();
+            let most = candidate_length.max(3) / 3;
+            // So many differ at least: a name of any length costs nothing.
+            let is_possible = candidate_length.abs_diff(length) <= most;
+            let distance = is_possible.then(|| edit_distance(&name, &candidate.to_lowercase()))?;
+            (distance <= most).then_some((distance, candidate))
+        })
         .min()
         .map(|(_, candidate)| candidate)
 }
@@ -241,7 +261,59 @@ fn parse_bytes(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+    use tidemill_engine::clock::{ManualClock, SeededDice};
+    use tidemill_engine::storage::MemoryStorage;
+
     use super::*;
+    use crate::mqtt::LocalBrokers;
+    use crate::{Context, HttpIngest, connect, connect_sink};
+
+    /// Lists of every connector, sources and sinks: one `key=value` on each line.
+    #[test]
+    fn fuzz_options() {
+        let columns = Arc::new(Schema::new(vec![
+            Field::new("device", DataType::Utf8, true),
+            Field::new("ts", DataType::Timestamp(TimeUnit::Nanosecond, None), false),
+        ]));
+        let context = Context {
+            storage: Arc::new(MemoryStorage::default()),
+            base_dir: "/nowhere".into(),
+            clock: Arc::new(ManualClock::default()),
+            dice: Arc::new(SeededDice::new(1)),
+            http: HttpIngest::new(),
+            local_brokers: LocalBrokers::default(),
+            network: Default::default(),
+        };
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/src/corpus/options");
+        tidemill_engine::testing::fuzz::fuzz(corpus, |input| {
+            let text = String::from_utf8_lossy(input);
+            let pairs =
+                || text.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned()));
+            let secret = NamedSecret {
+                name: "vault".to_owned(),
+                values: BTreeMap::from([("username".to_owned(), Secret::Text("ada".to_owned()))]),
+            };
+            let is_named = pairs().any(|(key, value)| key == "secret" && value == secret.name);
+            let options = || match is_named {
+                true => Options::new(pairs()).with_secret(secret.clone()),
+                false => Options::new(pairs()),
+            };
+            let source = connect("s", &columns, options(), &context).map(drop);
+            let sink = connect_sink("s", &columns, options(), &context).map(drop);
+            let is_taken = source.is_ok() || sink.is_ok();
+            let is_secret = pairs().all(|(key, value)| key == "password" || !(key + &value).contains("hunter2"));
+            for error in [source.err(), sink.err()].into_iter().flatten() {
+                assert!(!(is_secret && error.problem.contains("hunter2")), "{error}");
+                // `password` stands for `password_file` too.
+                let is_given = pairs().any(|(key, _)| key.starts_with(&error.key));
+                assert!(is_given || error.problem.contains("is missing"), "{error} of {text:?}");
+            }
+            is_taken
+        });
+    }
 
     #[test]
     fn sizes_have_binary_units() {

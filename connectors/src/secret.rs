@@ -151,12 +151,14 @@ fn end_of_text(letters: &[char], start: usize) -> usize {
 fn is_secret_key(before: &[char]) -> bool {
     let is_sign = |letter: &char| letter.is_whitespace() || ['=', '\'', '"'].contains(letter);
     let end = before.iter().rposition(|letter| !is_sign(letter)).map_or(0, |last| last + 1);
-    let is_word = |letter: &char| letter.is_alphanumeric() || *letter == '_';
+    let is_word = |letter: &char| letter.is_alphanumeric() || ['_', '.', '-'].contains(letter);
     let start = before[..end].iter().rposition(|letter| !is_word(letter)).map_or(0, |last| last + 1);
     let word: String = before[start..end].iter().map(char::to_ascii_lowercase).collect();
     // What names a place may be read.
     let names_place = word.ends_with("_env") || word.ends_with("_file");
-    !names_place && ["pass", "pasw", "pwd", "token"].iter().any(|part| word.contains(part))
+    // A header may be anything, a key to everything among it.
+    word.starts_with("header.")
+        || !names_place && ["pass", "pasw", "pwd", "token"].iter().any(|part| word.contains(part))
 }
 
 /// Masks what stands before the `@` of a URL: credentials that do not belong there.
@@ -207,6 +209,7 @@ mod tests {
         for (line, shown) in [
             ("WITH (username = 'u', password = 'p''w', qos = 1)", "WITH (username = 'u', password = '****', qos = 1)"),
             ("'password'='abc',", "'password'='***',"),
+            ("'header.x-api-key' = 'abc', 'tls.ca' = 'x'", "'header.x-api-key' = '***', 'tls.ca' = 'x'"),
             ("CREATE SECRET s (TYPE mqtt, PSWRD 'abc' 'de')", "CREATE SECRET s (TYPE mqtt, PSWRD '***' '**')"),
             ("    PASSWRD 'abc',", "    PASSWRD '***',"),
             ("password = 'open", "password = '****"),

@@ -167,6 +167,7 @@ mod tests {
             dice: Arc::new(SeededDice::new(1)),
             http: HttpIngest::new(),
             local_brokers: Default::default(),
+            network: Default::default(),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Decoding: raw messages to columns. What does not decode becomes a dead letter, never an error.
 
+use std::ops::Range;
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
@@ -54,6 +56,21 @@ impl Place<'_> {
         self.runs.last().map_or(Offset(0), |(first, _)| *first)
     }
 
+    /// Returns the runs of some of its messages, as if they were a chunk by themselves.
+    pub fn runs_of(&self, messages: Range<usize>) -> Vec<(Offset, usize)> {
+        let mut runs = Vec::new();
+        let mut before = 0;
+        for (first, count) in self.runs {
+            let start = messages.start.clamp(before, before + count);
+            let end = messages.end.clamp(before, before + count);
+            if start < end {
+                runs.push((Offset(first.0 + (start - before) as u64), end - start));
+            }
+            before += count;
+        }
+        runs
+    }
+
     /// Returns where each message stands, in order.
     pub fn offsets(&self) -> impl Iterator<Item = Offset> + '_ {
         self.runs.iter().flat_map(|(first, count)| (0..*count as u64).map(move |at| Offset(first.0 + at)))
@@ -89,5 +106,11 @@ mod tests {
             assert_eq!(place.offset_of(message), Offset(*offset));
         }
         assert_eq!(Place::default().offset_of(3), Offset(0));
+        for start in 0..=6 {
+            for end in start..=6 {
+                let part = Place { runs: &place.runs_of(start..end), ..place };
+                assert!(part.offsets().map(|offset| offset.0).eq(offsets[start..end].iter().copied()));
+            }
+        }
     }
 }

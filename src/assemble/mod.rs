@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use tidemill_connectors::AddressPolicy;
 use tidemill_connectors::http::HttpIngest;
 use tidemill_connectors::mqtt::LocalBrokers;
 use tidemill_connectors::outbox::OutboxStatus;
@@ -51,6 +52,8 @@ pub struct Settings {
     pub table_writers: usize,
     /// Longest time an epoch stays open once it has rows.
     pub epoch_interval: Duration,
+    /// Which addresses a pipeline's URLs may lead to, beside the public ones.
+    pub network: AddressPolicy,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// The dice.
@@ -65,6 +68,7 @@ impl Default for Settings {
             commit_interval: Duration::from_secs(5),
             table_writers: 1,
             epoch_interval: Duration::from_millis(50),
+            network: AddressPolicy::default(),
             clock: Arc::new(SystemClock),
             dice: Arc::new(SystemDice),
         }
@@ -164,6 +168,7 @@ pub fn context(storage: Arc<dyn Storage>, settings: &Settings) -> Result<tidemil
         dice: Arc::clone(&settings.dice),
         http: HttpIngest::new(),
         local_brokers: LocalBrokers::default(),
+        network: settings.network.clone(),
     })
 }
 

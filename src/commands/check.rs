@@ -11,12 +11,13 @@ use tidemill_queries::{Pipeline, type_name};
 
 use crate::cli::{CheckArgs, OutputFormat};
 use crate::commands::words::count;
-use crate::commands::{answer, explain};
+use crate::commands::{answer, checking_context, explain};
+use crate::config::Config;
 
 /// Parses and plans pipeline files; shows what they define, or their mistakes.
-pub(crate) fn check(args: CheckArgs, format: OutputFormat) -> Result<()> {
+pub(crate) fn check(args: CheckArgs, config: &Config, format: OutputFormat) -> Result<()> {
     let files = args.files.iter().map(|path| SqlFile::read(path)).collect::<Result<Vec<_>>>()?;
-    let compiled = assemble::compile(&files, &assemble::checking_context()?);
+    let compiled = assemble::compile(&files, &checking_context(config)?);
     let mut outlook = None;
     if let Ok(pipeline) = &compiled {
         assemble::check_locations(pipeline)?;

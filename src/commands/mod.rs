@@ -50,6 +50,7 @@ pub(crate) fn settings(config: &Config) -> Settings {
         commit_interval: config.commit_interval,
         table_writers: config.table_writers,
         epoch_interval: config.epoch_interval,
+        network: config.network.clone(),
         clock,
         dice,
     }
@@ -77,10 +78,16 @@ fn with_flags(mut config: Config, flags: FolderArgs) -> Config {
     config
 }
 
+/// Returns a context to check with: nothing is read or written.
+fn checking_context(config: &Config) -> Result<tidemill_connectors::Context> {
+    let network = config.network.clone();
+    Ok(tidemill_connectors::Context { network, ..assemble::checking_context()? })
+}
+
 /// Reads pipeline files and checks them without touching anything: a mistake must not leave a data folder behind.
-fn read_and_check(paths: &[PathBuf]) -> Result<(Vec<SqlFile>, Pipeline)> {
+fn read_and_check(paths: &[PathBuf], config: &Config) -> Result<(Vec<SqlFile>, Pipeline)> {
     let files = paths.iter().map(|path| SqlFile::read(path)).collect::<Result<Vec<_>>>()?;
-    let pipeline = assemble::compile(&files, &assemble::checking_context()?).map_err(explain)?;
+    let pipeline = assemble::compile(&files, &checking_context(config)?).map_err(explain)?;
     assemble::check_locations(&pipeline)?;
     Ok((files, pipeline))
 }

@@ -22,7 +22,7 @@ const DELIVERY_MAX: Duration = Duration::from_secs(60 * 60);
 /// Runs a pipeline file to the end of its sources, and says what came of it.
 pub(crate) async fn run(args: RunArgs, config: Config, format: OutputFormat) -> Result<()> {
     let config = with_flags(config, args.folder);
-    let (files, checked) = read_and_check(std::slice::from_ref(&args.file))?;
+    let (files, checked) = read_and_check(std::slice::from_ref(&args.file), &config)?;
     refuse_endless(&checked, &files[0].name)?;
 
     let settings = settings(&config);

@@ -16,7 +16,7 @@ pub(crate) async fn serve(args: ServeArgs, config: Config) -> Result<()> {
     if let Some(http) = args.http {
         config.server_http = http;
     }
-    let (files, _) = read_and_check(&args.files)?;
+    let (files, _) = read_and_check(&args.files, &config)?;
     let settings = settings(&config);
     let exposure = if config.server_insecure { Exposure::Insecure } else { Exposure::LoopbackOnly };
 

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::harness::broker::{Broker, VERSIONS, mosquitto_pub, mosquitto_pub_lines};
 use crate::harness::folder::Folder;
 use crate::harness::mqtt_script::sender::Ids;
@@ -109,7 +107,7 @@ fn pipeline_at(url: &str, qos: u8, options: &str) -> String {
 }
 
 /// A device that publishes numbers through a broker, whatever happens to the broker.
-fn device(broker: &Broker, folder: &Folder, qos: u8) -> Peer {
+pub(super) fn device(broker: &Broker, folder: &Folder, qos: u8) -> Peer {
     let plan = Plan {
         who: "steady".to_owned(),
         role: Role::Device { port: broker.port },
@@ -122,26 +120,26 @@ fn device(broker: &Broker, folder: &Folder, qos: u8) -> Peer {
     Peer::begin(plan, &folder.join("ledgers"))
 }
 
-async fn acknowledged(device: &Peer, messages: i64) {
+pub(super) async fn acknowledged(device: &Peer, messages: i64) {
     let what = format!("{messages} messages are acknowledged by the broker");
     eventually(&what, Duration::from_secs(60), async || (device.done() >= messages).then_some(())).await;
 }
 
 /// A pipeline that keeps the numbers of a [`device`].
-fn numbers(url: &str, qos: u8, options: &str) -> String {
+pub(super) fn numbers(url: &str, qos: u8, options: &str) -> String {
     pipeline_at(url, qos, options)
         .replace("(v BIGINT NOT NULL)", "(seq BIGINT NOT NULL)")
         .replace("device, v", "device, seq")
 }
 
 /// Rows and different numbers in the table, as DuckDB counts them.
-fn rows_and_numbers(serve: &Serve) -> (i64, i64) {
+pub(super) fn rows_and_numbers(serve: &Serve) -> (i64, i64) {
     let mut judge = Judge::new();
     judge.table("history", &serve.data.join("tables/history"));
     (judge.number("SELECT count(*) FROM history"), judge.number("SELECT count(DISTINCT seq) FROM history"))
 }
 
-const NUMBERS: &str = "SELECT count(DISTINCT seq) AS n FROM history";
+pub(super) const NUMBERS: &str = "SELECT count(DISTINCT seq) AS n FROM history";
 
 /// Waits until a source has counted an error of a kind.
 async fn counted(program: &Program, kind: &str) {
@@ -262,33 +260,8 @@ async fn what_a_full_queue_of_the_broker_drops_is_seen_and_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn four_connections_that_share_a_subscription_are_exactly_once_through_kills() {
-    let folder = Folder::new();
-    let broker = Broker::patient(&folder, 100).await;
-    let serve = Serve::new(&folder, &numbers(&broker.url(), 2, ", connections = 4"));
-    let program = serve.start_ready().await;
-    let device = device(&broker, &folder, 2);
-    let mut program = Some(program);
-    for kill in 1..=5 {
-        device.send_until(kill * 800);
-        tokio::time::sleep(Duration::from_millis(37 * kill.unsigned_abs())).await;
-        program.take().expect("a program").kill9();
-        program = Some(serve.start_ready().await);
-    }
-    let program = program.expect("a program");
-    acknowledged(&device, 4_000).await;
-    program.http.query_until(NUMBERS, 4_000).await;
-    let (_, text) = program.http.get("/api/v1/status").await.expect("a status");
-    let status: Value = serde_json::from_str(&text).expect("JSON");
-    assert_eq!(status["sources"][0]["name"], "readings", "{text}");
-    program.stop().await;
-    assert_eq!(rows_and_numbers(&serve), (4_000, 4_000));
-    device.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lost_data_folder_is_a_new_source_that_begins_with_what_comes_next() {
-    for (qos, version) in [(0, "311"), (1, "5"), (2, "311")] {
+async fn a_lost_data_folder_takes_from_the_broker_what_waits_for_its_client_id() {
+    for (qos, version, waits) in [(0, "311", 0), (1, "5", 30), (2, "311", 30), (2, "5", 30)] {
         let folder = Folder::new();
         let broker = Broker::patient(&folder, 100).await;
         let serve = Serve::new(&folder, &pipeline_at(&broker.url(), qos, ", client_id = 'stays'"));
@@ -299,8 +272,25 @@ async fn a_lost_data_folder_is_a_new_source_that_begins_with_what_comes_next() {
         mosquitto_pub_lines(broker.port, version, qos, TOPIC, &lines(50, 80));
         std::fs::remove_dir_all(&serve.data).expect("a folder to lose");
         let program = serve.start_ready().await;
-        // What the broker has under the client id cannot be told from what somebody else has left there.
         mosquitto_pub(broker.port, version, qos, TOPIC, "{\"v\":1000}");
+        program.http.query_until(COUNT, waits + 1).await;
+        program.http.query_until("SELECT count(*) AS n FROM history WHERE v BETWEEN 50 AND 79", waits).await;
+        program.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_data_folder_whose_source_forgets_begins_with_what_comes_next() {
+    for version in ["311", "5"] {
+        let folder = Folder::new();
+        let broker = Broker::patient(&folder, 100).await;
+        let options = ", client_id = 'stays', on_foreign_session = 'forget'";
+        let serve = Serve::new(&folder, &pipeline_at(&broker.url(), 2, options));
+        serve.start_ready().await.stop().await;
+        mosquitto_pub_lines(broker.port, version, 2, TOPIC, &lines(50, 80));
+        std::fs::remove_dir_all(&serve.data).expect("a folder to lose");
+        let program = serve.start_ready().await;
+        mosquitto_pub(broker.port, version, 2, TOPIC, "{\"v\":1000}");
         program.http.query_until(COUNT, 1).await;
         program.http.query_until("SELECT count(*) AS n FROM history WHERE v < 1000", 0).await;
         program.stop().await;

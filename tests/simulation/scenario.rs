@@ -60,6 +60,7 @@ pub(super) fn pipeline() -> &'static Pipeline {
             dice: Arc::new(SeededDice::new(0)),
             http: HttpIngest::new(),
             local_brokers: Default::default(),
+            network: Default::default(),
         };
         match tidemill::queries::compile("simulation.sql", SQL, &context) {
             Ok(pipeline) => pipeline,

@@ -2,6 +2,7 @@
 
 mod mqtt;
 mod outbox;
+mod scripted;
 pub(crate) mod subscriber;
 
 use std::time::Duration;

@@ -31,7 +31,7 @@ use tidemill_engine::source::{Chunk, Data, Intake, IntakeError, Resume, Source, 
 use self::columns::ColumnsReader;
 use self::input::{Input, Packing};
 use self::text::{LastLine, LineIndex, TextReader};
-use crate::format::{Encoding, Layout};
+use crate::format::{Encoding, Layout, Protocol};
 use crate::options::{OptionError, Options};
 use crate::receipts::Receipts;
 
@@ -104,6 +104,15 @@ impl FileSource {
                 )
             })?,
         };
+        if let Encoding::Telemetry(protocol) = encoding
+            && protocol != Protocol::LINE_PROTOCOL
+        {
+            let problem = format!(
+                "'{}' is for connector = 'http': files are json, csv, parquet or line_protocol",
+                protocol.word()
+            );
+            return Err(OptionError::new("format", problem));
+        }
         encoding.with_delimiter(options)
     }
 }

@@ -13,7 +13,8 @@ use super::rows::Span;
 /// The dead letters of a chunk, put in the order of their messages at the end.
 pub(super) struct DeadLetters<'m> {
     messages: &'m [Message],
-    letters: Vec<(Span, String)>,
+    /// Where, the bytes if they are none of the message's own, and why.
+    letters: Vec<(Span, Option<Bytes>, String)>,
 }
 
 impl<'m> DeadLetters<'m> {
@@ -40,14 +41,19 @@ impl<'m> DeadLetters<'m> {
     }
 
     pub(super) fn push(&mut self, span: Span, reason: String) {
-        self.letters.push((span, reason));
+        self.letters.push((span, None, reason));
+    }
+
+    /// Adds a letter whose bytes were made from a message, because its own cannot be told apart.
+    pub(super) fn push_made(&mut self, span: Span, payload: Bytes, reason: String) {
+        self.letters.push((span, Some(payload), reason));
     }
 
     pub(super) fn finish(mut self) -> Vec<DeadLetter> {
-        self.letters.sort_by_key(|(span, _)| (span.message, span.start));
-        let letter = |(span, reason): (Span, String)| {
+        self.letters.sort_by_key(|(span, ..)| (span.message, span.start));
+        let letter = |(span, made, reason): (Span, Option<Bytes>, String)| {
             let message = &self.messages[span.message as usize];
-            let payload: Bytes = message.payload.slice(span.start as usize..span.end as usize);
+            let payload = made.unwrap_or_else(|| message.payload.slice(span.start as usize..span.end as usize));
             DeadLetter { message: span.message as usize, topic: message.topic.clone(), payload, reason }
         };
         self.letters.into_iter().map(letter).collect()

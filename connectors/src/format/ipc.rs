@@ -3,6 +3,7 @@
 //! A message is read as a whole: what is damaged in it may concern any of its rows, so all of them are one dead letter. What a
 //! message says of lengths is believed only as far as it has the bytes: see [`ROWS_MAX`].
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -76,8 +77,13 @@ impl Decoder for ArrowDecoder {
     }
 }
 
-/// Reads a stream to its end.
+/// Reads a stream to its end. The reader panics on some bytes that only mean mischief: for it the message is damaged.
 fn read(message: &Message) -> Result<Vec<RecordBatch>, String> {
+    let read = catch_unwind(AssertUnwindSafe(|| batches_of(message)));
+    read.unwrap_or_else(|_| Err("not an Arrow IPC stream: it contradicts itself".to_owned()))
+}
+
+fn batches_of(message: &Message) -> Result<Vec<RecordBatch>, String> {
     // A copy: the buffers of Arrow begin at multiples of eight bytes, those of a message anywhere.
     let mut rest = Buffer::from(message.payload.as_ref());
     let mut decoder = StreamDecoder::new();

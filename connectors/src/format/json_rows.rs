@@ -29,6 +29,11 @@ impl JsonRows {
     /// Takes options `format` (`'json'`) and `columns`, for rows of these columns.
     pub(crate) fn take(schema: &SchemaRef, options: &mut Options) -> Result<JsonRows, OptionError> {
         options.choice("format", &[("json", ())])?;
+        JsonRows::take_columns(schema, options)
+    }
+
+    /// Takes option `columns`, for rows of these columns.
+    pub(crate) fn take_columns(schema: &SchemaRef, options: &mut Options) -> Result<JsonRows, OptionError> {
         let columns = match options.take("columns") {
             None => (0..schema.fields().len()).collect(),
             Some(list) => list.split(',').map(|name| column(name.trim(), schema)).collect::<Result<Vec<_>, _>>()?,
@@ -42,14 +47,24 @@ impl JsonRows {
         Ok(JsonRows { columns, schema: Arc::new(Schema::new(fields)) })
     }
 
-    /// Writes each row.
-    pub(crate) fn write(&self, rows: &RecordBatch) -> Result<Objects, String> {
+    /// Returns the names of the columns that are written, in their order.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.schema.fields().iter().map(|field| field.name().clone()).collect()
+    }
+
+    /// Returns the columns that are written, instants in UTC.
+    pub(crate) fn project(&self, rows: &RecordBatch) -> Result<RecordBatch, String> {
         let columns = self.columns.iter().zip(self.schema.fields());
         let columns = columns.map(|(at, field)| in_utc(rows.column(*at), field.data_type()));
         let columns = columns.collect::<Result<Vec<ArrayRef>, String>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
-            .map_err(|error| error.to_string())?;
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Writes each row.
+    pub(crate) fn write(&self, rows: &RecordBatch) -> Result<Objects, String> {
+        let rows = self.project(rows)?;
         let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
         writer.write(&rows).and_then(|()| writer.finish()).map_err(|error| error.to_string())?;
         Ok(Objects(writer.into_inner()))

@@ -118,15 +118,20 @@ pub(super) fn paths(rows: &Rows<'_>) -> ArrayRef {
     })
 }
 
-/// A map for each row, empty where the publisher has added nothing.
-fn user_properties(rows: &Rows<'_>) -> ArrayRef {
+/// Makes a builder of maps of text.
+pub(super) fn text_maps() -> MapBuilder<StringBuilder, StringViewBuilder> {
     let DataType::Map(entries, _) = text_map_type() else { unreachable!("a map") };
     let DataType::Struct(fields) = entries.data_type() else { unreachable!("of pairs") };
     let name = |at: usize| fields[at].name().clone();
     let names = MapFieldNames { entry: entries.name().clone(), key: name(0), value: name(1) };
-    let mut maps = MapBuilder::new(Some(names), StringBuilder::new(), StringViewBuilder::new())
+    MapBuilder::new(Some(names), StringBuilder::new(), StringViewBuilder::new())
         .with_keys_field(Arc::clone(&fields[0]))
-        .with_values_field(Field::clone(&fields[1]));
+        .with_values_field(Field::clone(&fields[1]))
+}
+
+/// A map for each row, empty where the publisher has added nothing.
+fn user_properties(rows: &Rows<'_>) -> ArrayRef {
+    let mut maps = text_maps();
     let mut current = None;
     for message in rows.messages_of_rows {
         let pairs = match &current {

@@ -26,10 +26,13 @@ mod json;
 mod json_rows;
 mod layout;
 mod metadata;
+mod payload;
 mod protobuf;
 mod rows;
 mod salvage;
 mod schema_file;
+mod tagged;
+mod telemetry;
 mod text;
 mod time;
 
@@ -38,17 +41,19 @@ pub use csv::CsvFormat;
 pub use ipc::ArrowFormat;
 pub use json::JsonFormat;
 pub use layout::Layout;
+pub use payload::PayloadEncoding;
 pub use protobuf::ProtobufFormat;
+pub use tagged::TaggedFormat;
+pub use telemetry::{Precision, Protocol, TelemetryFormat};
 pub use text::{TextFormat, Unit};
 pub use time::{TimeUnit, parse_text as parse_time};
 
 pub use columns::ColumnsFormat;
 pub(crate) use columns::check_columns;
-pub(crate) use convert::expected;
 pub(crate) use ipc::ipc_messages;
-pub(crate) use json::can_read as json_can_read;
 pub(crate) use json_rows::JsonRows;
 pub(crate) use rows::{csv_record_end, offset_in, split_json};
+pub(crate) use telemetry::Tally;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -85,25 +90,25 @@ pub enum Encoding {
     Protobuf,
     /// `format = 'arrow'`: IPC streams; a file may also be of Arrow's file format.
     Arrow,
+    /// What programs already send elsewhere: points of Influx, Prometheus and OpenTelemetry.
+    Telemetry(Protocol),
 }
 
 impl Encoding {
     /// Takes option `format`; `None` when it is not there.
     pub fn take(options: &mut Options) -> Result<Option<Encoding>, OptionError> {
-        let encoding = options.choice(
-            "format",
-            &[
-                ("json", Encoding::Json),
-                ("csv", Encoding::Csv { delimiter: b',' }),
-                ("text", Encoding::Text),
-                ("raw", Encoding::Raw),
-                ("avro", Encoding::Avro),
-                ("protobuf", Encoding::Protobuf),
-                ("arrow", Encoding::Arrow),
-                ("parquet", Encoding::Parquet),
-            ],
-        )?;
-        Ok(encoding)
+        let mut words = vec![
+            ("json", Encoding::Json),
+            ("csv", Encoding::Csv { delimiter: b',' }),
+            ("text", Encoding::Text),
+            ("raw", Encoding::Raw),
+            ("avro", Encoding::Avro),
+            ("protobuf", Encoding::Protobuf),
+            ("arrow", Encoding::Arrow),
+            ("parquet", Encoding::Parquet),
+        ];
+        words.extend(Protocol::WORDS.map(|(word, protocol)| (word, Encoding::Telemetry(protocol))));
+        options.choice("format", &words)
     }
 
     /// Takes option `delimiter`, which only CSV has.
@@ -122,6 +127,7 @@ impl Encoding {
         match self {
             Encoding::Json => Arc::new(JsonFormat::new(layout)),
             Encoding::Csv { delimiter } => Arc::new(CsvFormat::new(layout, delimiter)),
+            Encoding::Telemetry(protocol) => Arc::new(TelemetryFormat::new(protocol, layout)),
             Encoding::Text => Arc::new(TextFormat::new(layout, Unit::Line)),
             Encoding::Raw => Arc::new(TextFormat::new(layout, Unit::Message)),
             // Of Avro and Protobuf: rows that are columns already. Messages need a schema.

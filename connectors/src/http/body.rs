@@ -1,26 +1,18 @@
-//! The body of a request, within its limits: counted while it is read and while it is inflated.
+//! The body of a request as it is sent: counted while it is read.
 
-use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
-use flate2::read::MultiGzDecoder;
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::problem::{Kind, Problem};
 
 /// Bytes of a body as it is sent.
-pub(super) const SENT_BYTES_MAX: usize = 8 << 20;
-/// Bytes of a body once it is inflated.
-pub(super) const INFLATED_BYTES_MAX: usize = 64 << 20;
-/// How much larger a body may become once it is inflated; telemetry in JSON reaches 30.
-const INFLATED_RATIO_MAX: usize = 100;
-/// Below this the ratio is not looked at: small bodies of equal rows may be packed tightly.
-const INFLATED_RATIO_BYTES_MIN: usize = 1 << 20;
-
+pub const SENT_BYTES_MAX: usize = 8 << 20;
 /// A share of the memory for bodies, which grows with the body and is given back when it is dropped.
 pub(super) struct Reservation {
     semaphore: Arc<Semaphore>,
@@ -32,7 +24,13 @@ impl Reservation {
         Reservation { semaphore, permit: None }
     }
 
-    fn grow_by(&mut self, bytes: usize) -> Result<(), Problem> {
+    /// Takes the share out, to be given to whoever works on the body.
+    pub(super) fn take(&mut self) -> Reservation {
+        std::mem::replace(self, Reservation::new(Arc::clone(&self.semaphore)))
+    }
+
+    /// Takes a larger share, or refuses: nobody waits for memory that others hold.
+    pub(super) fn grow_by(&mut self, bytes: usize) -> Result<(), Problem> {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         let more = Arc::clone(&self.semaphore).try_acquire_many_owned(kib).map_err(|_| {
             Problem::new(Kind::Busy, "too many bytes of other requests are in flight; nothing was stored")
@@ -46,8 +44,8 @@ impl Reservation {
 }
 
 /// Refuses a body by what its head says about its length.
-pub(super) fn check_length(content_length: Option<u64>) -> Result<(), Problem> {
-    match content_length {
+pub(super) fn check_length(headers: &HeaderMap) -> Result<(), Problem> {
+    match content_length(headers) {
         Some(length) if length > SENT_BYTES_MAX as u64 => Err(too_large(&format!("{length} bytes"))),
         _ => Ok(()),
     }
@@ -87,42 +85,14 @@ async fn collect(mut body: Body, reservation: &mut Reservation) -> Result<Bytes,
     Ok(if all.is_empty() { first } else { all.freeze() })
 }
 
-/// Inflates a gzip body of one or more members. Blocking: up to 64 MiB of work.
-pub(super) fn inflate(sent: &[u8], reservation: &mut Reservation) -> Result<Bytes, Problem> {
-    let mut decoder = MultiGzDecoder::new(sent);
-    let mut inflated = Vec::new();
-    let mut buffer = vec![0u8; 64 << 10];
-    loop {
-        let count = decoder.read(&mut buffer).map_err(|error| {
-            Problem::new(Kind::DamagedGzip, format!("the body is not whole gzip: {error}; nothing was stored"))
-        })?;
-        if count == 0 {
-            return Ok(Bytes::from(inflated));
-        }
-        let total = inflated.len() + count;
-        if total > INFLATED_BYTES_MAX {
-            return Err(Problem::new(
-                Kind::TooLarge,
-                format!("the body inflates to more than {} MiB; nothing was stored", INFLATED_BYTES_MAX >> 20),
-            )
-            .hint("send fewer rows at once"));
-        }
-        if total > INFLATED_RATIO_BYTES_MIN && total > sent.len().saturating_mul(INFLATED_RATIO_MAX) {
-            return Err(Problem::new(
-                Kind::TooLarge,
-                format!("the body inflates to more than {INFLATED_RATIO_MAX} times its size; nothing was stored"),
-            )
-            .hint("send fewer rows at once"));
-        }
-        reservation.grow_by(count)?;
-        inflated.extend_from_slice(&buffer[..count]);
-    }
-}
-
 fn too_large(what: &str) -> Problem {
     Problem::new(
         Kind::TooLarge,
         format!("a body may have {} MiB as it is sent, this one has {what}; nothing was stored", SENT_BYTES_MAX >> 20),
     )
-    .hint("send fewer rows at once, or use Content-Encoding: gzip")
+    .hint("send fewer rows at once, or use Content-Encoding: gzip or zstd")
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

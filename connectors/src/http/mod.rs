@@ -4,37 +4,51 @@
 //! with 200 when it is durable, and not before:
 //!
 //! ```text
-//!   POST ─► limits, type ─► body ─► gunzip ─► rows ─► check ─► append ─► durable ─► 200 {"position", "rows", …}
-//!             │              │        │         │       │        │          │
-//!            404 405 413    408 413  400 413   400 413  400      503        500: unknown whether it is stored
-//!            415 503        400 503                                        503 in all places: Retry-After says when
+//!   POST ─► admission ─► type ─► body ─► inflate ─► rows ─► check ─► append ─► durable ─► 200 {"position", "rows", …}
+//!             │           │       │        │          │       │        │          │
+//!            404 405     413 415 408 413  400 413    400 413  400 415  503        500: unknown whether it is stored
+//!            503                 400 503                                         503 in all places: Retry-After says when
 //! ```
 //!
 //! Every answer but 200 and 500 guarantees that nothing was appended. Without a key for its request, a client that
 //! repeats one after a 500 or a broken connection may store it twice.
 //!
+//! Routes of other protocols go the same way: [`HttpIngest::admit`] is the one door, see [`admission`].
+//!
 //! Sources come and go with the job, the server stays: [`HttpIngest`] stands between them. While the service is read
 //! only it knows why, and every request is answered with 503 and the reason ([`HttpIngest::refuse`]).
 
+mod protocols;
+mod route;
+
+pub mod admission;
 mod body;
-mod handler;
-mod problem;
+mod content_encoding;
+mod verdict;
+
+pub mod problem;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use tidemill_engine::decode::Format;
 use tidemill_engine::source::{Intake, Resume, Source, SourceError, Stop};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::format::Encoding;
+use crate::format::{PayloadEncoding, TaggedFormat};
 
-/// Requests that are worked on at once; the next is answered with 503.
-pub const REQUESTS_MAX: usize = 256;
+pub use admission::{Admitted, OnError, Post, Taken};
+pub use body::SENT_BYTES_MAX;
+pub use content_encoding::{INFLATED_BYTES_MAX, INFLATED_RATIO_MAX};
+pub use problem::{Kind, Problem, RowError};
+pub use verdict::{ROW_BYTES_MAX, ROWS_MAX};
+
+/// Requests that are worked on or wait for the log at once, as many as the service has connections; the next is answered
+/// with 503. What they hold is bounded by [`BODIES_KIB_MAX`].
+pub const REQUESTS_MAX: usize = 1_024;
 /// Bytes of bodies in memory at once, in KiB: 256 MiB. Requests that would need more are answered with 503.
 pub const BODIES_KIB_MAX: usize = 256 * 1024;
 
@@ -52,6 +66,8 @@ pub struct HttpIngest {
 
 struct Shared {
     sources: RwLock<BTreeMap<String, Slot>>,
+    /// What each source takes where a request says nothing; also of those that do not run yet.
+    encodings: RwLock<BTreeMap<String, PayloadEncoding>>,
     /// Why nothing is taken, if nothing is.
     refusal: RwLock<Option<Arc<str>>>,
     requests: Arc<Semaphore>,
@@ -69,8 +85,7 @@ enum Slot {
 /// Where the rows of a running source go.
 struct Endpoint {
     name: String,
-    encoding: Encoding,
-    format: Arc<dyn Format>,
+    format: TaggedFormat,
     intake: Arc<dyn Intake>,
     requests: TaskTracker,
 }
@@ -101,6 +116,7 @@ impl HttpIngest {
         HttpIngest {
             shared: Arc::new(Shared {
                 sources: RwLock::default(),
+                encodings: RwLock::default(),
                 refusal: RwLock::default(),
                 requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
                 bodies_kib: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
@@ -109,9 +125,9 @@ impl HttpIngest {
         }
     }
 
-    /// Makes the routes: `POST /api/v1/ingest/{source}`.
+    /// Makes the routes: `POST /api/v1/ingest/{source}`, and those of other protocols.
     pub fn router(&self) -> axum::Router {
-        handler::router(self.clone())
+        route::router(self.clone()).merge(protocols::router(self))
     }
 
     /// Refuses everything from now on: the answer is 503 with this reason. Requests that are under way end as their source
@@ -137,6 +153,17 @@ impl HttpIngest {
         }
     }
 
+    /// Returns the names of the sources that take this where a request says nothing.
+    fn names_of(&self, encoding: PayloadEncoding) -> Vec<String> {
+        let encodings = self.shared.encodings.read();
+        encodings.iter().filter(|(_, own)| **own == encoding).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether there is a source of this name, running or not.
+    fn knows(&self, name: &str) -> bool {
+        self.shared.encodings.read().contains_key(name)
+    }
+
     fn set(&self, name: &str, slot: Slot) {
         self.shared.sources.write().insert(name.to_owned(), slot);
     }
@@ -145,17 +172,16 @@ impl HttpIngest {
 /// Rows that clients post. One partition, `http`.
 pub struct HttpSource {
     name: String,
-    encoding: Encoding,
-    format: Arc<dyn Format>,
+    format: TaggedFormat,
     ingest: HttpIngest,
 }
 
 impl HttpSource {
-    /// Makes the source that answers for `name`; `encoding` is JSON or CSV and `format` decodes it. From now on requests
-    /// for it are told to come again, not that it does not exist: the server may be up before the log is replayed.
-    pub fn new(name: &str, encoding: Encoding, format: Arc<dyn Format>, ingest: HttpIngest) -> Self {
+    /// Makes the source that answers for `name`; `format` decodes its rows. From now on requests for it are told to come again, not that it does not exist: the server may be up before the log is replayed.
+    pub fn new(name: &str, format: TaggedFormat, ingest: HttpIngest) -> Self {
         ingest.set(name, Slot::Starting);
-        HttpSource { name: name.to_owned(), encoding, format, ingest }
+        ingest.shared.encodings.write().insert(name.to_owned(), format.own());
+        HttpSource { name: name.to_owned(), format, ingest }
     }
 }
 
@@ -174,8 +200,7 @@ impl Source for HttpSource {
             &self.name,
             Slot::Running(Arc::new(Endpoint {
                 name: self.name.clone(),
-                encoding: self.encoding,
-                format: Arc::clone(&self.format),
+                format: self.format.clone(),
                 intake: Arc::clone(&intake),
                 requests: requests.clone(),
             })),

@@ -5,32 +5,52 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 /// Row errors that an answer lists; the count is complete.
-pub(super) const ROW_ERRORS_MAX: usize = 100;
+pub const ROW_ERRORS_MAX: usize = 100;
 
 /// A row that was refused, and why. Rows count from 1; in CSV the header is not counted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct RowError {
-    pub(super) row: usize,
-    pub(super) message: String,
+pub struct RowError {
+    /// Which row.
+    pub row: usize,
+    /// Which of the declared columns, if the row could be read as far as that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// What was expected and what was found.
+    pub message: String,
 }
 
 /// Why a request was refused: a closed set, each with its code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
+    /// There is no such source.
     UnknownSource,
+    /// The route does not take this method.
     Method,
+    /// Some rows cannot be used.
     BadRows,
+    /// There are no rows at all.
     EmptyBody,
+    /// The body is of a type that is not known, or that the source cannot take.
     ContentType,
+    /// The body is encoded in a way that is not known.
     ContentEncoding,
+    /// A limit is passed.
     TooLarge,
-    DamagedGzip,
+    /// The body does not end as its encoding wants.
+    DamagedBody,
+    /// The body did not come in time.
     SlowBody,
+    /// The connection broke.
     BrokenBody,
+    /// A query parameter or a header is not known, or its value is not.
     Parameter,
+    /// Too much is in flight.
     Busy,
+    /// The source starts or stops.
     NotRunning,
+    /// The disk cannot be written.
     ReadOnly,
+    /// The log failed: nobody knows whether the rows are stored.
     LogFailed,
 }
 
@@ -48,7 +68,7 @@ impl Kind {
                 (S::UNSUPPORTED_MEDIA_TYPE, "TM2106", "Unknown content encoding", "content_encoding")
             }
             Kind::TooLarge => (S::PAYLOAD_TOO_LARGE, "TM2107", "Request too large", "too_large"),
-            Kind::DamagedGzip => (S::BAD_REQUEST, "TM2108", "Damaged gzip", "damaged_gzip"),
+            Kind::DamagedBody => (S::BAD_REQUEST, "TM2108", "Damaged body", "damaged_body"),
             Kind::SlowBody => (S::REQUEST_TIMEOUT, "TM2109", "Body too slow", "slow_body"),
             Kind::BrokenBody => (S::BAD_REQUEST, "TM2110", "Body broken off", "broken_body"),
             Kind::Parameter => (S::BAD_REQUEST, "TM2111", "Unknown parameter value", "parameter"),
@@ -63,8 +83,18 @@ impl Kind {
         self.facts().3
     }
 
-    /// Seconds after which the same request may be taken; `None` if it never is, or must not be repeated blindly.
-    fn retry_after_s(self) -> Option<u16> {
+    /// Returns the status.
+    pub fn status(self) -> StatusCode {
+        self.facts().0
+    }
+
+    /// Returns its code, such as `TM2103`.
+    pub fn code(self) -> &'static str {
+        self.facts().1
+    }
+
+    /// Returns after how many seconds the same request may be taken; `None` if it never is, or must not be repeated blindly.
+    pub fn retry_after_s(self) -> Option<u16> {
         match self {
             Kind::Busy | Kind::NotRunning => Some(1),
             Kind::ReadOnly => Some(5),
@@ -73,21 +103,28 @@ impl Kind {
     }
 }
 
-/// A refusal.
+/// A refusal. As a response it is a problem document (RFC 9457); a route of another protocol renders it as its clients
+/// expect.
 #[derive(Clone, Debug)]
-pub(super) struct Problem {
-    pub(super) kind: Kind,
-    pub(super) detail: String,
-    pub(super) hint: Option<String>,
-    pub(super) errors: Vec<RowError>,
+pub struct Problem {
+    /// Which of the kinds.
+    pub kind: Kind,
+    /// What is wrong with this request, and what became of it.
+    pub detail: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// The rows that cannot be used, at most [`ROW_ERRORS_MAX`].
+    pub errors: Vec<RowError>,
 }
 
 impl Problem {
-    pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+    /// Makes a refusal without a hint.
+    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
         Problem { kind, detail: detail.into(), hint: None, errors: Vec::new() }
     }
 
-    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+    /// Says what to do about it.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }

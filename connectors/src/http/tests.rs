@@ -14,7 +14,7 @@ use tidemill_engine::source::Chunk;
 use tower::ServiceExt;
 
 use super::*;
-use crate::format::Layout;
+use crate::format::{Layout, PayloadEncoding};
 use crate::testing::TestIntake;
 
 struct Server {
@@ -24,16 +24,16 @@ struct Server {
     running: tokio::task::JoinHandle<Result<(), SourceError>>,
 }
 
-async fn serve(encoding: Encoding) -> Server {
+async fn serve(encoding: PayloadEncoding) -> Server {
     serve_on(HttpIngest::new(), encoding).await
 }
 
-async fn serve_on(ingest: HttpIngest, encoding: Encoding) -> Server {
+async fn serve_on(ingest: HttpIngest, encoding: PayloadEncoding) -> Server {
     let columns = Arc::new(Schema::new(vec![
         Field::new("device", DataType::Utf8View, true),
         Field::new("temperature", DataType::Float64, false),
     ]));
-    let source = HttpSource::new("readings", encoding, encoding.format(Layout::new(&columns)), ingest.clone());
+    let source = HttpSource::new("readings", TaggedFormat::new(Layout::new(&columns), encoding), ingest.clone());
     source.prepare().await.unwrap();
     let (intake, stop) = (Arc::new(TestIntake::default()), Stop::new());
     let running = tokio::spawn({
@@ -81,7 +81,7 @@ const TWO: &str = "{\"temperature\":1}\n{\"temperature\":2,\"device\":\"b\"}\n";
 
 #[tokio::test]
 async fn rows_are_one_chunk_and_the_position_counts_them() {
-    let server = serve(Encoding::Json).await;
+    let server = serve(PayloadEncoding::Json).await;
     let (status, body) = server.post(TWO).await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(body, json!({"position": "readings@2", "rows": 2, "rejected": [], "rejected_count": 0}));
@@ -96,7 +96,7 @@ async fn rows_are_one_chunk_and_the_position_counts_them() {
 
 #[tokio::test]
 async fn gzip_is_inflated_and_damage_is_refused() {
-    let server = serve(Encoding::Json).await;
+    let server = serve(PayloadEncoding::Json).await;
     let packed = gzip(TWO.as_bytes());
     let (status, body) = server.post_as("content-encoding", "gzip", packed.clone()).await;
     assert_eq!((status, &body["rows"]), (StatusCode::OK, &json!(2)));
@@ -104,14 +104,47 @@ async fn gzip_is_inflated_and_damage_is_refused() {
         let (status, body) = server.post_as("content-encoding", "gzip", damaged.to_vec()).await;
         assert_eq!((status, body["code"].as_str()), (StatusCode::BAD_REQUEST, Some("TM2108")), "{body}");
     }
-    let (status, _) = server.post_as("content-encoding", "br", "x").await;
-    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    for unknown in ["br", "gzip, zstd"] {
+        let (status, _) = server.post_as("content-encoding", unknown, "x").await;
+        assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    }
     assert_eq!(server.intake.chunks.lock().len(), 1);
 }
 
 #[tokio::test]
+async fn zstd_and_snappy_are_undone_and_damage_and_bombs_are_refused() {
+    let server = serve(PayloadEncoding::Json).await;
+    let zstd = |bytes: &[u8]| zstd::stream::encode_all(bytes, 3).unwrap();
+    let snappy = |bytes: &[u8]| snap::raw::Encoder::new().compress_vec(bytes).unwrap();
+    let wide = {
+        let mut encoder = zstd::stream::Encoder::new(Vec::new(), 3).unwrap();
+        encoder.window_log(27).unwrap();
+        encoder.write_all(TWO.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    };
+    for (name, packed) in [("zstd", zstd(TWO.as_bytes())), ("snappy", snappy(TWO.as_bytes()))] {
+        let (status, body) = server.post_as("content-encoding", name, packed.clone()).await;
+        assert_eq!((status, &body["rows"]), (StatusCode::OK, &json!(2)), "{body}");
+        for damaged in [&packed[..packed.len() - 3], &packed[..1], b"\xff\xff\xff\xff\xff\xff"] {
+            let (status, body) = server.post_as("content-encoding", name, damaged.to_vec()).await;
+            assert_eq!((status, body["code"].as_str()), (StatusCode::BAD_REQUEST, Some("TM2108")), "{name}: {body}");
+            assert!(body["detail"].as_str().unwrap().contains(&format!("not whole {name}")), "{body}");
+        }
+    }
+    let spaces = vec![b' '; 40 << 20];
+    for (name, bomb) in [("zstd", zstd(&spaces)), ("snappy", b"\xff\xff\xff\xff\x0f".to_vec())] {
+        let (status, body) = server.post_as("content-encoding", name, bomb).await;
+        assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{name}: {body}");
+    }
+    let (status, body) = server.post_as("content-encoding", "zstd", wide).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "a window of 128 MiB is memory that the sender chooses: {body}");
+    assert_eq!(server.intake.chunks.lock().len(), 2);
+    assert_eq!(server.ingest.shared.bodies_kib.available_permits(), BODIES_KIB_MAX, "memory was given back");
+}
+
+#[tokio::test]
 async fn one_bad_row_refuses_the_whole_request() {
-    let server = serve(Encoding::Json).await;
+    let server = serve(PayloadEncoding::Json).await;
     let (status, body) = server.post(format!("{TWO}{{\"temperature\":\"x\"}}\n{{\"temperature\":3")).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert_eq!(body["errors"][0]["row"], 3);
@@ -127,7 +160,7 @@ async fn one_bad_row_refuses_the_whole_request() {
 
 #[tokio::test]
 async fn bad_rows_can_be_kept_as_dead_letters() {
-    let server = serve(Encoding::Json).await;
+    let server = serve(PayloadEncoding::Json).await;
     let request = Request::post("/api/v1/ingest/readings?on_error=dead_letter");
     let (status, body) = server.send(request.body(Body::from(format!("{TWO}oops"))).unwrap()).await;
     assert_eq!(status, StatusCode::OK);
@@ -144,18 +177,21 @@ async fn bad_rows_can_be_kept_as_dead_letters() {
 
 #[tokio::test]
 async fn csv_sources_take_csv() {
-    let server = serve(Encoding::Csv { delimiter: b',' }).await;
+    let server = serve(PayloadEncoding::Csv { delimiter: b',' }).await;
     let (status, body) = server.post_as("content-type", "text/csv", "device,temperature\na,1\nb,2\n").await;
     assert_eq!((status, &body["rows"]), (StatusCode::OK, &json!(2)));
     let (status, body) = server.post_as("content-type", "text/csv", "device,temperature\na,1\nb,warm\n").await;
     assert_eq!((status, &body["errors"][0]["row"]), (StatusCode::BAD_REQUEST, &json!(2)));
-    let (status, _) = server.post_as("content-type", "application/json", "{}").await;
-    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let (status, body) = server.post_as("content-type", "application/json", "{\"temperature\":3}").await;
+    assert_eq!((status, &body["rows"]), (StatusCode::OK, &json!(1)), "and JSON from who says so");
+    let messages = server.intake.messages();
+    assert_eq!(PayloadEncoding::of(&messages[0]), Ok(None));
+    assert_eq!(PayloadEncoding::of(&messages[1]), Ok(Some(PayloadEncoding::Json)));
 }
 
 #[tokio::test]
 async fn wrong_requests_are_told_what_would_be_right() {
-    let server = serve(Encoding::Json).await;
+    let server = serve(PayloadEncoding::Json).await;
     let (status, body) = server.send(Request::post("/api/v1/ingest/reading").body(Body::from(TWO)).unwrap()).await;
     assert_eq!((status, &body["hint"]), (StatusCode::NOT_FOUND, &json!("did you mean readings?")));
     let (status, body) = server.send(Request::post("/api/v1/ingest/other").body(Body::from(TWO)).unwrap()).await;
@@ -173,7 +209,7 @@ async fn wrong_requests_are_told_what_would_be_right() {
 
 #[tokio::test]
 async fn requests_over_a_limit_are_refused_before_they_fill_memory() {
-    let server = serve(Encoding::Json).await;
+    let server = serve(PayloadEncoding::Json).await;
     // By its head alone: the body would never end.
     let endless = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
     let (status, _) = server.post_as("content-length", "8388609", endless).await;
@@ -196,7 +232,7 @@ async fn requests_over_a_limit_are_refused_before_they_fill_memory() {
 
 #[tokio::test]
 async fn a_slow_body_times_out() {
-    let server = serve_on(HttpIngest::with_body_time_max(Duration::from_millis(20)), Encoding::Json).await;
+    let server = serve_on(HttpIngest::with_body_time_max(Duration::from_millis(20)), PayloadEncoding::Json).await;
     let first = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{"))]);
     let slow = Body::from_stream(first.chain(futures::stream::pending()));
     assert_eq!(server.post(slow).await.0, StatusCode::REQUEST_TIMEOUT);
@@ -207,7 +243,7 @@ async fn a_slow_body_times_out() {
 
 #[tokio::test]
 async fn a_full_or_failed_log_is_never_a_200() {
-    let server = serve(Encoding::Json).await;
+    let server = serve(PayloadEncoding::Json).await;
     server.intake.full.store(true, Ordering::SeqCst);
     let (status, body) = server.post(TWO).await;
     assert_eq!((status, body["code"].as_str()), (StatusCode::SERVICE_UNAVAILABLE, Some("TM2112")));
@@ -219,14 +255,14 @@ async fn a_full_or_failed_log_is_never_a_200() {
 
 #[tokio::test]
 async fn more_requests_than_the_limit_are_sent_away() {
-    let server = serve(Encoding::Json).await;
+    let server = serve(PayloadEncoding::Json).await;
     let _all = server.ingest.shared.requests.clone().try_acquire_many_owned(REQUESTS_MAX as u32).unwrap();
     assert_eq!(server.post(TWO).await.0, StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test]
 async fn a_source_waits_for_its_requests_and_then_tells_clients_to_come_again() {
-    let mut server = serve(Encoding::Json).await;
+    let mut server = serve(PayloadEncoding::Json).await;
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(1);
     let stream = futures::stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) });
     let request = Request::post("/api/v1/ingest/readings").body(Body::from_stream(stream)).unwrap();
@@ -251,7 +287,7 @@ async fn a_source_waits_for_its_requests_and_then_tells_clients_to_come_again() 
 async fn it_works_over_a_real_socket() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    let server = serve(Encoding::Json).await;
+    let server = serve(PayloadEncoding::Json).await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = tokio::spawn(axum::serve(listener, server.ingest.router()).into_future());
@@ -275,7 +311,7 @@ async fn it_works_over_a_real_socket() {
 
 #[tokio::test]
 async fn a_refusal_tells_why_and_when_to_come_again_until_rows_are_taken_again() {
-    let server = serve(Encoding::Json).await;
+    let server = serve(PayloadEncoding::Json).await;
     server.ingest.refuse("the disk is full");
     let (status, body) = server.post(TWO).await;
     assert_eq!((status, &body["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("TM2115")));
@@ -290,9 +326,9 @@ async fn a_refusal_tells_why_and_when_to_come_again_until_rows_are_taken_again()
 #[tokio::test]
 async fn a_source_that_has_ended_runs_again() {
     let columns = Arc::new(Schema::new(vec![Field::new("temperature", DataType::Float64, false)]));
-    let (ingest, encoding) = (HttpIngest::new(), Encoding::Json);
+    let (ingest, encoding) = (HttpIngest::new(), PayloadEncoding::Json);
     let source =
-        Arc::new(HttpSource::new("readings", encoding, encoding.format(Layout::new(&columns)), ingest.clone()));
+        Arc::new(HttpSource::new("readings", TaggedFormat::new(Layout::new(&columns), encoding), ingest.clone()));
     for _ in 0..3 {
         source.prepare().await.unwrap();
         let (intake, stop) = (Arc::new(TestIntake::default()), Stop::new());

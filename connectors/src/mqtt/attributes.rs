@@ -50,6 +50,14 @@ pub(super) fn is_retained(message: &Message) -> bool {
     message.attributes.first().is_some_and(|flags| flags & RETAIN_BIT != 0)
 }
 
+/// Returns the seconds that a message of these properties has, if they say so.
+pub(super) fn expiry_of_properties(properties: &[u8]) -> Option<u32> {
+    read(properties).find_map(|property| match property {
+        Property::MessageExpiry(seconds) => Some(seconds),
+        _ => None,
+    })
+}
+
 /// What is known of a message; `None` where nothing is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attributes<'m> {
@@ -141,6 +149,12 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     use super::*;
+    use crate::mqtt::packet::QoS;
+    use crate::mqtt::properties::{self, Value};
+
+    /// What a message keeps.
+    const KEPT: [u8; 6] =
+        [PAYLOAD_FORMAT, MESSAGE_EXPIRY, CONTENT_TYPE, RESPONSE_TOPIC, CORRELATION_DATA, USER_PROPERTY];
 
     fn message(attributes: &[u8]) -> Message {
         Message { attributes: Bytes::copy_from_slice(attributes), ..Message::new("t", "{}") }
@@ -149,6 +163,47 @@ mod tests {
     /// Everything a PUBLISH can have, in an order of no meaning.
     const WHOLE: &[u8] = b"\x0e\x26\0\x01a\0\x011\x03\0\x09text/json\x02\0\0\x0e\x10\x26\0\x01b\0\x012\x08\0\x03r/1\
         \x09\0\x02\x00\xff\x26\0\x01a\0\x013\x01\x01";
+
+    /// What the receiver lets in is read back whole; of anything else as much as makes sense.
+    #[test]
+    fn fuzz_attributes() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/src/mqtt/corpus/attributes");
+        tidemill_engine::testing::fuzz::fuzz(corpus, |input| {
+            let message = message(input);
+            let attributes = Attributes::of(&message);
+            let user_properties = attributes.user_properties();
+            let bytes: usize = user_properties.iter().map(|(key, value)| key.len() + value.len()).sum();
+            assert!(bytes <= input.len());
+            let Some((flags, properties)) = input.split_first() else { return true };
+            let mut pairs = BTreeMap::new();
+            let mut others = 0;
+            let received = properties::read_block("PUBLISH", properties, &KEPT, |_, value, _| match value {
+                Value::Pair(key, value) => drop(pairs.insert(key, value)),
+                _ => others += 1,
+            });
+            if received.is_err() {
+                return false;
+            }
+            let Attributes { payload_format, message_expiry_s, content_type, response_topic, .. } = attributes;
+            let read = usize::from(payload_format.is_some())
+                + usize::from(message_expiry_s.is_some())
+                + usize::from(content_type.is_some())
+                + usize::from(response_topic.is_some())
+                + usize::from(attributes.correlation_data.is_some());
+            assert_eq!((read, &user_properties), (others, &pairs));
+            let Some(qos) = QoS::from_bits(flags & QOS_BITS) else { return false };
+            let publish = Publish {
+                qos,
+                retain: flags & RETAIN_BIT != 0,
+                duplicate: flags & DUPLICATE_BIT != 0,
+                properties: Bytes::copy_from_slice(properties),
+                ..Publish::default()
+            };
+            let encoded = encode(&publish, &mut Arena::default());
+            assert_eq!((encoded[0], &encoded[1..]), (flags & 0b1111, properties));
+            true
+        });
+    }
 
     #[test]
     fn everything_that_a_publish_can_have_is_read() {

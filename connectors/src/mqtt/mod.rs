@@ -30,7 +30,6 @@ pub mod topic;
 pub mod topics;
 
 mod attributes;
-mod backoff;
 mod client;
 mod codec;
 mod connection;
@@ -58,7 +57,6 @@ mod write;
 mod tests;
 
 pub use attributes::Attributes;
-pub(crate) use backoff::Backoff;
 pub use client::{MqttSource, client};
 pub use link::{Broker, Message};
 pub use listener::{MqttListener, PasswordError, listener, password_line};

@@ -15,10 +15,10 @@ use tidemill_engine::source::Stop;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
 
-use super::backoff::Backoff;
 use super::link::{Broker, Link, Message, NoLink, Session};
 use super::packet::{Packet, QoS, Version};
 use super::sender::{Answer, Release, Sender, Told};
+use crate::backoff::Backoff;
 
 /// What is published and not acknowledged takes at most so many bytes; a larger message goes alone.
 const HELD_BYTES_MAX: usize = 8 << 20;

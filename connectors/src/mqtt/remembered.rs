@@ -8,7 +8,7 @@
 //!   'q' │ session name │ packet id: u16          content hashes: u64 each, in the order they came
 //!   'r' │ session name │ topic hash: u64         content hash: u64, of the last retained copy taken
 //!   'e' │ session name                           session epoch: u64
-//!   numbers big-endian; other first bytes belong to others ('s': the listener's sessions and subscriptions)
+//!   numbers big-endian; other first bytes belong to others ('s' and 't': sessions and retained messages of the listener)
 //! ```
 //!
 //! A session has at most 65,535 notes of ids and [`RETAINED_TOPICS_MAX`] of retained copies. Names are at most

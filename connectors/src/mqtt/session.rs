@@ -308,10 +308,10 @@ impl Session {
     /// Hands over what was received since the last call, to be one record; its answers wait for [`Session::durable`].
     pub(super) fn take_batch(&mut self) -> Option<Chunk> {
         let chunk = self.receiver.take_batch(&mut self.out)?;
-        if let Role::Server(guest) = &mut self.role {
-            guest.handed_over(&chunk);
-        }
-        Some(chunk)
+        Some(match &mut self.role {
+            Role::Server(guest) => guest.hand_over(chunk),
+            Role::Client { .. } => chunk,
+        })
     }
 
     /// Says that the oldest batch handed over is durable: its answers are written to `out`.

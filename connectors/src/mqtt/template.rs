@@ -132,6 +132,23 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_topic_template() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/src/mqtt/corpus/template");
+        tidemill_engine::testing::fuzz::fuzz(corpus, |input| {
+            let text = String::from_utf8_lossy(input);
+            let Ok(template) = TopicTemplate::parse(&text, &schema()) else { return false };
+            for value in ["", "a/b", "+#\0$", &text] {
+                let mut topic = String::new();
+                template.render(&mut topic, |_, text| text.push_str(value));
+                let is_topic = !topic.is_empty() && !topic.starts_with('$') && !topic.contains(['+', '#', '\0']);
+                assert!(is_topic, "{text:?} with {value:?} is {topic:?}");
+                assert_eq!(topic.matches('/').count(), text.matches('/').count(), "{text:?} with {value:?}");
+            }
+            true
+        });
+    }
+
+    #[test]
     fn columns_become_levels_and_cannot_make_further_ones() {
         assert_eq!(rendered("alerts/{site}/{device}", ["lab", "freezer"]), "alerts/lab/freezer");
         assert_eq!(rendered("a/{device}-{site}/x", ["lab", "freezer"]), "a/freezer-lab/x");

@@ -7,17 +7,16 @@ use std::time::Duration;
 use tidemill_engine::clock::Dice;
 use tidemill_engine::error::with_causes;
 use tidemill_engine::source::Stop;
+use tidemill_engine::time::micros;
 use tokio::runtime::Handle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::desk::Desk;
 use super::papers::About;
 use super::shelf::Shelf;
-use super::{Courier, Gauges};
-use crate::mqtt::Backoff;
+use super::{Courier, DeliveryError, Gauges};
+use crate::breaker::{Attempt, Breaker, BreakerState};
 
-/// After so many failures in a row the breaker is open.
-const FAILURES_MAX: u32 = 5;
 /// How long a sink that is closed goes on delivering what it has, while the other side takes it.
 const DRAIN_MAX: Duration = Duration::from_secs(3);
 /// How often a closing sink looks whether it is empty.
@@ -45,10 +44,11 @@ pub(super) fn start(
     // What failed before a restart says nothing about now.
     shelf.gauges.close_breaker();
     let (ended_sender, ended) = std::sync::mpsc::sync_channel(1);
+    let closing_of_desk = closing.clone();
     let closer = close(closing.clone(), stop.clone(), Arc::clone(&shelf), patience);
     runtime.spawn(async move {
         let name = about.name.clone();
-        let desk = Desk::new(Arc::clone(&shelf), about);
+        let desk = Desk::new(Arc::clone(&shelf), about, closing_of_desk);
         tokio::join!(closer, async {
             run(&name, &shelf.gauges, desk, courier, &*dice, &stop).await;
             // So that nobody waits for a task that has ended by itself.
@@ -85,16 +85,22 @@ async fn close(closing: Stop, stop: Stop, shelf: Arc<Shelf>, patience: Patience)
 }
 
 async fn run(name: &str, gauges: &Gauges, mut desk: Desk, mut courier: Box<dyn Courier>, dice: &dyn Dice, stop: &Stop) {
-    let mut backoff = Backoff::default();
-    let mut failures_in_a_row = 0;
+    let began = Instant::now();
+    let now_us = || micros(began.elapsed());
+    let mut breaker = Breaker::default();
     while !stop.is_cancelled() {
+        if let Attempt::After(wait) = breaker.attempt(now_us()) {
+            let _ = timeout(wait, stop.cancelled()).await;
+            continue;
+        }
+        gauges.breaker.show(breaker.state());
         let before = desk.durable().delivered;
         let outcome = courier.deliver(&mut desk, stop).await;
         gauges.set_connected(false);
         let flushed = desk.flush().await;
-        if desk.durable().delivered > before {
-            backoff = Backoff::default();
-            failures_in_a_row = 0;
+        // A connection that had nothing to deliver closes it too.
+        if desk.durable().delivered > before || gauges.breaker.state() == BreakerState::Closed && outcome.is_ok() {
+            breaker.succeeded();
         }
         let Err(error) = outcome.and(flushed) else { continue };
         if stop.is_cancelled() {
@@ -103,16 +109,18 @@ async fn run(name: &str, gauges: &Gauges, mut desk: Desk, mut courier: Box<dyn C
         let why = with_causes(&error);
         gauges.failures.fetch_add(1, Ordering::Relaxed);
         *gauges.error.lock() = Some(why.clone());
-        failures_in_a_row += 1;
-        if failures_in_a_row >= FAILURES_MAX && !gauges.is_open.swap(true, Ordering::Relaxed) {
+        let asked = match &error {
+            DeliveryError::Busy { after, .. } => Some(*after),
+            _ => None,
+        };
+        let wait = breaker.failed(now_us(), asked, dice);
+        if gauges.breaker.show(breaker.state()) == BreakerState::Closed && breaker.state() == BreakerState::Open {
             tracing::error!(
                 sink = name,
                 why,
                 "the breaker is open: rows wait in the outbox, and one attempt is made now and then"
             );
         }
-        let wait = backoff.next(dice);
         tracing::warn!(sink = name, why, ?wait, "not delivered");
-        let _ = timeout(wait, stop.cancelled()).await;
     }
 }

@@ -1,15 +1,17 @@
 //! The desk: hands rows to a courier, in order, and remembers what the courier confirms.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
+use tidemill_engine::source::Stop;
 use tidemill_engine::storage::StorageError;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::papers::{About, Cursor, VERSION};
 use super::rows::Row;
-use super::shelf::Shelf;
+use super::shelf::{Files, Shelf};
 use super::{DeliveryError, Gauges};
 
 /// How far delivery came.
@@ -44,10 +46,11 @@ pub struct Desk {
     writing: Option<JoinHandle<Result<Cursor, StorageError>>>,
     durable: Cursor,
     is_told: bool,
+    closing: Stop,
 }
 
 impl Desk {
-    pub(super) fn new(shelf: Arc<Shelf>, about: About) -> Desk {
+    pub(super) fn new(shelf: Arc<Shelf>, about: About, closing: Stop) -> Desk {
         let (cursor, changed) = (shelf.cursor(), shelf.watch());
         Desk {
             about,
@@ -59,6 +62,7 @@ impl Desk {
             writing: None,
             durable: cursor,
             is_told: true,
+            closing,
             shelf,
         }
     }
@@ -88,6 +92,63 @@ impl Desk {
     /// remembers names takes them once.
     pub fn batch_id(&self, first: u64, end: u64) -> String {
         format!("{}-{}-{first}-{end}", self.about.job, self.about.name)
+    }
+
+    /// Returns the log that the rows come from.
+    pub fn job(&self) -> &str {
+        &self.about.job
+    }
+
+    /// Returns the name of the sink.
+    pub fn name(&self) -> &str {
+        &self.about.name
+    }
+
+    /// Resolves when the sink is being closed: what waits for more rows should wait no longer.
+    pub fn closing(&self) -> Stop {
+        self.closing.clone()
+    }
+
+    /// Returns the numbers of the rows that were claimed, by this process or one before, and are not delivered.
+    pub fn claimed(&self) -> Option<Range<u64>> {
+        // Durable as a claim, and not confirmed: what is confirmed needs no second delivery in this process.
+        let rows = self.confirmed.delivered..self.durable.claimed;
+        (!rows.is_empty()).then_some(rows)
+    }
+
+    /// Claims the rows up to `end`, durably: from now on they are delivered in the same pieces, whoever dies. What was
+    /// confirmed is durable with it. `session` is the courier's own note, found again by [`Desk::session`].
+    pub async fn claim(&mut self, end: u64, session: &str) -> Result<(), DeliveryError> {
+        self.confirmed.claimed = end;
+        session.clone_into(&mut self.confirmed.session);
+        self.flush().await
+    }
+
+    /// Returns the whole files that wait behind what is confirmed, up to so many bytes, the first one in any case.
+    pub fn files(&self, bytes_max: u64) -> Option<Files> {
+        self.shelf.files_from(self.confirmed.delivered, bytes_max)
+    }
+
+    /// Does the same as [`Desk::files`] for files that are claimed next.
+    pub fn hold_files(&self, bytes_max: u64) -> Option<Files> {
+        self.shelf.hold_files(self.confirmed.delivered, bytes_max)
+    }
+
+    /// Says whether there is no row to hand out now.
+    pub fn is_idle(&self) -> bool {
+        let window_end = self.shelf.window_end();
+        match self.rows.front() {
+            Some(row) => row.number >= window_end,
+            None if self.reading.is_some() => false,
+            None => self.shelf.part_from(self.next).is_none_or(|(first_row, _)| first_row.max(self.next) >= window_end),
+        }
+    }
+
+    /// Waits until rows come or go.
+    pub async fn changed(&mut self) {
+        if self.changed.changed().await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// Where the courier says how it goes.

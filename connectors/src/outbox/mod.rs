@@ -20,9 +20,12 @@
 //! ```text
 //!            ┌── progress, or nothing to do ◄──┐
 //!            ▼                                 │
-//!   deliver ─► failed ─► wait 100 ms … 30 s ───┴─► after five failures in a row the breaker is open: one attempt for
-//!                                                  each wait, until something is delivered
+//!   deliver ─► failed ─► wait 100 ms … 30 s ───┴─► after five failures in a row the breaker (`breaker.rs`) is open: one
+//!                                                  attempt for each wait, until something is delivered
 //! ```
+//!
+//! Where rows are delivered many at once, as a request or a file, a courier *claims* them first: which rows are one piece is
+//! durable before the piece leaves, so after a crash it leaves again with the same name and the same bytes.
 
 mod papers;
 mod rows;
@@ -39,6 +42,7 @@ mod desk;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use tidemill_engine::source::Stop;
@@ -46,7 +50,7 @@ use tidemill_engine::storage::StorageError;
 
 pub use desk::{Desk, DeskEvent, Progress};
 pub use rows::{Encoded, Row};
-pub use shelf::{Limits, OnFull};
+pub use shelf::{Files, Limits, OnFull};
 pub use sink::{OutboxSink, OutboxSpec};
 pub use status::{Gauges, OutboxStatus};
 
@@ -89,6 +93,14 @@ pub enum DeliveryError {
     /// The other side is away, refuses, or breaks the rules; it may be better later.
     #[error("{0}")]
     Failed(String),
+    /// The same, and the other side asks us to stay away for a while.
+    #[error("{problem}")]
+    Busy {
+        /// What it says.
+        problem: String,
+        /// How long.
+        after: Duration,
+    },
     /// The outbox itself cannot be read or written.
     #[error("cannot use the outbox")]
     Storage(#[from] StorageError),

@@ -65,6 +65,9 @@ pub(super) struct Cursor {
     pub(super) received: u64,
     /// With whom and how: numbers mean nothing on another session.
     pub(super) session: String,
+    /// From the first row that is not delivered up to here, rows are delivered as one: in the same pieces again after a crash.
+    #[serde(default)]
+    pub(super) claimed: u64,
 }
 
 impl Ready {
@@ -113,7 +116,8 @@ mod tests {
 
     #[test]
     fn a_paper_comes_back_and_a_flipped_bit_is_noticed() {
-        let cursor = Cursor { version: VERSION, delivered: 7, received: 9, session: "broker \n of mine".into() };
+        let cursor =
+            Cursor { version: VERSION, delivered: 7, received: 9, session: "broker \n of mine".into(), claimed: 11 };
         let bytes = seal(&cursor);
         assert_eq!(unseal::<Cursor>(&bytes), Ok(cursor));
         for bit in 0..bytes.len() * 8 {

@@ -66,6 +66,22 @@ impl Encoded {
         *count += 1;
     }
 
+    /// Adds rows that are one piece: the first one carries it, the others are empty and lie in the same file.
+    ///
+    /// # Panics
+    /// If the piece has 4 GiB.
+    pub fn push_group(&mut self, payload: &[u8], rows: usize) {
+        if rows == 0 {
+            return;
+        }
+        self.push(b"", payload);
+        let (bytes, count) = self.files.last_mut().expect("a row was added");
+        for _ in 1..rows {
+            bytes.put_u64_le(0);
+            *count += 1;
+        }
+    }
+
     /// Leaves a row out that cannot be delivered at all.
     pub fn reject(&mut self, why: impl FnOnce() -> String) {
         self.rejected += 1;
@@ -131,6 +147,20 @@ mod tests {
         let rows = read(Bytes::from(files[1].0.clone()), 7).expect("whole");
         assert_eq!(rows.iter().map(|row| (row.number, &row.key[..])).collect::<Vec<_>>(), [(7, &b"c"[..]), (8, b"d")]);
         assert!(rows.iter().all(|row| row.payload[..] == large));
+    }
+
+    #[test]
+    fn a_group_lies_in_one_file_and_counts_all_its_rows() {
+        let mut encoded = Encoded::new(0);
+        let large = vec![b'x'; FILE_BYTES_MIN];
+        encoded.push_group(&large, 5_000);
+        encoded.push_group(b"", 0);
+        encoded.push_group(b"next", 2);
+        let files: Vec<(Vec<u8>, u32)> = encoded.into_files().collect();
+        assert_eq!(files.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [5_000, 2]);
+        let rows = read(Bytes::from(files[0].0.clone()), 7).expect("whole");
+        assert_eq!((rows.len(), rows[4_999].number), (5_000, 5_006));
+        assert!(rows[0].payload[..] == large && rows[1..].iter().all(|row| row.payload.is_empty()));
     }
 
     #[test]

@@ -63,6 +63,8 @@ struct State {
     rows: u64,
     bytes: u64,
     cursor: Cursor,
+    /// Rows below are being claimed: nothing of them is left out from here on.
+    held: u64,
     next_row: u64,
     dropped: u64,
 }
@@ -89,8 +91,34 @@ impl State {
     /// The number behind the last row that may have been sent. Numbers of rows that were left out lie behind nobody.
     fn window_end(&self) -> u64 {
         let first = self.parts.iter().find(|(first_row, part)| *first_row + part.rows > self.cursor.delivered);
-        first.map_or(self.next_row, |(first_row, _)| *first_row).max(self.cursor.delivered) + WINDOW_ROWS
+        let window = first.map_or(self.next_row, |(first_row, _)| *first_row).max(self.cursor.delivered) + WINDOW_ROWS;
+        window.max(self.held).max(self.cursor.claimed)
     }
+
+    /// Whole files from a row on, without a gap between their rows, until they have so many bytes.
+    fn files_from(&self, number: u64, bytes_max: u64) -> Option<Files> {
+        let mut files: Option<Files> = None;
+        for (first_row, part) in self.parts.range(number..) {
+            let before = files.unwrap_or(Files { first_row: *first_row, end_row: *first_row, bytes: 0 });
+            let fits = files.is_none() || before.bytes + part.bytes <= bytes_max;
+            if before.end_row != *first_row || !fits {
+                break;
+            }
+            files = Some(Files { end_row: first_row + part.rows, bytes: before.bytes + part.bytes, ..before });
+        }
+        files
+    }
+}
+
+/// Files that follow each other: rows `[first_row, end_row)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// The number of the first row.
+    pub first_row: u64,
+    /// The number behind the last one.
+    pub end_row: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
 }
 
 /// What a commit writes, and what it leaves out.
@@ -184,6 +212,19 @@ impl Shelf {
     /// Returns the number behind the last row that may be sent.
     pub(super) fn window_end(&self) -> u64 {
         self.state.lock().window_end()
+    }
+
+    /// Returns the files from a row on, up to so many bytes, the first one in any case; changes nothing.
+    pub(super) fn files_from(&self, number: u64, bytes_max: u64) -> Option<Files> {
+        self.state.lock().files_from(number, bytes_max)
+    }
+
+    /// Does the same as [`Shelf::files_from`], and leaves out nothing of them any more, in this process.
+    pub(super) fn hold_files(&self, number: u64, bytes_max: u64) -> Option<Files> {
+        let mut state = self.state.lock();
+        let files = state.files_from(number, bytes_max)?;
+        state.held = state.held.max(files.end_row);
+        Some(files)
     }
 
     /// Says whether everything is delivered.

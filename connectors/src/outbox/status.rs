@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::breaker::{BreakerGauge, BreakerState};
+
 /// The numbers of an outbox, shared by those who change and those who show them.
 #[derive(Debug, Default)]
 pub struct Gauges {
@@ -14,7 +16,7 @@ pub struct Gauges {
     pub(super) dropped: AtomicU64,
     pub(super) rejected: AtomicU64,
     pub(super) is_connected: AtomicBool,
-    pub(super) is_open: AtomicBool,
+    pub(super) breaker: BreakerGauge,
     pub(super) error: Mutex<Option<String>>,
 }
 
@@ -41,8 +43,8 @@ pub struct OutboxStatus {
     pub rejected: u64,
     /// Whether the other side takes rows now.
     pub connected: bool,
-    /// Whether the breaker is open: it failed several times in a row.
-    pub breaker_open: bool,
+    /// How the breaker stands: whether it failed several times in a row.
+    pub breaker: BreakerState,
     /// Why the last attempt failed, until one does not.
     pub error: Option<String>,
 }
@@ -60,7 +62,7 @@ impl Gauges {
     /// Says that a row was taken.
     pub(super) fn close_breaker(&self) {
         *self.error.lock() = None;
-        if self.is_open.swap(false, Ordering::Relaxed) {
+        if self.breaker.show(BreakerState::Closed) != BreakerState::Closed {
             tracing::info!("the breaker is closed: rows are delivered again");
         }
     }
@@ -84,7 +86,7 @@ impl Gauges {
             dropped: read(&self.dropped),
             rejected: read(&self.rejected),
             connected: self.is_connected.load(Ordering::Relaxed),
-            breaker_open: self.is_open.load(Ordering::Relaxed),
+            breaker: self.breaker.state(),
             error: self.error.lock().clone(),
         }
     }

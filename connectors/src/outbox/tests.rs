@@ -16,6 +16,7 @@ use tidemill_engine::storage::simulated::When;
 use tidemill_engine::storage::{LocalStorage, MemoryStorage, SimulatedDisk, Storage};
 
 use super::*;
+use crate::breaker::BreakerState;
 
 /// What a courier does with a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -319,12 +320,12 @@ async fn a_breaker_opens_after_five_failures_and_closes_with_the_next_row() {
     *opening.receiver.mood.lock() = Some(Mood::Refuses);
     let mut sink = opening.begun(1);
     commit(&mut sink, 1, 0..10);
-    opening.until("the breaker opens", |status| status.breaker_open).await;
+    opening.until("the breaker opens", |status| status.breaker == BreakerState::Open).await;
     let status = opening.status();
     assert!(status.failures >= 5 && !status.connected && status.rows == 10, "{status:?}");
     assert_eq!(status.error.as_deref(), Some("not today"));
     *opening.receiver.mood.lock() = Some(Mood::Takes);
-    opening.until("the breaker closes", |status| !status.breaker_open && status.rows == 0).await;
+    opening.until("the breaker closes", |status| status.breaker == BreakerState::Closed && status.rows == 0).await;
     assert_eq!((opening.status().error, opening.receiver.values().len()), (None, 10));
 }
 

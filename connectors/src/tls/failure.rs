@@ -51,8 +51,8 @@ fn explain_to_client(error: &Error) -> String {
     match error {
         Error::InvalidCertificate(problem) => explain_certificate(problem),
         Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::MessageTooLarge) => {
-            "the server does not speak TLS at this port: use its TLS port (8883 by custom), or mqtt:// if its answers need no \
-             protection"
+            "the server does not speak TLS at this port: use its TLS port (by custom 8883 for MQTT, 443 for HTTP), or mqtt:// or http:// \
+             if its answers need no protection"
                 .to_owned()
         }
         Error::AlertReceived(AlertDescription::CertificateRequired) => {

@@ -8,7 +8,7 @@ use tidemill_connectors::table::{Checksums, FileState, describe};
 use tidemill_engine::checkpoint::Store;
 use tidemill_engine::storage::Storage;
 
-use super::job::{TABLES, table_dir, words};
+use super::table::{TABLES, table_dir, words};
 
 /// What is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,27 +1,24 @@
 //! A job in short: the order of steps of the engine's own checkpointer, recorder and restart, without their threads, over
 //! the real log, fence, manifests, packs and tables.
 //!
-//! Two tables: `raw` has a row for each message, `sums` one for each epoch with the sum of all messages so far. So what a
-//! checkpoint holds is needed: the sum, and the rows that no file has.
+//! Its two tables are in `table.rs`: what a checkpoint holds is needed for both, the sum, and the rows that no file has.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
-use tidemill_connectors::table::{Partitioning, TableSpec};
 use tidemill_engine::checkpoint::{
-    BufferState, Checkpoint, Holds, Manifest, PackWriter, PaneState, Part, PartitionState, Store, TableState,
-    WindowSaved,
+    BufferState, Checkpoint, Holds, Manifest, PackWriter, PaneState, PartitionState, Store, TableState, WindowSaved,
 };
 use tidemill_engine::epoch::Epoch;
 use tidemill_engine::fence::Incarnation;
 use tidemill_engine::ingest::{LogWriter, PartitionId, Record, shrink};
 use tidemill_engine::key::KeyGroups;
-use tidemill_engine::sink::{Committable, Sink, SinkWriter};
+use tidemill_engine::sink::Committable;
 use tidemill_engine::source::{Message, Offset};
 use tidemill_engine::storage::Storage;
 use tidemill_engine::time::Watermark;
@@ -30,71 +27,14 @@ use super::ablation::Ablation;
 use super::judge::{Content, Row};
 use super::machine::Process;
 use super::start::{LOG, Recovered, finish_restore, recover, restore};
+use super::table::{Outcome, TABLES, Table, WRITERS, batch, rows_of_epoch, with_epochs, words};
 
 /// The id of the job.
 pub(crate) const JOB: &str = "job";
-/// Its tables.
-pub(crate) const TABLES: [&str; 2] = ["raw", "sums"];
 /// The key of the state that the sums need.
 pub(crate) const SUM: &str = "sum";
-/// Writers of each table.
-const WRITERS: usize = 2;
 /// Rounds of a process that nothing happens to.
 const ROUNDS: u32 = 5;
-
-/// The folder of a table.
-pub(crate) fn table_dir(table: &str) -> String {
-    format!("tables/{table}")
-}
-
-fn schema() -> SchemaRef {
-    let field = |name: &str| Field::new(name, DataType::Int64, false);
-    Arc::new(Schema::new(vec![field("key"), field("value")]))
-}
-
-/// What a table is.
-pub(crate) fn spec(table: &str) -> TableSpec {
-    TableSpec {
-        name: table.to_owned(),
-        schema: schema(),
-        partition_by: Partitioning::None,
-        sort: vec!["key".to_owned()],
-        time_column: None,
-        job: JOB.to_owned(),
-        fingerprint: "f".to_owned(),
-    }
-}
-
-/// What the views compute of an epoch; `total` is the state.
-pub(crate) fn rows_of_epoch(table: &str, epoch: u64, messages: &[Row], total: &mut i64) -> Vec<Row> {
-    *total += messages.iter().map(|(_, value)| value).sum::<i64>();
-    if table == "raw" { messages.to_vec() } else { vec![(epoch.cast_signed(), *total)] }
-}
-
-fn batch(columns: &[(&str, Vec<i64>)]) -> RecordBatch {
-    let columns = columns.iter().map(|(name, values)| (*name, Arc::new(Int64Array::from(values.clone())) as ArrayRef));
-    RecordBatch::try_from_iter(columns).expect("columns of one length")
-}
-
-fn rows_batch(rows: &[Row]) -> RecordBatch {
-    batch(&[("key", rows.iter().map(|row| row.0).collect()), ("value", rows.iter().map(|row| row.1).collect())])
-}
-
-/// A table, as the checkpointer knows it.
-struct Table {
-    name: &'static str,
-    sink: Box<dyn Sink>,
-    writers: Vec<Box<dyn SinkWriter>>,
-    base: Epoch,
-    /// What it had when the process began: rows up to it are dropped.
-    had: Epoch,
-    committed: Epoch,
-    /// Rows that no file has, by epoch.
-    waiting: BTreeMap<u64, Vec<Row>>,
-    saved: Vec<BufferState>,
-    saved_up_to: Epoch,
-    total: i64,
-}
 
 /// What the operators and the recorder know at the end of an epoch.
 #[derive(Clone)]
@@ -130,19 +70,6 @@ pub(crate) struct Job {
     next_offset: u64,
     /// Messages of the open epoch.
     messages: Vec<Row>,
-}
-
-type Outcome<T = ()> = Result<T, String>;
-
-/// Turns any error into words.
-pub(crate) fn words(error: impl std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text += &format!(": {next}");
-        cause = next.source();
-    }
-    text
 }
 
 /// Runs a process: recovery, perhaps going back, some input, checkpoints and commits.
@@ -511,49 +438,6 @@ impl Job {
         }
         Ok(())
     }
-}
-
-impl Table {
-    /// Phase one: each writer has its share of the rows.
-    fn prepare(&mut self, epoch: Epoch) -> Outcome<Vec<Committable>> {
-        let later = self.waiting.split_off(&(epoch.0 + 1));
-        let due = std::mem::replace(&mut self.waiting, later);
-        let mut committables = Vec::new();
-        for (index, writer) in self.writers.iter_mut().enumerate() {
-            let share = |rows: &[Row]| -> Vec<Row> {
-                rows.iter().filter(|row| row.0.rem_euclid(WRITERS as i64) == index as i64).copied().collect()
-            };
-            let rows: Vec<(Epoch, RecordBatch)> =
-                due.iter().map(|(of, rows)| (Epoch(*of), rows_batch(&share(rows)))).collect();
-            committables.extend(writer.prepare(epoch, &rows).map_err(words)?);
-        }
-        Ok(committables)
-    }
-
-    /// Saves the rows that no file and no earlier part has.
-    fn save(&mut self, epoch: Epoch, packs: &mut PackWriter<'_>) -> Outcome {
-        let new = self.waiting.range(self.saved_up_to.0 + 1..=epoch.0.max(self.saved_up_to.0));
-        let (mut epochs, mut rows) = (Vec::new(), Vec::new());
-        for (of, new) in new {
-            epochs.extend(std::iter::repeat_n(of.cast_signed(), new.len()));
-            rows.extend_from_slice(new);
-        }
-        self.saved_up_to = epoch;
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let (keys, values) = rows.into_iter().unzip();
-        let part: Part = packs.add(&batch(&[("key", keys), ("value", values), ("epoch", epochs)])).map_err(words)?;
-        self.saved.push(BufferState { epoch, part });
-        Ok(())
-    }
-}
-
-fn with_epochs(rows: &RecordBatch) -> Vec<(u64, Row)> {
-    let column = |idx: usize| rows.column(idx).as_primitive::<Int64Type>();
-    (0..rows.num_rows())
-        .map(|at| (column(2).value(at).cast_unsigned(), (column(0).value(at), column(1).value(at))))
-        .collect()
 }
 
 /// One of several, by chance.

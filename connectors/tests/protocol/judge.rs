@@ -13,7 +13,8 @@ use tidemill_connectors::table::Snapshot;
 use tidemill_engine::checkpoint::{CheckpointError, Store};
 use tidemill_engine::storage::Storage;
 
-use super::job::{JOB, TABLES, rows_of_epoch, table_dir};
+use super::job::JOB;
+use super::table::{TABLES, rows_of_epoch, table_dir};
 
 /// Tables in which nothing has changed are read again after so many looks.
 const LOOKS_PER_READING: u64 = 8;

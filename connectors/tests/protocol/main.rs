@@ -3,6 +3,7 @@
 //! ```text
 //!   machine ── runs one process at a time, switches between two calls of the disk, starts, kills, stops
 //!     job   ── recovers, records, checkpoints, commits, collects, cleans, goes back: over the real modules
+//!     table ── the two tables it writes
 //!     judge ── knows what is certain, reads tables and manifests as anybody would
 //! ```
 //! A failure prints one line of JSON and the command that repeats it. `TIDEMILL_SEEDS=20000` tries more.
@@ -14,6 +15,7 @@ mod job;
 mod judge;
 mod machine;
 mod start;
+mod table;
 mod unsure;
 mod windows;
 
@@ -73,7 +75,7 @@ fn run(seed: u64, ablation: Option<Ablation>) -> Result<Judge, String> {
         let is_last = life == lives;
         let plan = if is_last { Plan { is_last, ..Plan::default() } } else { plan(&mut random, restores) };
         let work: Work = Arc::new(move |process, restores| {
-            let local = LocalStorage::on(process.disk(), "data").map_err(job::words)?;
+            let local = LocalStorage::on(process.disk(), "data").map_err(table::words)?;
             let storage = unsure(local, process.seed);
             job::run(process, storage, ablation, restores)
         });
@@ -103,7 +105,7 @@ fn run(seed: u64, ablation: Option<Ablation>) -> Result<Judge, String> {
 /// Somebody puts an old copy of one table's folder back: its newest versions are gone. Returns whether there are older ones.
 fn put_back_a_copy(disk: &SimulatedDisk, random: &mut SmallRng) -> bool {
     let storage = data_folder(disk);
-    let log = format!("{}/_delta_log", job::table_dir(job::TABLES[random.random_range(0..job::TABLES.len())]));
+    let log = format!("{}/_delta_log", table::table_dir(table::TABLES[random.random_range(0..table::TABLES.len())]));
     let versions = storage.list(&log).expect("a disk that works");
     if versions.len() < 2 {
         return false;

@@ -19,8 +19,9 @@ use tidemill_engine::sink::Sink;
 use tidemill_engine::storage::Storage;
 
 use super::ablation::Ablation;
-use super::job::{JOB, SUM, TABLES, spec, table_dir, words};
+use super::job::{JOB, SUM};
 use super::machine::Process;
+use super::table::{TABLES, spec, table_dir, words};
 
 /// The folder of the log.
 pub(crate) const LOG: &str = "log";

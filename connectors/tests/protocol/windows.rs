@@ -14,6 +14,7 @@ use super::in_parallel;
 use super::job;
 use super::judge::Judge;
 use super::machine::{Accident, Machine, Plan, Work, data_folder};
+use super::table;
 
 /// What a process is doing at a call, as its path and its neighbours tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,7 +112,7 @@ fn work(log: Arc<Mutex<Vec<(u64, Step)>>>) -> Work {
     Arc::new(move |process, restores| {
         let log = Arc::clone(&log);
         process.watch(move |call, path| log.lock().push((call, step_of(path))));
-        let local = LocalStorage::on(process.disk(), "data").map_err(job::words)?;
+        let local = LocalStorage::on(process.disk(), "data").map_err(table::words)?;
         let storage: Arc<dyn Storage> = Arc::new(local);
         job::run(process, storage, None, restores)
     })

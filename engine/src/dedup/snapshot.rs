@@ -10,13 +10,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt8Array};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
 use super::stretch::{NewKeys, Stretch};
 use crate::aggregate::Selection;
-use crate::key::KeyGroup;
 use crate::window::{KeyColumn, SavedPane, by_key_group};
 
 /// What a worker hands over of a stretch.
@@ -48,11 +47,11 @@ impl DedupCodec {
     /// Returns the keys as a part.
     pub fn encode(&self, new: &NewKeys) -> Result<RecordBatch, ArrowError> {
         let hashes = new.keys.hashes();
-        let order = by_key_group(hashes.len(), |at| hashes[at]);
-        let groups: UInt8Array = order.iter().map(|at| KeyGroup::of(hashes[*at]).0).collect();
-        let mut columns: Vec<ArrayRef> = vec![Arc::new(groups)];
-        columns.extend(self.keys.columns(order.iter().map(|at| new.keys.key(*at)))?);
-        columns.push(Arc::new(Int64Array::from_iter_values(order.iter().map(|at| new.times_us[*at]))));
+        let sorted = by_key_group(hashes.len(), |at| hashes[at]);
+        let order = || sorted.order.iter().map(|at| *at as usize);
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(sorted.key_groups())];
+        columns.extend(self.keys.columns(order().map(|at| new.keys.key(at)))?);
+        columns.push(Arc::new(Int64Array::from_iter_values(order().map(|at| new.times_us[at]))));
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
     }
 }

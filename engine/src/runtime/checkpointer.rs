@@ -209,7 +209,9 @@ impl Checkpointer {
     /// Decides an epoch that is complete, and durable in the log: a checkpoint if it was marked, and the commit of all
     /// tables that are due.
     pub(super) fn decide(&mut self, epoch: Epoch, marked: Option<Marked>, are_all_due: bool) -> Result<(), Ended> {
-        let due: Vec<bool> = self.tables.iter().map(|table| are_all_due || self.is_due(table)).collect();
+        let is_early = |table: &Table| marked.is_some() && table.state.is_worth_a_file();
+        let due: Vec<bool> =
+            self.tables.iter().map(|table| are_all_due || self.is_due(table) || is_early(table)).collect();
         let asked: Vec<Option<Receiver<Result<Prepared, SinkError>>>> = self
             .tables
             .iter()

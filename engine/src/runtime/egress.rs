@@ -38,6 +38,10 @@ pub(super) const BUFFERED_BYTES_MAX: usize = 64 << 20;
 /// [`BUFFERED_BYTES_MAX`] waits for a long checkpoint, or for a slow disk.
 pub(super) const HELD_BYTES_MAX: usize = 4 * BUFFERED_BYTES_MAX;
 
+/// From here on a checkpoint commits what waits, before its time: it is enough for a file, and would be written into the
+/// checkpoint and soon after into the file.
+const FILE_BYTES_MIN: usize = 8 << 20;
+
 /// Batches that a live subscriber may be behind.
 pub(super) const LIVE_BATCHES_MAX: usize = 256;
 
@@ -85,6 +89,11 @@ impl TableState {
     /// Whether so many bytes wait that a commit is due at once.
     pub(super) fn is_full(&self) -> bool {
         self.waiting.iter().any(|waiting| waiting.is_full.load(Ordering::Acquire))
+    }
+
+    /// Whether so many bytes wait that a checkpoint should rather commit them than keep them.
+    pub(super) fn is_worth_a_file(&self) -> bool {
+        self.waiting.iter().any(|waiting| waiting.bytes.load(Ordering::Acquire) >= FILE_BYTES_MIN)
     }
 
     /// Whether so many bytes wait that no more may come before a commit.

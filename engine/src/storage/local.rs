@@ -100,6 +100,12 @@ impl LocalStorage {
         Ok(FolderLock { _file: file })
     }
 
+    /// Removes what a crash left half-written in the folder itself, for one who does not lock it. If somebody else writes there
+    /// now, his attempt fails and leaves nothing.
+    pub fn remove_orphans(&self) -> Result<(), StorageError> {
+        remove_orphans(&*self.disk, &self.root, 0).map_err(io_error("clean up", &self.root))
+    }
+
     /// Writes a temporary file beside `target`, lets `publish` give it its name, and makes that durable.
     fn put_with(
         &self,

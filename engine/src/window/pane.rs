@@ -1,14 +1,18 @@
 //! A pane: the groups of one stretch of event time, and their accumulators.
 
+use std::sync::Arc;
+
 use arrow::array::ArrayRef;
 
-use super::key_table::KeyTable;
+use super::key_table::{KeyTable, NO_GROUP};
 use crate::aggregate::{Layout, Selection, Texts};
 
 /// Keyed accumulators. A pane has its own keys, so that it goes away whole when its last window closes.
 #[derive(Clone, Default)]
 pub struct Pane {
-    pub(super) keys: KeyTable,
+    /// Shared with a checkpoint while that is written, and copied only when a new key comes: accumulators change with every
+    /// row, keys seldom.
+    pub(super) keys: Arc<KeyTable>,
     pub(super) slots: Vec<u64>,
     pub(super) texts: Texts,
 }
@@ -17,7 +21,7 @@ impl Pane {
     /// Makes an empty pane that holds this many keys without growing.
     pub(super) fn with_capacity(key_count: usize, layout: &Layout) -> Pane {
         Pane {
-            keys: KeyTable::with_capacity(key_count),
+            keys: Arc::new(KeyTable::with_capacity(key_count)),
             slots: Vec::with_capacity(key_count * layout.width()),
             texts: Texts::default(),
         }
@@ -33,16 +37,27 @@ impl Pane {
         selection: Selection<'_>,
         groups: &mut Vec<u32>,
     ) {
-        self.keys.intern(keys, hashes, selection, groups);
+        self.intern(keys, hashes, selection, groups);
         self.make_room(layout);
         layout.update(&mut self.slots, &mut self.texts, groups, selection, arguments);
+    }
+
+    /// Finds or makes the group of each selected key.
+    pub(super) fn intern(&mut self, keys: &ArrayRef, hashes: &[u64], selection: Selection<'_>, groups: &mut Vec<u32>) {
+        if let Some(own) = Arc::get_mut(&mut self.keys) {
+            return own.intern(keys, hashes, selection, groups);
+        }
+        self.keys.find(keys, hashes, selection, groups);
+        if groups.contains(&NO_GROUP) {
+            Arc::make_mut(&mut self.keys).intern(keys, hashes, selection, groups);
+        }
     }
 
     /// Adds all groups of another pane.
     pub(super) fn merge(&mut self, layout: &Layout, other: &Pane) {
         let width = layout.width();
         for group in 0..other.keys.group_count() {
-            let into = self.keys.adopt(&other.keys, group) as usize;
+            let into = Arc::make_mut(&mut self.keys).adopt(&other.keys, group) as usize;
             self.make_room(layout);
             let from = &other.slots[group * width..(group + 1) * width];
             layout.merge(&mut self.slots[into * width..(into + 1) * width], &mut self.texts, from, &other.texts);

@@ -20,6 +20,9 @@ use super::pane::Pane;
 use crate::aggregate::{Layout, Selection};
 use crate::key::{KEY_GROUP_COUNT, KeyGroup, KeyGroups};
 
+/// Groups whose accumulators are put into columns together: they fit in the nearest cache.
+const GROUPS_IN_CACHE: usize = 256;
+
 /// What a worker hands over of a pane.
 pub enum PaneSnapshot {
     /// The pane as it is now.
@@ -60,22 +63,32 @@ impl PaneCodec {
 
     /// Returns all groups of a pane.
     pub fn encode(&self, pane: &Pane) -> Result<RecordBatch, ArrowError> {
-        let order = by_key_group(pane.keys.group_count(), |group| pane.keys.hash(group));
-        let width = self.layout.width();
-        let groups: UInt8Array = order.iter().map(|group| KeyGroup::of(pane.keys.hash(*group)).0).collect();
-        let mut columns: Vec<ArrayRef> = vec![Arc::new(groups)];
-        columns.extend(self.keys.columns(order.iter().map(|group| pane.keys.key(*group)))?);
-        for word in 0..width {
-            let words = order.iter().map(|group| pane.slots[group * width + word]);
-            columns.push(if self.layout.is_text(word) {
-                let mut texts = StringViewBuilder::with_capacity(order.len());
-                words.for_each(|place| texts.append_option(pane.texts.get(place)));
-                Arc::new(texts.finish())
-            } else {
-                Arc::new(UInt64Array::from_iter_values(words))
-            });
-        }
+        let sorted = by_key_group(pane.keys.group_count(), |group| pane.keys.hash(group));
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(sorted.key_groups())];
+        columns.extend(self.keys.columns(sorted.order.iter().map(|group| pane.keys.key(*group as usize)))?);
+        let words = self.words(pane, &sorted.order).into_iter().enumerate();
+        columns.extend(words.map(|(word, words)| -> ArrayRef {
+            if !self.layout.is_text(word) {
+                return Arc::new(UInt64Array::from(words));
+            }
+            let mut texts = StringViewBuilder::with_capacity(words.len());
+            words.into_iter().for_each(|place| texts.append_option(pane.texts.get(place)));
+            Arc::new(texts.finish())
+        }));
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
+    }
+
+    /// Returns the accumulators' words, a column for each, in this order of the groups.
+    fn words(&self, pane: &Pane, order: &[u32]) -> Vec<Vec<u64>> {
+        let width = self.layout.width();
+        let mut columns = vec![Vec::with_capacity(order.len()); width];
+        // The words of a group lie side by side: what is fetched for the first column is still there for the last.
+        for groups in order.chunks(GROUPS_IN_CACHE) {
+            for (word, column) in columns.iter_mut().enumerate() {
+                column.extend(groups.iter().map(|group| pane.slots[*group as usize * width + word]));
+            }
+        }
+        columns
     }
 }
 
@@ -94,7 +107,7 @@ impl Pane {
             }
             let key_column = keys.keys(&share.columns()[1..=key_count], share.num_rows())?;
             let hashes = KeyColumn::hashes(&key_column);
-            pane.keys.intern(&key_column, &hashes, Selection::All(share.num_rows()), &mut groups);
+            pane.intern(&key_column, &hashes, Selection::All(share.num_rows()), &mut groups);
             pane.make_room(layout);
             let width = layout.width();
             for (word, column) in share.columns()[1 + key_count..].iter().enumerate() {
@@ -127,19 +140,39 @@ impl SavedPane {
     }
 }
 
-/// Returns the places of some hashes in the order of their key groups; within one as they came.
-pub(crate) fn by_key_group(count: usize, hash: impl Fn(usize) -> u64) -> Vec<usize> {
+/// Places of hashes in the order of their key groups; within one as they came.
+pub(crate) struct ByKeyGroup {
+    pub(crate) order: Vec<u32>,
+    /// Where each key group ends in that order.
+    ends: [u32; KEY_GROUP_COUNT],
+}
+
+impl ByKeyGroup {
+    /// Returns the key group of each place.
+    pub(crate) fn key_groups(&self) -> UInt8Array {
+        let mut key_groups = Vec::with_capacity(self.order.len());
+        for (key_group, end) in (0..=u8::MAX).zip(self.ends) {
+            key_groups.resize(end as usize, key_group);
+        }
+        UInt8Array::from(key_groups)
+    }
+}
+
+/// Sorts the places of hashes by their key groups.
+pub(crate) fn by_key_group(count: usize, hash: impl Fn(usize) -> u64) -> ByKeyGroup {
     let of = |group: usize| usize::from(KeyGroup::of(hash(group)).0);
-    let mut places = [0usize; KEY_GROUP_COUNT + 1];
+    let mut places = [0u32; KEY_GROUP_COUNT + 1];
     (0..count).for_each(|group| places[of(group) + 1] += 1);
     (0..KEY_GROUP_COUNT).for_each(|at| places[at + 1] += places[at]);
     let mut order = vec![0; count];
     for group in 0..count {
         let place = &mut places[of(group)];
-        order[*place] = group;
+        order[*place as usize] = u32::try_from(group).expect("fewer than four billion keys in one pane");
         *place += 1;
     }
-    order
+    // Each beginning has moved to its end.
+    let ends = *places.first_chunk().expect("one more than there are key groups");
+    ByKeyGroup { order, ends }
 }
 
 fn unreadable(column: &ArrayRef) -> ArrowError {

@@ -20,7 +20,7 @@ use crate::statement::{ColumnDefinition, CreateSource, DedupClause, Name, Option
 
 /// Options that say how to reach the data, and nothing about how it is read: changing them keeps the tables. What is in
 /// a table is decided by the ingest log and by how the log is decoded.
-const CONNECTION_OPTIONS: [&str; 25] = [
+const CONNECTION_OPTIONS: [&str; 26] = [
     "url",
     "bind",
     "qos",
@@ -44,6 +44,7 @@ const CONNECTION_OPTIONS: [&str; 25] = [
     "connections",
     "receive_maximum",
     "allow_qos_downgrade",
+    "on_foreign_session",
     "on_session_loss",
     "watch_drops",
 ];

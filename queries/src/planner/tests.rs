@@ -25,6 +25,7 @@ fn context() -> Context {
         dice: Arc::new(SeededDice::new(1)),
         http: HttpIngest::new(),
         local_brokers: Default::default(),
+        network: Default::default(),
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use tidemill_connectors::breaker::BreakerState;
 use tidemill_connectors::outbox::OutboxStatus;
 use tidemill_engine::runtime::{DedupStatus, JobStatus};
 use tidemill_engine::time::Watermark;
@@ -98,7 +99,13 @@ const OF_SERVICE: &[Metric<ServiceStatus>] = &[
         name: "tidemill_sink_breaker_open",
         kind: Kind::Gauge,
         help: "1 while deliveries fail one after the other, and are tried only now and then.",
-        read: |service, _, out| each_sink(service, out, |sink| truth(sink.breaker_open)),
+        read: |service, _, out| each_sink(service, out, |sink| truth(sink.breaker != BreakerState::Closed)),
+    },
+    Metric {
+        name: "tidemill_circuit_breaker_state",
+        kind: Kind::Gauge,
+        help: "How the breaker before another system stands: 0 closed, 1 half-open (one attempt is being made), 2 open.",
+        read: |service, _, out| each_sink(service, out, |sink| f64::from(sink.breaker.level())),
     },
 ];
 
@@ -387,7 +394,8 @@ mod tests {
             ..JobStatus::default()
         };
         let read_only = Some(ReadOnly { reason: "disk full".into(), since_us: 500_000 });
-        let sink = OutboxStatus { name: "alerts".into(), rows: 7, breaker_open: true, ..OutboxStatus::default() };
+        let sink =
+            OutboxStatus { name: "alerts".into(), rows: 7, breaker: BreakerState::Open, ..OutboxStatus::default() };
         let service = ServiceStatus { job: Some(job), read_only, disk_failures: 4, sinks: vec![sink] };
         let text = render(&service, 3_500_000, "1.2.3");
         for line in [
@@ -414,6 +422,7 @@ mod tests {
             "tidemill_sink_rows_total{sink=\"room\"} 9",
             "tidemill_sink_outbox_rows{sink=\"alerts\"} 7",
             "tidemill_sink_breaker_open{sink=\"alerts\"} 1",
+            "tidemill_circuit_breaker_state{sink=\"alerts\"} 2",
             "tidemill_sink_connected{sink=\"alerts\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");

@@ -131,7 +131,7 @@ fn status_document(service: &ServiceStatus) -> Value {
 fn sink_value(sink: &OutboxStatus) -> Value {
     json!({
         "name": sink.name, "of": sink.of, "connector": sink.connector, "connected": sink.connected,
-        "breaker": if sink.breaker_open { "open" } else { "closed" }, "error": sink.error,
+        "breaker": sink.breaker.word(), "error": sink.error,
         "outbox_rows": sink.rows, "outbox_bytes": sink.bytes, "delivered": sink.delivered,
         "failures": sink.failures, "dropped": sink.dropped, "rejected": sink.rejected,
     })

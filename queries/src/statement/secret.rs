@@ -1,4 +1,5 @@
-//! `CREATE SECRET name (TYPE mqtt, USERNAME 'x', PASSWORD ENV 'VARIABLE' | FILE 'path' | 'text')`.
+//! `CREATE SECRET name (TYPE mqtt, USERNAME 'x', PASSWORD ENV 'VARIABLE' | FILE 'path' | 'text')`; with `TYPE http` a `TOKEN`
+//! as well.
 //!
 //! No mistake in it repeats what was written: a password that lost its quote must not be read in a log.
 
@@ -12,7 +13,7 @@ use super::{CreateSecret, Name};
 use crate::diagnostic::{Code, Problem};
 
 /// The kinds of secrets, and what each may hold.
-const KINDS: [(&str, &[&str]); 1] = [("mqtt", &["username", "password"])];
+const KINDS: [(&str, &[&str]); 2] = [("mqtt", &["username", "password"]), ("http", &["token", "username", "password"])];
 /// What a value may be.
 const VALUES: &str = "write 'text', ENV 'VARIABLE' or FILE 'path'";
 
@@ -31,10 +32,12 @@ impl Reader<'_> {
         loop {
             let key = match self.word() {
                 Some(key) => key,
-                None => return Err(unfinished(self, "TYPE, USERNAME or PASSWORD")),
+                None => return Err(unfinished(self, "TYPE, USERNAME, PASSWORD or TOKEN")),
             };
             if key.value == "type" {
-                let Some(value) = self.word() else { return Err(unfinished(self, "the type of the secret: mqtt")) };
+                let Some(value) = self.word() else {
+                    return Err(unfinished(self, "the type of the secret: mqtt or http"));
+                };
                 kind = Some(value);
             } else if values.iter().any(|(other, _)| other.value == key.value) {
                 let message = format!("{} is given twice", key.value.to_uppercase());

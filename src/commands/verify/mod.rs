@@ -35,6 +35,7 @@ use self::senders::Sender;
 use self::victim::Victim;
 use crate::cli::VerifyArgs;
 use crate::commands::{answer, read_and_check, stop_requested};
+use crate::config::Config;
 
 /// Seeds that are easy to type again.
 const SEEDS: u64 = 1_000_000_000;
@@ -42,8 +43,8 @@ const SEEDS: u64 = 1_000_000_000;
 const KILLS_FROM_TO_PERCENT: std::ops::Range<u64> = 3..95;
 
 /// Runs the crash test, and says what it has found.
-pub(crate) async fn verify(args: VerifyArgs) -> Result<()> {
-    let (files, checked) = read_and_check(std::slice::from_ref(&args.file))?;
+pub(crate) async fn verify(args: VerifyArgs, config: &Config) -> Result<()> {
+    let (files, checked) = read_and_check(std::slice::from_ref(&args.file), config)?;
     let seed = args.seed.unwrap_or_else(|| SystemDice.roll() % SEEDS);
     let rows = args.rate.saturating_mul(args.seconds);
     let under_test = pipeline::under_test(&files[0], &checked, seed, rows)?;

@@ -179,9 +179,9 @@ async fn a_retained_copy_that_comes_again_after_a_kill_is_not_another_reading() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_source_takes_no_session_of_others_and_its_own_is_one_that_brokers_keep() {
+async fn a_session_of_others_is_thrown_away_on_request_and_a_new_one_is_one_that_brokers_keep() {
     for version in Version::ALL {
-        let scene = Scene::new(version, 1).await;
+        let scene = Scene::with(version, 1, ", on_foreign_session = 'forget'").await;
         let program = scene.serve.start();
         // Somebody has left a session under the client id.
         scene.broker.session(true).await;

@@ -10,40 +10,38 @@
 //!                                                                    stop ─► acknowledge ─► DISCONNECT
 //! ```
 //!
-//! A source that never had a session throws away what a broker has under its client id, with a clean connection that is closed
-//! at once: it is not its own. That is done once; ever after the session is resumed, whatever address the broker has by then. If the broker has lost it
-//! (`session_present` = 0 though we had one), that is warned and counted as `session_lost`: messages may be missing, and only
-//! the broker could have kept them. What the log remembers of the lost one is void. With `on_session_loss = 'fail'` it ends the source as well, once: the next start goes on.
+//! A source that never had a session and finds one under its client id takes it: it is most likely its own, from before the
+//! data folder was lost, and what waits there would be lost otherwise. With `on_foreign_session = 'forget'` it is thrown away
+//! by a clean connection that is closed at once. That is done once; ever after the session is resumed, whatever address the
+//! broker has by then.
+//!
+//! If the broker has lost it (`session_present` = 0 though we had one), that is warned and counted as `session_lost`: messages
+//! may be missing, and only the broker could have kept them. What the log remembers of the lost one is void. With
+//! `on_session_loss = 'fail'` it ends the source as well, once: the next start goes on.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use tidemill_engine::clock::Dice;
 use tidemill_engine::source::{Intake, IntakeError, Resume, SourceError, Stop};
 use tidemill_engine::storage::Storage;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 
 use super::PARTITION;
+use super::handshake::{Begin, HANDSHAKE_TIMEOUT, say_good_bye};
 use super::record::{Known, Record};
-use super::settings::{OnSessionLoss, Settings};
-use crate::mqtt::backoff::Backoff;
-use crate::mqtt::codec;
-use crate::mqtt::connection::{Connection, End, NoPacket, first_packet};
-use crate::mqtt::inbox::{self, Inbox};
+use super::settings::{OnForeignSession, OnSessionLoss, Settings};
+use crate::backoff::Backoff;
+use crate::mqtt::connection::{Connection, End};
+use crate::mqtt::inbox::Inbox;
 use crate::mqtt::keep_alive::KeepAlive;
-use crate::mqtt::packet::{ConnAck, Connect, Version, reason};
-use crate::mqtt::receiver::TOPIC_ALIAS_MAX;
+use crate::mqtt::packet::{ConnAck, Version, reason};
 use crate::mqtt::remembered::{Lasts, Remembered, session_name};
 use crate::mqtt::session::Session;
 use crate::mqtt::subscribing::{DropCount, Drops, Wanted};
 use crate::mqtt::transport::Stream;
-use crate::mqtt::write;
 
-/// How long a broker may take to accept a connection, again for TLS, again to answer our CONNECT, and again our SUBSCRIBE.
-pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that lived this long was healthy: the next failure starts with the shortest wait again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
@@ -76,15 +74,6 @@ pub(super) enum Attempt {
     Cleaned,
     /// Never again.
     Failed(SourceError),
-}
-
-/// How a session is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Begin {
-    /// With whatever the broker may have under our client id.
-    Resume,
-    /// Clean, and not to be kept either.
-    Forget,
 }
 
 /// What is known from one connection to the next.
@@ -212,99 +201,37 @@ impl Member {
             Err(attempt) => return attempt,
         };
         if progress.known == Known::Never && connack.session_present {
-            return self.clean(stream, progress.version).await;
+            match self.shared.settings.on_foreign_session {
+                OnForeignSession::Forget => {
+                    let Shared { name, .. } = &*self.shared;
+                    info!(source = %name, client_id = %self.client_id, "the broker has a session of somebody else under our client id: not used");
+                    // The clean CONNECT takes the session over, which ends this connection.
+                    let forgotten = self.forget(progress.version).await;
+                    drop(stream);
+                    return forgotten;
+                }
+                OnForeignSession::Keep => {
+                    let Shared { name, .. } = &*self.shared;
+                    warn!(
+                        source = %name, broker = %self.broker(), client_id = %self.client_id,
+                        "the broker has a session under our client id that our data folder does not know: what waits there is \
+                         taken; if it is not ours, say on_foreign_session = 'forget', or another client_id"
+                    );
+                    progress.known = Known::Elsewhere;
+                }
+            }
         }
         self.receive(intake, stop, ready, progress, stream, inbox, connack).await
     }
 
-    /// Throws away a session that stands under our client id and is not ours.
-    async fn clean(&self, stream: Stream, version: Version) -> Attempt {
-        info!(source = %self.shared.name, client_id = %self.client_id, "the broker has a session of somebody else under our client id: not used");
-        // The clean CONNECT takes the session over, which ends this connection.
-        let cleaned = self.shake_hands(version, Begin::Forget).await;
-        drop(stream);
-        match cleaned {
+    /// Ends the session that the broker has under our client id.
+    pub(super) async fn forget(&self, version: Version) -> Attempt {
+        match self.shake_hands(version, Begin::Forget).await {
             Ok((stream, ..)) => {
                 say_good_bye(stream, version).await;
                 Attempt::Cleaned
             }
             Err(attempt) => attempt,
-        }
-    }
-
-    pub(super) async fn shake_hands(
-        &self,
-        version: Version,
-        begin: Begin,
-    ) -> Result<(Stream, Inbox, ConnAck), Attempt> {
-        let settings = &self.shared.settings;
-        let again = Attempt::Again;
-        let to = (settings.address.host.as_str(), settings.address.port);
-        let tcp = timeout(HANDSHAKE_TIMEOUT, TcpStream::connect(to))
-            .await
-            .map_err(|_| again("the broker does not answer".to_owned()))?
-            .map_err(|error| again(format!("cannot connect: {error}")))?;
-        let stream = timeout(HANDSHAKE_TIMEOUT, self.secure(tcp))
-            .await
-            .map_err(|_| again("the broker does not answer the TLS handshake".to_owned()))?
-            .map_err(again)?;
-        timeout(HANDSHAKE_TIMEOUT, self.introduce(stream, version, begin))
-            .await
-            .map_err(|_| again("the broker does not answer CONNECT".to_owned()))?
-    }
-
-    async fn secure(&self, tcp: TcpStream) -> Result<Stream, String> {
-        let settings = &self.shared.settings;
-        let Some(tls) = &settings.tls else { return Stream::plain(tcp).map_err(|error| error.to_string()) };
-        let config = tls.config().await.map_err(|error| error.to_string())?;
-        let name = tls.server_name(&settings.address.host).map_err(|error| error.to_string())?;
-        Stream::connect_tls(tcp, config, name).await.map_err(|error| error.to_string())
-    }
-
-    /// Sends CONNECT and reads the answer.
-    async fn introduce(
-        &self,
-        mut stream: Stream,
-        version: Version,
-        begin: Begin,
-    ) -> Result<(Stream, Inbox, ConnAck), Attempt> {
-        let settings = &self.shared.settings;
-        let again = Attempt::Again;
-        let (username, password) = settings.credentials().await.map_err(|error| again(error.to_string()))?;
-        let connect = Connect {
-            client_id: self.client_id.clone(),
-            // A session that is not to outlive its connection leaves nothing behind; 3.1.1 knows no other way to say so.
-            clean: begin != Begin::Resume || settings.session_expiry_s == 0,
-            keep_alive_s: settings.keep_alive_s,
-            username,
-            password: password.map(Bytes::from),
-            will: None,
-            session_expiry_s: Some(if begin == Begin::Forget { 0 } else { settings.session_expiry_s }),
-            // Not announced: a broker would drop larger messages without a word.
-            packet_bytes_max: None,
-            receive_maximum: Some(settings.receive_maximum),
-            topic_alias_max: Some(TOPIC_ALIAS_MAX),
-            auth_method: None,
-        };
-        let mut out = BytesMut::new();
-        write::connect(version, &connect, &mut out).map_err(|error| again(error.to_string()))?;
-        stream.write_all(&out).await.map_err(|error| again(error.to_string()))?;
-        let mut inbox = Inbox::new();
-        let (header, frame) = first_packet(&mut stream, &mut inbox, codec::CONNACK).await.map_err(|no_packet| {
-            let why = match no_packet {
-                NoPacket::Closed => "the broker closed the connection without an answer to CONNECT".to_owned(),
-                NoPacket::Io(error) => error.to_string(),
-                NoPacket::Violation(violation) => violation.to_string(),
-            };
-            again(match settings.tls {
-                Some(_) => why,
-                None => format!("{why} (if it speaks TLS at this port, say mqtts:// in the url)"),
-            })
-        })?;
-        let connack = inbox::connack(version, header, frame).map_err(|violation| again(violation.to_string()))?;
-        match refusal(version, &connack) {
-            None => Ok((stream, inbox, connack)),
-            Some(attempt) => Err(attempt),
         }
     }
 
@@ -460,45 +387,4 @@ impl Member {
             End::Io(error) => Attempt::Again(error.to_string()),
         }
     }
-}
-
-/// Sends DISCONNECT, and leaves the session's expiry as it is.
-pub(super) async fn say_good_bye(mut stream: Stream, version: Version) {
-    let mut out = BytesMut::new();
-    write::disconnect(version, reason::SUCCESS, "", &mut out);
-    let _ = timeout(HANDSHAKE_TIMEOUT, async {
-        stream.write_all(&out).await?;
-        stream.shutdown().await
-    })
-    .await;
-    stream.linger().await;
-}
-
-/// Decides what a CONNACK that does not accept means.
-fn refusal(version: Version, connack: &ConnAck) -> Option<Attempt> {
-    const UNACCEPTABLE_VERSION_311: u8 = 1;
-    let code = connack.code;
-    if code == reason::SUCCESS {
-        return None;
-    }
-    if version == Version::V5 && (code == reason::UNSUPPORTED_VERSION || code == UNACCEPTABLE_VERSION_311) {
-        return Some(Attempt::Older);
-    }
-    let words = match (version, code) {
-        (Version::V311, 1) => "it does not speak MQTT 3.1.1",
-        (Version::V311, 2) | (Version::V5, reason::CLIENT_ID_INVALID) => "it does not accept the client id",
-        (Version::V311, 3) | (Version::V5, 0x88) => "it is unavailable",
-        (Version::V311, 4) | (Version::V5, reason::BAD_CREDENTIALS) => "bad username or password",
-        (Version::V311, 5) | (Version::V5, reason::NOT_AUTHORIZED) => "not authorized: check username and password",
-        (Version::V5, 0x8A) => "this client is banned",
-        (Version::V5, 0x97) => "its quota is exceeded",
-        (Version::V5, 0x9C | 0x9D) => "use another server",
-        (Version::V5, 0x9F) => "too many connections in a short time",
-        _ => "see the reason code",
-    };
-    let mut why = connack.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-    if let Some(server) = &connack.server_reference {
-        why.push_str(&format!(", at {server}"));
-    }
-    Some(Attempt::Again(format!("the broker refused the connection: {words} (code {code:#04x}{why})")))
 }

@@ -21,6 +21,8 @@
 //! copy of each topic is remembered, and one that comes again after a lost session does not count again. Messages published while we are subscribed are never of that kind, whether the publisher sets the flag or not.
 
 mod member;
+
+mod handshake;
 mod record;
 mod retired;
 mod settings;

@@ -16,10 +16,11 @@ use tidemill_engine::source::{BoxFuture, Chunk, Intake, IntakeError, Receipt, Re
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
-use super::member::{Attempt, Begin, HANDSHAKE_TIMEOUT, Member, Shared, say_good_bye};
+use super::handshake::{Begin, HANDSHAKE_TIMEOUT, say_good_bye};
+use super::member::{Attempt, Member, Shared};
 use super::record::Known;
 use super::settings::CONNECTIONS_MAX;
-use crate::mqtt::backoff::Backoff;
+use crate::backoff::Backoff;
 use crate::mqtt::connection::{Connection, End};
 use crate::mqtt::keep_alive::KeepAlive;
 use crate::mqtt::packet::Version;
@@ -142,17 +143,6 @@ impl Member {
         match end {
             End::Stopped if !stop.is_cancelled() => self.forget(version).await,
             end => self.after(end),
-        }
-    }
-
-    /// Ends the session at the broker.
-    async fn forget(&self, version: Version) -> Attempt {
-        match self.shake_hands(version, Begin::Forget).await {
-            Ok((stream, ..)) => {
-                say_good_bye(stream, version).await;
-                Attempt::Cleaned
-            }
-            Err(attempt) => attempt,
         }
     }
 }

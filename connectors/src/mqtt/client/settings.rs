@@ -39,6 +39,7 @@ pub(super) struct Settings {
     pub(super) receive_maximum: u16,
     pub(super) retained: Retained,
     pub(super) on_session_loss: OnSessionLoss,
+    pub(super) on_foreign_session: OnForeignSession,
 }
 
 /// What to do when the broker has lost our session.
@@ -48,6 +49,15 @@ pub(super) enum OnSessionLoss {
     Continue,
     /// Say it, and end the source.
     Fail,
+}
+
+/// What to do when the broker has a session under the client id of a source that never had one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnForeignSession {
+    /// Take what waits there: it may be our own, from before the data folder was lost.
+    Keep,
+    /// Throw it away, and begin with what comes next.
+    Forget,
 }
 
 /// Where a broker is.
@@ -98,6 +108,7 @@ impl Settings {
         if watches_drops && topics.accepts(DROPS_TOPIC) {
             return Err(OptionError::new("watch_drops", format!("the topic takes {DROPS_TOPIC} as messages already")));
         }
+        let foreign = [("keep", OnForeignSession::Keep), ("forget", OnForeignSession::Forget)];
         let losses = [("continue", OnSessionLoss::Continue), ("fail", OnSessionLoss::Fail)];
         let settings = Settings {
             address,
@@ -118,6 +129,7 @@ impl Settings {
                 .choice("retained", &[("use", Retained::Use), ("skip", Retained::Skip)])?
                 .unwrap_or(Retained::Skip),
             on_session_loss: options.choice("on_session_loss", &losses)?.unwrap_or(OnSessionLoss::Continue),
+            on_foreign_session: options.choice("on_foreign_session", &foreign)?.unwrap_or(OnForeignSession::Keep),
         };
         Ok((settings, client_id))
     }
@@ -240,6 +252,28 @@ fn seconds<T: TryFrom<u64> + std::fmt::Display>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fuzz_url() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/src/mqtt/corpus/url");
+        tidemill_engine::testing::fuzz::fuzz(corpus, |input| {
+            let url = String::from_utf8_lossy(input);
+            match Address::parse(&url) {
+                Ok(address) => {
+                    let Address { host, port, has_tls } = &address;
+                    let (scheme, host) = (if *has_tls { "mqtts" } else { "mqtt" }, host.as_str());
+                    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+                    assert_eq!(Address::parse(&format!("{scheme}://{host}:{port}")), Ok(address), "{url:?}");
+                    true
+                }
+                Err(error) => {
+                    assert_eq!(error.key, "url");
+                    assert!(!url.contains('@') || !error.problem.contains("hunter2"), "{url:?}: {error}");
+                    false
+                }
+            }
+        });
+    }
 
     #[test]
     fn urls_name_host_and_port() {

@@ -12,13 +12,14 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::super::local::{LocalBroker, LocalBrokers};
+use super::super::local::LocalBrokers;
 use super::super::topic::TopicPattern;
 use super::PARTITION;
 use super::acl::Acl;
 use super::auth::Door;
 use super::house::{House, Log};
 use super::limits::{CONNECTIONS_MAX_DEFAULT, Handshakes};
+use super::results::Results;
 use super::sessions::Sessions;
 use super::visit::Visit;
 use super::watched::Watched;
@@ -170,8 +171,8 @@ impl Source for MqttListener {
         let tasks = TaskTracker::new();
         tasks.spawn(Arc::clone(&self.house).watch_sessions(log.clone()));
         tasks.spawn(Arc::clone(&self.house).watch_files(log.clone()));
-        let hub: Arc<dyn LocalBroker> = Arc::clone(&self.house.hub) as _;
-        let _listed = self.local_brokers.add(&self.house.name, hub);
+        let results = Results { hub: Arc::clone(&self.house.hub), log: log.clone() };
+        let _listed = self.local_brokers.add(&self.house.name, Arc::new(results));
         log.intake.set_connected(true);
         self.accept(&listener, &log, &tasks).await;
         log.intake.set_connected(false);

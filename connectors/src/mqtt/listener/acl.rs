@@ -220,6 +220,31 @@ pattern write ids/%c/up
     }
 
     #[test]
+    fn fuzz_access_file() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/src/mqtt/corpus/access_file");
+        tidemill_engine::testing::fuzz::fuzz(corpus, |input| {
+            let text = String::from_utf8_lossy(input);
+            match Acl::read(&text) {
+                Ok(acl) => {
+                    for (user, id) in [(None, "dev"), (Some("ada"), "dev"), (Some("%c"), "a/#"), (Some("+"), "")] {
+                        let permits = acl.permits(user, id);
+                        for topic in ["plant/ada/1", "ids/dev/up", "own/ada/x", "$SYS/x", "a", "/"] {
+                            let reads = permits.allow(Access::Read, topic);
+                            assert!(!reads || permits.allow_subscription(topic), "{user:?} {id} {topic}: {text:?}");
+                            permits.allow(Access::Write, topic);
+                        }
+                    }
+                    true
+                }
+                Err(Mistake { line, problem }) => {
+                    assert!((1..=text.lines().count()).contains(&line) && !problem.is_empty(), "line {line}: {text:?}");
+                    false
+                }
+            }
+        });
+    }
+
+    #[test]
     fn a_topic_is_open_to_those_whom_a_line_names() {
         use Access::{Read, Write};
         for (user, id, access, topic, expected) in [

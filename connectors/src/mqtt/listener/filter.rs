@@ -78,6 +78,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn fuzz_filter() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/src/mqtt/corpus/filter");
+        tidemill_engine::testing::fuzz::fuzz(corpus, |input| {
+            let text = String::from_utf8_lossy(input);
+            let (filter, topic) = text.split_once('\n').unwrap_or((&text, "a/b"));
+            if problem(filter).is_some() {
+                return false;
+            }
+            let own = filter.replace(['+', '#'], "x");
+            assert!(matches(filter, &own) && overlap(filter, &own), "{filter:?} takes {own:?}");
+            // A topic is a filter that takes itself only.
+            if problem(topic).is_none() && !topic.contains(['+', '#']) {
+                assert_eq!(matches(filter, topic), overlap(filter, topic), "{filter:?} and {topic:?}");
+            }
+            true
+        });
+    }
+
+    #[test]
     fn filters_match_as_the_standard_says() {
         for (filter, topic, expected) in [
             ("a/b", "a/b", true),

@@ -158,13 +158,21 @@ impl Guest {
         if self.pattern.accepts(topic) { Verdict::Taken } else { Verdict::Unmatched }
     }
 
-    /// Says that a batch was handed to the log: what is in it is for subscribers, when it is durable.
-    pub(in crate::mqtt) fn handed_over(&mut self, chunk: &Chunk) {
-        let (Chunk::Messages(messages) | Chunk::Noted(messages, _)) = chunk else { return };
+    /// Says that a batch is handed to the log: what is in it is for subscribers, when it is durable. Adds what the log must
+    /// know of what is retained.
+    pub(in crate::mqtt) fn hand_over(&mut self, chunk: Chunk) -> Chunk {
+        let (messages, mut notes) = match chunk {
+            Chunk::Messages(messages) => (messages, Vec::new()),
+            Chunk::Noted(messages, notes) => (messages, notes),
+            chunk @ Chunk::Range { .. } => return chunk,
+        };
         let is_idle = self.hub.is_idle();
         let wanted = messages.iter().filter(|message| !is_idle || attributes::is_retained(message));
         let publisher = self.kept.mailbox.number;
-        self.handed_over.push_back(wanted.filter_map(|message| publication(message, publisher)).collect());
+        let publications: Vec<Publication> = wanted.filter_map(|message| publication(message, publisher)).collect();
+        notes.extend(publications.iter().flat_map(|publication| self.hub.notes_of(publication)));
+        self.handed_over.push_back(publications);
+        if notes.is_empty() { Chunk::Messages(messages) } else { Chunk::Noted(messages, notes) }
     }
 
     /// Says that the oldest batch handed over is durable: subscribers get it.

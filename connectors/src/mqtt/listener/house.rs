@@ -89,12 +89,14 @@ impl House {
         Ok(())
     }
 
-    /// Puts back the sessions that the log knows, all of them without their clients. Returns what it need not know any more.
+    /// Puts back the sessions that the log knows, all of them without their clients, and what is retained. Returns what the log
+    /// need not know any more.
     pub(super) fn restore(&self, resume: &[Resume]) -> Vec<Note> {
         self.sessions.clear();
         self.hub.forget_subscribers();
         let none = BTreeMap::new();
         let notes = resume.iter().find(|resume| resume.partition == PARTITION).map_or(&none, |resume| &resume.notes);
+        let mut orphans = self.hub.restore_retained(notes);
         let mut remembered = Remembered::recall(notes);
         for (key, value) in notes {
             let Some((client_id, expiry, subscriptions)) = note::recall(key, value) else { continue };
@@ -112,7 +114,8 @@ impl House {
             self.sessions.restore(client_id, kept);
         }
         // Packet ids of sessions that have ended: the program died before it could say so.
-        remembered.into_values().flat_map(|mut remembered| remembered.end()).collect()
+        orphans.extend(remembered.into_values().flat_map(|mut remembered| remembered.end()));
+        orphans
     }
 
     /// Returns the number that a session's messages begin with.
@@ -131,7 +134,8 @@ impl House {
         let attributes = attributes::encode(&publish, &mut Arena::default());
         let message = Message { topic: publish.topic, payload: publish.payload, attributes };
         let publication = publication(&message, publisher);
-        if log.append(vec![message], Vec::new()).await.is_ok()
+        let notes = publication.iter().flat_map(|publication| self.hub.notes_of(publication)).collect();
+        if log.append(vec![message], notes).await.is_ok()
             && let Some(publication) = publication
         {
             let _ = self.hub.publish(publication);

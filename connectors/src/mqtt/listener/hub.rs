@@ -20,11 +20,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use tidemill_engine::source::BoxFuture;
+use tidemill_engine::source::Note;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-use super::super::local::{LocalBroker, LocalMessage};
 use super::super::packet::{QoS, Subscription};
 use super::retained::Retained;
 use super::tree::Tree;
@@ -35,11 +34,6 @@ pub(super) const MAILBOX_MESSAGES_MAX: usize = 4_096;
 pub(super) const MAILBOX_BYTES_MAX: usize = 4 << 20;
 /// How many retained messages may wait for one subscriber. Beyond it a subscription is refused until they are read.
 pub(super) const RETAINED_WAITING_MAX: usize = 20_000;
-
-/// How long a sink waits for subscribers that are behind, with each few hundred rows.
-const SLOW_SUBSCRIBER_PATIENCE: Duration = Duration::from_secs(1);
-/// How often it looks whether they are still.
-const SLOW_SUBSCRIBER_LOOK: Duration = Duration::from_millis(5);
 
 /// A message for whoever subscribes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,7 +161,7 @@ impl Mailbox {
     }
 
     /// Says whether a subscriber that is there has much to read.
-    fn is_half_full(&self) -> bool {
+    pub(super) fn is_half_full(&self) -> bool {
         let waiting = self.waiting.lock();
         let is_half_full = waiting.messages.len() >= MAILBOX_MESSAGES_MAX / 2 || waiting.bytes >= MAILBOX_BYTES_MAX / 2;
         waiting.is_present && is_half_full
@@ -214,6 +208,16 @@ impl Hub {
     /// Says whether a message that is not retained would reach nobody.
     pub(super) fn is_idle(&self) -> bool {
         self.filter_count.load(Ordering::Acquire) == 0
+    }
+
+    /// Returns what the log must know before a message is published.
+    pub(super) fn notes_of(&self, publication: &Publication) -> Vec<Note> {
+        if publication.retain { self.retained.lock().notes_of(publication).collect() } else { Vec::new() }
+    }
+
+    /// Begins with the retained messages that the log knows; returns what it need not know any more.
+    pub(super) fn restore_retained(&self, notes: &BTreeMap<Bytes, Bytes>) -> Vec<Note> {
+        self.retained.lock().restore(notes, Instant::now())
     }
 
     /// Gives a message to all who subscribed, and returns them. Does not wait.
@@ -293,28 +297,6 @@ impl Hub {
 /// Returns when a message with these properties expires.
 pub(super) fn expiry_of(expiry_s: Option<u32>, now: Instant) -> Option<Instant> {
     expiry_s.map(|seconds| now + Duration::from_secs(u64::from(seconds)))
-}
-
-impl LocalBroker for Hub {
-    /// Gives rows of a sink to all who subscribed. They are in memory then, as everything on its way to subscribers. A window
-    /// that closes for many keys brings more rows at once than a mailbox holds, so a subscriber that reads gets time for it.
-    fn publish(&self, messages: Vec<LocalMessage>) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move {
-            let mut slow: BTreeMap<u64, Arc<Mailbox>> = BTreeMap::new();
-            for LocalMessage { topic, payload, qos, retain } in messages {
-                let properties = Bytes::new();
-                let publication =
-                    Publication { topic, payload, qos, retain, properties, publisher: None, expires_at: None };
-                let heard_by = self.publish(publication);
-                slow.extend(heard_by.into_iter().filter(|m| m.is_half_full()).map(|mailbox| (mailbox.number, mailbox)));
-            }
-            let until = Instant::now() + SLOW_SUBSCRIBER_PATIENCE;
-            while slow.values().any(|mailbox| mailbox.is_half_full()) && Instant::now() < until {
-                sleep(SLOW_SUBSCRIBER_LOOK).await;
-            }
-            Ok(())
-        })
-    }
 }
 
 #[cfg(test)]

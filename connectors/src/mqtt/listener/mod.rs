@@ -21,13 +21,13 @@
 //! | a packet over 16 MiB | DISCONNECT 0x95, or the end of the connection |
 //!
 //! ```text
-//!   acceptor ─► visit: limits ─► auth ─► sessions ─► guest ◄──► hub, tree, retained
+//!   acceptor ─► visit: limits ─► auth ─► sessions ─► guest ◄──► hub, tree, retained ◄── results
 //!                                 │         │          │
 //!                            passwords    note        acl, outbox, will          house: what they share
 //! ```
 //!
-//! Not a broker in one respect: what is on its way *to* clients is in memory. Messages that wait for an absent subscriber and
-//! retained messages are gone after a restart; subscriptions and packet ids of publishers are not.
+//! Not a broker in one respect: what is on its way *to* clients is in memory. Messages that wait for an absent subscriber are
+//! gone after a restart; subscriptions, packet ids of publishers and retained messages are not.
 
 mod acceptor;
 mod house;
@@ -48,6 +48,7 @@ mod will;
 mod guest;
 mod hub;
 mod outbox;
+mod results;
 mod retained;
 mod tree;
 

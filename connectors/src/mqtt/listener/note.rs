@@ -80,7 +80,33 @@ pub(super) fn recall<'n>(key: &'n [u8], value: &[u8]) -> Option<(&'n str, Expiry
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
+    use super::super::retained::Retained;
     use super::*;
+    use crate::mqtt::remembered::Remembered;
+
+    /// Whatever a log of another version holds: what is read is what would be written.
+    #[test]
+    fn fuzz_notes() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/src/mqtt/corpus/notes");
+        tidemill_engine::testing::fuzz::fuzz(corpus, |input| {
+            let Some((key_bytes, rest)) = input.split_first() else { return false };
+            let (key, value) = rest.split_at(usize::from(*key_bytes).min(rest.len()));
+            let notes = BTreeMap::from([(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))]);
+            let mut sessions = Remembered::recall(&notes);
+            let orphans = Retained::default().restore(&notes, Instant::now());
+            assert!(orphans.iter().all(|note| note.value.is_empty()));
+            let is_of_others = !sessions.is_empty() || (key.first() == Some(&b't') && orphans.is_empty());
+            for session in sessions.values_mut() {
+                assert!(session.end().iter().all(|note| note.value.is_empty()));
+            }
+            let Some((client_id, expiry, subscriptions)) = recall(key, value) else { return is_of_others };
+            let again = remember(client_id, expiry, &subscriptions);
+            assert_eq!(recall(&again.key, &again.value), Some((client_id, expiry, subscriptions)));
+            true
+        });
+    }
 
     #[test]
     fn what_is_remembered_is_recalled() {

@@ -160,6 +160,33 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_password_file() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/src/mqtt/corpus/password_file");
+        tidemill_engine::testing::fuzz::fuzz(corpus, |input| {
+            let text = String::from_utf8_lossy(input);
+            match Passwords::read(&text) {
+                Ok(file) => {
+                    for hash in file.hashes.values() {
+                        let params = Params::try_from(&PasswordHash::new(hash).expect("checked")).expect("checked");
+                        // What costs little is tried.
+                        if u64::from(params.m_cost()) * u64::from(params.t_cost()) <= 256 {
+                            assert!(!verify(b"not it", hash), "{hash}");
+                        }
+                    }
+                    !file.hashes.is_empty()
+                }
+                Err(Mistake { line, problem }) => {
+                    assert!((1..=text.lines().count()).contains(&line), "line {line}: {text:?}");
+                    let secret = text.lines().nth(line - 1).and_then(|line| line.split_once(':'));
+                    let is_secret = secret.is_some_and(|(user, _)| !user.contains("hunter2"));
+                    assert!(!(is_secret && problem.contains("hunter2")), "{problem}");
+                    false
+                }
+            }
+        });
+    }
+
+    #[test]
     fn two_lines_of_one_password_differ() {
         let dice = SeededDice::new(1);
         let line = || password_line("a", b"x", &dice).expect("a good name");

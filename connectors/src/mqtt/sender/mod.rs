@@ -16,17 +16,20 @@
 //! PUBREL the server has forgotten the id, and a second PUBLISH would be a second message. [`Release::WhenTold`] waits.
 //!
 //! Two messages in flight never share an id, since what is in flight spans fewer than 65,535 numbers. PUBRELs leave in the
-//! order of the messages, one behind the other: `received` is a single number.
+//! order of the PUBRECs. With [`Release::WhenTold`] each waits for those of all messages before it, since `received` is a
+//! single number.
+
+mod exchange;
 
 use std::collections::VecDeque;
 
 use super::packet::{QoS, Violation};
+use exchange::NEGATIVE;
+
+pub(super) use exchange::{Answer, Outgoing, Told};
 
 /// There are so many packet ids: 1 to 65,535.
 const IDS: u64 = 65_535;
-
-/// From here on a reason code says that a packet was not accepted.
-const NEGATIVE: u8 = 0x80;
 
 /// How many PUBRECs that tell nothing new may wait for their answer; a peer that sends more is not answered.
 const REPEATS_MAX: usize = 64;
@@ -38,41 +41,6 @@ pub(super) enum Release {
     AtOnce,
     /// When the owner has made [`Sender::received`] durable, and said so with [`Sender::release`].
     WhenTold,
-}
-
-/// What is to be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outgoing<'m, M> {
-    /// A PUBLISH; `id` is 0 at QoS 0.
-    Publish { number: u64, id: u16, qos: QoS, dup: bool, message: &'m M },
-    /// A PUBREL.
-    Release { id: u16 },
-    /// A PUBREL for a PUBREC that belongs to nothing: in version 5 with the reason that the id is not known.
-    Unknown { id: u16 },
-}
-
-/// An answer of the peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// A PUBACK.
-    Ack { id: u16, code: u8 },
-    /// A PUBREC.
-    Received { id: u16, code: u8 },
-    /// A PUBCOMP. Whatever its reason code: the peer holds nothing under this id any more.
-    Complete { id: u16 },
-}
-
-/// What an answer told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
-    /// Nothing that was not known.
-    Nothing,
-    /// The peer has a message, and it is not delivered yet: it is [`Sender::received`] at most.
-    Received,
-    /// A message is delivered.
-    Delivered { number: u64 },
-    /// The peer does not take a message: [`Sender::give_up`] on it, or it is sent again on the next connection.
-    Refused { number: u64, code: u8 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,8 +78,8 @@ pub(super) struct Sender<M> {
     may_release: u64,
     /// On this connection everything below was published, as far as it had to be.
     published: u64,
-    /// On this connection a PUBREL was sent for everything below that needs one.
-    released: u64,
+    /// What the peer has received and waits for a PUBREL on this connection, in the order of its PUBRECs.
+    releases: VecDeque<u64>,
     /// How many messages the peer takes at a time.
     window: u16,
     /// How many of them it has.
@@ -136,7 +104,7 @@ impl<M> Sender<M> {
             received: first,
             may_release: first,
             published: first,
-            released: first,
+            releases: VecDeque::new(),
             window: 0,
             in_flight: 0,
             repeats: VecDeque::new(),
@@ -168,7 +136,8 @@ impl<M> Sender<M> {
     /// Adds a message of QoS 2 that the peer had received before a crash, and perhaps has released. It comes before any
     /// other message is offered.
     pub(super) fn restore_received(&mut self, number: u64, message: M) {
-        self.push(number, QoS::ExactlyOnce, Stage::Released, Some(message));
+        self.push(number, QoS::ExactlyOnce, Stage::Received, Some(message));
+        self.releases.push_back(number);
         // The peer counts it.
         self.in_flight = self.in_flight.saturating_add(1);
         self.entries.back_mut().expect("pushed above").is_counted = true;
@@ -195,7 +164,11 @@ impl<M> Sender<M> {
         self.connect(window);
         for entry in &mut self.entries {
             entry.is_counted = matches!(entry.stage, Stage::Received | Stage::Released);
-            self.in_flight = self.in_flight.saturating_add(u16::from(entry.is_counted));
+            if entry.is_counted {
+                self.in_flight = self.in_flight.saturating_add(1);
+                entry.stage = Stage::Received;
+                self.releases.push_back(entry.number);
+            }
             if entry.stage == Stage::Refused {
                 entry.stage = Stage::Queued;
             }
@@ -218,7 +191,7 @@ impl<M> Sender<M> {
         self.window = window.max(1);
         self.in_flight = 0;
         self.published = self.delivered();
-        self.released = self.delivered();
+        self.releases.clear();
         self.repeats.clear();
     }
 
@@ -230,6 +203,7 @@ impl<M> Sender<M> {
             None => {}
         }
         if let Some(at) = self.next_release() {
+            self.releases.pop_front();
             let entry = &mut self.entries[at];
             entry.stage = Stage::Released;
             return Some(Outgoing::Release { id: id_of(entry.number) });
@@ -261,30 +235,19 @@ impl<M> Sender<M> {
 
     /// Says whether [`Sender::next`] would return something.
     pub(super) fn has_next(&mut self) -> bool {
-        let (published, released) = (self.published, self.released);
+        let published = self.published;
         let has_next = !self.repeats.is_empty() || self.next_release().is_some() || self.next_publish().is_some();
-        (self.published, self.released) = (published, released);
+        self.published = published;
         has_next
     }
 
     /// Finds the next message whose PUBREL is due.
-    fn next_release(&mut self) -> Option<usize> {
-        let limit = match self.release {
-            Release::AtOnce => self.received,
-            Release::WhenTold => self.received.min(self.may_release),
-        };
-        while self.released < limit {
-            let at = self.place_from(self.released);
-            let Some(entry) = self.entries.get(at).filter(|entry| entry.number < limit) else {
-                self.released = limit;
-                return None;
-            };
-            self.released = entry.number + 1;
-            if matches!(entry.stage, Stage::Received | Stage::Released) {
-                return Some(at);
-            }
-        }
-        None
+    fn next_release(&self) -> Option<usize> {
+        let number = *self.releases.front()?;
+        let may_leave = self.release == Release::AtOnce || number < self.received.min(self.may_release);
+        let at = may_leave.then(|| self.place_from(number))?;
+        assert_eq!(self.entries[at].number, number, "what waits for its PUBREL is kept");
+        Some(at)
     }
 
     /// Finds the next message to publish, if there is room for it.
@@ -309,8 +272,7 @@ impl<M> Sender<M> {
 
     /// Takes an answer. After an error the connection must end.
     pub(super) fn receive(&mut self, answer: Answer) -> Result<Told, Violation> {
-        let (Answer::Ack { id, .. } | Answer::Received { id, .. } | Answer::Complete { id }) = answer;
-        let wants_release = matches!(answer, Answer::Received { code, .. } if code < NEGATIVE);
+        let (id, wants_release) = (answer.id(), answer.wants_release());
         let Some(at) = self.place_of(id) else {
             if wants_release {
                 self.repeat(Repeat::Unknown(id));
@@ -328,7 +290,7 @@ impl<M> Sender<M> {
             }
             (Answer::Received { .. }, QoS::ExactlyOnce, Stage::Sent) => Told::Received,
             (Answer::Received { .. }, QoS::ExactlyOnce, Stage::Released) => {
-                if wants_release && number < self.released {
+                if wants_release {
                     self.repeat(Repeat::Release(id));
                 }
                 Told::Nothing
@@ -338,11 +300,7 @@ impl<M> Sender<M> {
             (Answer::Complete { .. }, QoS::ExactlyOnce, Stage::Released) => Told::Delivered { number },
             (_, _, Stage::Refused | Stage::Queued | Stage::Done) => Told::Nothing,
             (answer, qos, stage) => {
-                let name = match answer {
-                    Answer::Ack { .. } => "PUBACK",
-                    Answer::Received { .. } => "PUBREC",
-                    Answer::Complete { .. } => "PUBCOMP",
-                };
+                let name = answer.name();
                 let state = if stage == Stage::Sent { "was published" } else { "was received" };
                 let problem = format!("a {name} for packet id {id}, which {state} at QoS {}", qos as u8);
                 return Err(Violation::Protocol(problem));
@@ -354,6 +312,7 @@ impl<M> Sender<M> {
             Told::Received => {
                 let entry = &mut self.entries[at];
                 entry.stage = Stage::Received;
+                self.releases.push_back(number);
                 if !std::mem::replace(&mut entry.is_counted, true) {
                     self.in_flight = self.in_flight.saturating_add(1);
                 }

@@ -262,8 +262,9 @@ fn a_release_waits_until_the_receipt_is_durable() {
     assert_eq!(sender.receive(Answer::Received { id: 8, code: 0 }), Ok(Told::Received));
     assert_eq!((sender.received(), sender.next()), (9, None));
     sender.release(9);
-    assert_eq!(sender.next(), Some(Outgoing::Release { id: 8 }));
+    // In the order of the PUBRECs.
     assert_eq!(sender.next(), Some(Outgoing::Release { id: 9 }));
+    assert_eq!(sender.next(), Some(Outgoing::Release { id: 8 }));
     assert_eq!(sender.receive(Answer::Complete { id: 9 }), Ok(Told::Delivered { number: 8 }));
     assert_eq!((sender.delivered(), sender.kept_count()), (7, 2));
     assert_eq!(sender.receive(Answer::Complete { id: 8 }), Ok(Told::Delivered { number: 7 }));
@@ -344,4 +345,28 @@ fn numbers_may_leave_gaps_and_never_share_an_id() {
         assert!(matches!(sender.receive(Answer::Ack { id, code: 0 }), Ok(Told::Delivered { .. })));
     }
     assert_eq!((sender.delivered(), sender.received()), (IDS + 6, IDS + 6));
+}
+
+#[test]
+fn a_message_that_waits_for_its_acknowledgement_holds_releases_back_only_where_they_are_counted() {
+    for (release, is_free) in [(Release::AtOnce, true), (Release::WhenTold, false)] {
+        let mut sender = Sender::new(0, release);
+        sender.restart(10);
+        sender.offer(0, QoS::AtLeastOnce);
+        sender.offer(1, QoS::ExactlyOnce);
+        sender.offer(2, QoS::ExactlyOnce);
+        while sender.next().is_some() {}
+        // The order is that of the PUBRECs.
+        for id in [3, 2] {
+            assert_eq!(sender.receive(Answer::Received { id, code: 0 }), Ok(Told::Received));
+        }
+        sender.release(3);
+        assert_eq!(sender.has_next(), is_free);
+        sender.receive(Answer::Ack { id: 1, code: 0 }).expect("good");
+        for id in [3, 2] {
+            assert!(matches!(sender.next(), Some(Outgoing::Release { id: released }) if released == id));
+            assert!(matches!(sender.receive(Answer::Complete { id }), Ok(Told::Delivered { .. })));
+        }
+        assert_eq!(sender.delivered(), 3);
+    }
 }

@@ -84,7 +84,7 @@ fn is_kept_small(session: &mut Session, bytes: usize) {
 }
 
 #[test]
-fn no_packet_panics_or_grows() {
+fn fuzz_packet() {
     tidemill_engine::testing::fuzz::fuzz(CORPUS, feed);
 }
 

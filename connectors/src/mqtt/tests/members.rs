@@ -49,8 +49,32 @@ async fn a_session_is_resumed_from_the_first_connection_on_though_it_was_cut_bef
 }
 
 #[tokio::test]
-async fn in_3_1_1_a_session_of_somebody_else_under_our_id_is_thrown_away_once() {
+async fn a_session_that_the_data_folder_does_not_know_is_taken_with_what_waits_there() {
     let script = Script::new(&[("version", "3.1.1"), ("client_id", "me")]).await;
+    for start in 0..2 {
+        let running = script.start(HandIntake::by_itself());
+        let (mut peer, connect) = script.accept().await;
+        assert_eq!((connect[9], id_of_v4(&connect)), (0, "me".to_owned()));
+        peer.send(&[&[0x20, 2, 1, 0][..], &publish4("plant/a/b", 4, "waited")].concat()).await;
+        if start == 0 {
+            // What it is subscribed to is not known.
+            peer.expect(&packet(0x82, &[&[0, 1], &field(b"plant/+/+"), &[1]])).await;
+            peer.send(&packet(0x90, &[&[0, 1, 1]])).await;
+        }
+        peer.expect(&puback(4)).await;
+        running.intake.until_connected().await;
+        running.stop.cancel();
+        peer.expect(&[0xE0, 0]).await;
+        drop(peer);
+        assert_eq!(running.intake.payloads(), ["waited"]);
+        assert!(running.intake.inner.lock().errors.is_empty(), "nothing was lost");
+        running.end().await.expect("a clean stop");
+    }
+}
+
+#[tokio::test]
+async fn a_session_of_somebody_else_under_our_id_is_thrown_away_once_if_the_options_say_so() {
+    let script = Script::new(&[("version", "3.1.1"), ("client_id", "me"), ("on_foreign_session", "forget")]).await;
     let running = script.start(HandIntake::by_itself());
     let (mut old, connect) = script.accept().await;
     assert_eq!((connect[8], connect[9]), (4, 0));

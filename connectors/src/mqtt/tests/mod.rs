@@ -232,6 +232,7 @@ fn context() -> Context {
         dice: Arc::new(SeededDice::new(42)),
         http: crate::HttpIngest::new(),
         local_brokers: Default::default(),
+        network: Default::default(),
     }
 }
 

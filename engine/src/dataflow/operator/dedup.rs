@@ -15,18 +15,16 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBat
 use arrow::compute::{is_null, or, take_record_batch};
 use arrow::datatypes::TimestampMicrosecondType;
 use timely::dataflow::Stream;
-use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
-use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
+use super::RowStream;
+use super::gated::{Arrival, Closed, Stateful, gated};
 use super::stateless::each_batch;
 use super::watermark::{Tick, TickStream};
-use super::{Output, RowStream, send};
 use crate::aggregate::Selection;
-use crate::dataflow::container::{Keyed, KeyedBatch, Rows};
-use crate::dataflow::exchange::ByKeyGroup;
-use crate::dataflow::gate::{EpochGate, Gated};
+use crate::dataflow::Context;
+use crate::dataflow::container::{Keyed, KeyedBatch};
+use crate::dataflow::gate::Gated;
 use crate::dataflow::snapshot::{DedupSnapshot, RestoredWindow, Snapshot};
-use crate::dataflow::{Context, frontier_of};
 use crate::dedup::{Candidates, DedupState, Judged};
 use crate::epoch::Epoch;
 use crate::plan::{DedupNode, NodeId, Operator, Plan, SourceNode};
@@ -66,7 +64,13 @@ pub(crate) fn dedup<'scope>(
         context: context.clone(),
         id,
     };
-    Ok(judge(keyed, ticks, source.event_time.is_some(), judging))
+    let has_event_time = source.event_time.is_some();
+    // Without an event time rows go by their arrival, and nothing arrives before the last Seal.
+    let map = move |tick: Tick| Tick {
+        watermark: if has_event_time { tick.watermark } else { Watermark(tick.sealed_us) },
+        ..tick
+    };
+    Ok(gated("dedup", keyed, ticks, map, context, judging))
 }
 
 /// Returns what the keys of a deduplication are.
@@ -118,12 +122,6 @@ fn keyless(columns: &[ArrayRef]) -> Result<Option<ArrayRef>, String> {
     Ok(keyless.map(|keyless| Arc::new(keyless) as ArrayRef))
 }
 
-/// What goes through the gate.
-enum Arrival {
-    Rows(Keyed),
-    Tick(Tick),
-}
-
 /// The state behind its gate; what is taken, and late rows, wait to be sent at their epoch.
 struct Judging {
     state: DedupState,
@@ -138,7 +136,7 @@ struct Judging {
     late: u64,
     /// What the state was last said to hold.
     bytes: i64,
-    closed: Vec<(Epoch, Vec<RecordBatch>, Vec<RecordBatch>)>,
+    closed: Vec<Closed>,
     context: Context,
     id: NodeId,
 }
@@ -185,6 +183,12 @@ impl Gated<Arrival> for Judging {
     }
 }
 
+impl Stateful for Judging {
+    fn closed(&mut self) -> &mut Vec<Closed> {
+        &mut self.closed
+    }
+}
+
 impl Judging {
     fn judge(&mut self, batch: &KeyedBatch, selection: Option<&[u32]>) -> Judged {
         let rows = Candidates {
@@ -216,66 +220,4 @@ fn rows_of(batch: &RecordBatch, rows: Vec<u32>) -> Result<Option<RecordBatch>, S
         count if count == batch.num_rows() => Ok(Some(batch.clone())),
         _ => take_record_batch(batch, &UInt32Array::from(rows)).map(Some).map_err(|error| error.to_string()),
     }
-}
-
-fn judge<'scope>(
-    keyed: Stream<'scope, Epoch, Keyed>,
-    ticks: TickStream<'scope>,
-    has_event_time: bool,
-    mut judging: Judging,
-) -> (RowStream<'scope>, RowStream<'scope>) {
-    let name = "dedup";
-    let mut builder = OperatorBuilder::new(name.to_owned(), keyed.scope());
-    let mut keyed = builder.new_input(keyed, DistributorPact(|_| ByKeyGroup));
-    let mut ticks = builder.new_input(ticks, Pipeline);
-    let (taken, taken_stream) = builder.new_output::<Rows>();
-    let (late, late_stream) = builder.new_output::<Rows>();
-    let (mut taken, mut late) = (Output::from(taken), Output::from(late));
-    let context = judging.context.clone();
-    builder.build(move |capabilities| {
-        let mut capabilities = Some(capabilities);
-        let mut gate = EpochGate::new(context.first);
-        move |frontiers| {
-            if context.failure.is_set() {
-                return;
-            }
-            context.failure.clone().guard(name, || {
-                let mut result = Ok(());
-                ticks.for_each(|time, data| {
-                    for tick in data.drain(..) {
-                        // Without an event time rows go by their arrival, and nothing arrives before the last Seal.
-                        let watermark = if has_event_time { tick.watermark } else { Watermark(tick.sealed_us) };
-                        let arrival = Arrival::Tick(Tick { watermark, ..tick });
-                        result = std::mem::replace(&mut result, Ok(()))
-                            .and_then(|()| gate.push(*time.time(), arrival, &mut judging));
-                    }
-                });
-                keyed.for_each(|time, data| {
-                    let arrival = Arrival::Rows(std::mem::take(data));
-                    result = std::mem::replace(&mut result, Ok(()))
-                        .and_then(|()| gate.push(*time.time(), arrival, &mut judging));
-                });
-                result?;
-                let frontier = frontier_of(frontiers);
-                gate.advance(frontier, &mut judging)?;
-                let (mut taken, mut late) = (taken.activate(), late.activate());
-                for (epoch, rows, too_old) in judging.closed.drain(..) {
-                    let held = capabilities.as_mut().expect("held until the input ends");
-                    held.iter_mut().for_each(|capability| capability.downgrade(&epoch));
-                    rows.into_iter().for_each(|batch| send(&mut taken, &held[0], batch));
-                    too_old.into_iter().for_each(|batch| send(&mut late, &held[1], batch));
-                }
-                match frontier {
-                    Some(frontier) => {
-                        for capability in capabilities.iter_mut().flatten() {
-                            capability.downgrade(&frontier);
-                        }
-                    }
-                    None => capabilities = None,
-                }
-                Ok(())
-            });
-        }
-    });
-    (taken_stream, late_stream)
 }

@@ -2,6 +2,7 @@
 //! [`Failure::guard`](super::failure::Failure::guard) and does a bounded amount of work.
 
 pub(crate) mod dedup;
+mod gated;
 pub(crate) mod source;
 pub(crate) mod stateless;
 pub(crate) mod table;

@@ -11,18 +11,16 @@ use arrow::array::{Array, AsArray, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::TimestampMicrosecondType;
 use timely::dataflow::Stream;
-use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
-use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
+use super::RowStream;
+use super::gated::{Arrival, Closed, Stateful, gated};
 use super::stateless::each_batch;
 use super::watermark::{Tick, TickStream};
-use super::{Output, RowStream, send};
 use crate::aggregate::{Layout, Selection};
-use crate::dataflow::container::{Keyed, KeyedBatch, LogPlace, Rows};
-use crate::dataflow::exchange::ByKeyGroup;
-use crate::dataflow::gate::{EpochGate, Gated};
+use crate::dataflow::Context;
+use crate::dataflow::container::{Keyed, KeyedBatch, LogPlace};
+use crate::dataflow::gate::Gated;
 use crate::dataflow::snapshot::{RestoredWindow, Snapshot, WindowSnapshot};
-use crate::dataflow::{Context, frontier_of};
 use crate::epoch::Epoch;
 use crate::plan::{NodeId, Operator, Plan, WindowNode};
 use crate::seeded_bugs::{SeededBug, is_planted};
@@ -58,7 +56,22 @@ pub(crate) fn window<'scope>(
     }
     let (layout, keys) = layout_and_keys(node, plan)?;
     let keyed = key(rows, context, node, keys, layout);
-    Ok(panes(keyed, time, context, id, state, watermark))
+    let panes = Panes {
+        state,
+        watermark,
+        checkpoint: false,
+        worker: keyed.scope().index(),
+        rows: 0,
+        late_rows: 0,
+        results: 0,
+        late: Vec::new(),
+        closed: Vec::new(),
+        context: context.clone(),
+        id,
+    };
+    let Time { ticks, map } = time;
+    let map = move |tick: Tick| Tick { watermark: map(tick.watermark), ..tick };
+    Ok(gated("window", keyed, ticks, map, context, panes))
 }
 
 /// Returns how the accumulators of a window lie, and what its keys are.
@@ -102,12 +115,6 @@ fn key<'scope>(
     })
 }
 
-/// What goes through a window's gate.
-enum Arrival {
-    Rows(Keyed),
-    Tick(Tick),
-}
-
 /// The panes behind their gate; results and late rows wait to be sent at their epoch.
 struct Panes {
     state: WindowState,
@@ -119,9 +126,15 @@ struct Panes {
     late_rows: u64,
     results: u64,
     late: Vec<RecordBatch>,
-    closed: Vec<(Epoch, Vec<RecordBatch>, Vec<RecordBatch>)>,
+    closed: Vec<Closed>,
     context: Context,
     id: NodeId,
+}
+
+impl Stateful for Panes {
+    fn closed(&mut self) -> &mut Vec<Closed> {
+        &mut self.closed
+    }
 }
 
 impl Gated<Arrival> for Panes {
@@ -170,81 +183,4 @@ impl Gated<Arrival> for Panes {
         }
         Ok(())
     }
-}
-
-fn panes<'scope>(
-    keyed: Stream<'scope, Epoch, Keyed>,
-    time: Time<'scope>,
-    context: &Context,
-    id: NodeId,
-    state: WindowState,
-    watermark: Watermark,
-) -> (RowStream<'scope>, RowStream<'scope>) {
-    let name = "window";
-    let worker = keyed.scope().index();
-    let mut builder = OperatorBuilder::new(name.to_owned(), keyed.scope());
-    let mut keyed = builder.new_input(keyed, DistributorPact(|_| ByKeyGroup));
-    let Time { ticks, map } = time;
-    let mut ticks = builder.new_input(ticks, Pipeline);
-    let (results, results_stream) = builder.new_output::<Rows>();
-    let (late, late_stream) = builder.new_output::<Rows>();
-    let (mut results, mut late) = (Output::from(results), Output::from(late));
-    let context = context.clone();
-    builder.build(move |capabilities| {
-        let mut capabilities = Some(capabilities);
-        let mut gate = EpochGate::new(context.first);
-        let mut panes = Panes {
-            state,
-            watermark,
-            checkpoint: false,
-            worker,
-            rows: 0,
-            late_rows: 0,
-            results: 0,
-            late: Vec::new(),
-            closed: Vec::new(),
-            context: context.clone(),
-            id,
-        };
-        move |frontiers| {
-            if context.failure.is_set() {
-                return;
-            }
-            context.failure.clone().guard(name, || {
-                let mut result = Ok(());
-                ticks.for_each(|time, data| {
-                    for tick in data.drain(..) {
-                        let arrival = Arrival::Tick(Tick { watermark: map(tick.watermark), ..tick });
-                        result = std::mem::replace(&mut result, Ok(()))
-                            .and_then(|()| gate.push(*time.time(), arrival, &mut panes));
-                    }
-                });
-                keyed.for_each(|time, data| {
-                    let arrival = Arrival::Rows(std::mem::take(data));
-                    result = std::mem::replace(&mut result, Ok(()))
-                        .and_then(|()| gate.push(*time.time(), arrival, &mut panes));
-                });
-                result?;
-                let frontier = frontier_of(frontiers);
-                gate.advance(frontier, &mut panes)?;
-                let (mut results, mut late) = (results.activate(), late.activate());
-                for (epoch, closed, too_late) in panes.closed.drain(..) {
-                    let held = capabilities.as_mut().expect("held until the input ends");
-                    held.iter_mut().for_each(|capability| capability.downgrade(&epoch));
-                    closed.into_iter().for_each(|batch| send(&mut results, &held[0], batch));
-                    too_late.into_iter().for_each(|batch| send(&mut late, &held[1], batch));
-                }
-                match frontier {
-                    Some(frontier) => {
-                        for capability in capabilities.iter_mut().flatten() {
-                            capability.downgrade(&frontier);
-                        }
-                    }
-                    None => capabilities = None,
-                }
-                Ok(())
-            });
-        }
-    });
-    (results_stream, late_stream)
 }

@@ -1,0 +1,165 @@
+//! The encoding of one payload, which may be another than its source's own: a client says with each request what it sends.
+//!
+//! The log keeps it with the message, so that a replay reads what the client meant. It stands in the message's attributes;
+//! a message without attributes is in the encoding that its source declares:
+//!
+//! ```text
+//!   ┌ 0x80 u8 ┬ encoding u8 ┬ parameter u8 ┐     0x80: told from the flags of MQTT, which have four bits
+//!   └─────────┴─────────────┴──────────────┘
+//!     1 JSON, 2 CSV (parameter: the delimiter), 16 line protocol (parameter: the precision, from 1; 0: as the source says),
+//!     17 Prometheus text, 18 remote write, 19 OTLP metrics, 20 OTLP logs
+//! ```
+
+use std::sync::Arc;
+
+use arrow::compute::can_cast_types;
+use arrow::datatypes::{DataType, Field};
+use bytes::Bytes;
+use tidemill_engine::decode::Format;
+use tidemill_engine::source::Message;
+
+use super::convert::expected;
+use super::json::can_read as json_can_read;
+use super::{CsvFormat, Encoding, JsonFormat, Layout, Protocol, TelemetryFormat};
+
+/// The first byte of attributes that name an encoding.
+const MARK: u8 = 0x80;
+
+/// The closed set of encodings that a payload may be in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PayloadEncoding {
+    /// An object, several on lines of their own, or an array of objects.
+    Json,
+    /// A header row, then rows; columns are matched by name.
+    Csv {
+        /// Between two fields.
+        delimiter: u8,
+    },
+    /// Points of Influx, Prometheus or OpenTelemetry.
+    Telemetry(Protocol),
+}
+
+impl PayloadEncoding {
+    /// Returns the attributes of a message in this encoding.
+    pub fn attributes(self) -> Bytes {
+        let (code, parameter) = match self {
+            PayloadEncoding::Json => (1, 0),
+            PayloadEncoding::Csv { delimiter } => (2, delimiter),
+            PayloadEncoding::Telemetry(protocol) => protocol.code(),
+        };
+        Bytes::copy_from_slice(&[MARK, code, parameter])
+    }
+
+    /// Returns what a message says of its payload; `Ok(None)` if it says nothing.
+    ///
+    /// # Errors
+    /// If it names an encoding that this version does not know.
+    pub fn of(message: &Message) -> Result<Option<PayloadEncoding>, String> {
+        match *message.attributes {
+            [MARK, 1, _] => Ok(Some(PayloadEncoding::Json)),
+            [MARK, 2, delimiter] => Ok(Some(PayloadEncoding::Csv { delimiter })),
+            [MARK, code, parameter] if let Some(protocol) = Protocol::coded(code, parameter) => {
+                Ok(Some(PayloadEncoding::Telemetry(protocol)))
+            }
+            [MARK, ..] => Err(format!(
+                "the log says of its encoding {:?}, which this version does not know: read it with the version that wrote it",
+                &message.attributes[1..]
+            )),
+            _ => Ok(None),
+        }
+    }
+
+    /// Returns its name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            PayloadEncoding::Json => "JSON",
+            PayloadEncoding::Csv { .. } => "CSV",
+            PayloadEncoding::Telemetry(Protocol::LineProtocol { .. }) => "line protocol",
+            PayloadEncoding::Telemetry(Protocol::Exposition) => "Prometheus text",
+            PayloadEncoding::Telemetry(Protocol::RemoteWrite) => "Prometheus remote write",
+            PayloadEncoding::Telemetry(Protocol::OtlpMetrics) => "OTLP metrics",
+            PayloadEncoding::Telemetry(Protocol::OtlpLogs) => "OTLP logs",
+        }
+    }
+
+    /// Says whether a row is a message of its own, so that a position counts rows.
+    pub(crate) fn is_one_message_a_row(self) -> bool {
+        self == PayloadEncoding::Json
+    }
+
+    /// Makes the format that decodes this encoding to the layout's columns.
+    pub fn format(self, layout: Layout) -> Arc<dyn Format> {
+        match self {
+            PayloadEncoding::Json => Arc::new(JsonFormat::new(layout)),
+            PayloadEncoding::Csv { delimiter } => Arc::new(CsvFormat::new(layout, delimiter)),
+            PayloadEncoding::Telemetry(protocol) => Arc::new(TelemetryFormat::new(protocol, layout)),
+        }
+    }
+
+    /// Says why the columns that a layout reads from payloads cannot be read from this encoding; `Ok` if they can.
+    ///
+    /// # Errors
+    /// Names the first column that cannot.
+    pub fn check(self, layout: &Layout) -> Result<(), String> {
+        if let PayloadEncoding::Telemetry(protocol) = self {
+            let refused = layout.payload().fields().iter().find_map(|field| protocol.refuses(field));
+            return refused.map_or(Ok(()), Err);
+        }
+        match layout.payload().fields().iter().find(|field| !self.can_read(field)) {
+            None => Ok(()),
+            Some(field) => {
+                let (name, is) = (field.name(), expected(field.data_type()));
+                Err(format!("column {name} cannot be read from it: it is {is}"))
+            }
+        }
+    }
+
+    fn can_read(self, field: &Field) -> bool {
+        match self {
+            // arrow-json would take the text for hexadecimal digits, and a cast for the bytes themselves.
+            PayloadEncoding::Json | PayloadEncoding::Csv { .. } if *field.data_type() == DataType::Binary => false,
+            PayloadEncoding::Json => json_can_read(field),
+            PayloadEncoding::Csv { .. } => can_cast_types(&DataType::Utf8View, field.data_type()),
+            PayloadEncoding::Telemetry(protocol) => protocol.refuses(field).is_none(),
+        }
+    }
+}
+
+impl Encoding {
+    /// Returns the encoding of a message's payload, if messages can be in it.
+    pub fn of_payloads(self) -> Option<PayloadEncoding> {
+        match self {
+            Encoding::Json => Some(PayloadEncoding::Json),
+            Encoding::Csv { delimiter } => Some(PayloadEncoding::Csv { delimiter }),
+            Encoding::Telemetry(protocol) => Some(PayloadEncoding::Telemetry(protocol)),
+            Encoding::Parquet
+            | Encoding::Text
+            | Encoding::Raw
+            | Encoding::Avro
+            | Encoding::Protobuf
+            | Encoding::Arrow => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_tells_its_encoding_and_what_no_version_knows_is_an_error() {
+        let message =
+            |attributes: &[u8]| Message { attributes: Bytes::copy_from_slice(attributes), ..Message::default() };
+        let mut encodings = vec![PayloadEncoding::Json, PayloadEncoding::Csv { delimiter: b';' }];
+        encodings.extend(Protocol::WORDS.map(|(_, protocol)| PayloadEncoding::Telemetry(protocol)));
+        let precision = crate::format::Precision::named("ms");
+        encodings.push(PayloadEncoding::Telemetry(Protocol::LineProtocol { precision }));
+        for encoding in encodings {
+            assert_eq!(PayloadEncoding::of(&message(&encoding.attributes())), Ok(Some(encoding)));
+        }
+        assert_eq!(PayloadEncoding::of(&message(&[])), Ok(None));
+        assert_eq!(PayloadEncoding::of(&message(&[0b1111, 3])), Ok(None), "the flags of MQTT");
+        assert!(PayloadEncoding::of(&message(&[MARK, 99, 0])).is_err());
+        assert!(PayloadEncoding::of(&message(&[MARK])).is_err());
+    }
+}

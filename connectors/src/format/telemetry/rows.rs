@@ -1,0 +1,197 @@
+//! Rows in the making: a row is filled by name, made to fit, and appended to the columns whole or not at all.
+
+use std::borrow::Cow;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::{DataType, SchemaRef};
+
+use super::super::BATCH_ROWS;
+use super::super::convert::convert;
+use super::super::dead::DeadLetters;
+use super::super::layout::Layout;
+use super::super::metadata::Origin;
+use super::super::rows::Span;
+use super::cell::{Cell, Column, Text};
+
+/// Which declared column is for what: some names mean a part of every point, the others one of its tags, labels, fields or
+/// attributes.
+#[derive(Debug)]
+pub(super) struct Names {
+    /// The declared columns of the payload.
+    columns: SchemaRef,
+    /// For each of them whether a tag, a label, a field or an attribute of its name goes there.
+    is_open: Vec<bool>,
+}
+
+impl Names {
+    /// Takes the names that mean a part of every point.
+    pub(super) fn new(columns: &SchemaRef, parts: &[&str]) -> Self {
+        let is_open = columns.fields().iter().map(|field| !parts.contains(&field.name().as_str())).collect();
+        Names { columns: SchemaRef::clone(columns), is_open }
+    }
+
+    /// Returns the place of a part, if it is declared.
+    pub(super) fn part(&self, name: &str) -> Place {
+        let place = self.columns.fields().iter().position(|field| field.name() == name);
+        Place(place.filter(|place| !self.is_open[*place]))
+    }
+
+    /// Returns the place of the first of two parts that is declared.
+    pub(super) fn either(&self, name: &str, other: &str) -> Place {
+        Place(self.part(name).0.or(self.part(other).0))
+    }
+
+    /// Whether a column is declared that a tag, a label or an attribute of this name goes to.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.open(key).is_some()
+    }
+
+    fn open(&self, key: &str) -> Option<usize> {
+        let fields = self.columns.fields();
+        (0..fields.len()).find(|place| self.is_open[*place] && fields[*place].name() == key)
+    }
+}
+
+/// Where a part of a point goes; nowhere if its column is not declared.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place(Option<usize>);
+
+impl Place {
+    /// Whether the part is asked for.
+    pub(super) fn is_declared(self) -> bool {
+        self.0.is_some()
+    }
+}
+
+/// A row that is being filled. Used again for the next, so that rows cost no allocation.
+pub(super) struct Row<'m> {
+    names: &'m Names,
+    cells: Vec<Cell<'m>>,
+    /// Pairs for the columns of maps, by column.
+    pairs: Vec<Vec<(Text<'m>, Text<'m>)>>,
+}
+
+impl<'m> Row<'m> {
+    pub(super) fn new(names: &'m Names) -> Self {
+        let count = names.columns.fields().len();
+        Row { names, cells: vec![Cell::Null; count], pairs: vec![Vec::new(); count] }
+    }
+
+    /// Begins the next row.
+    pub(super) fn clear(&mut self) {
+        self.cells.fill(Cell::Null);
+        self.pairs.iter_mut().for_each(Vec::clear);
+    }
+
+    /// Fills a part of the point.
+    pub(super) fn set(&mut self, place: Place, cell: impl Into<Cell<'m>>) {
+        if let Some(place) = place.0 {
+            self.cells[place] = cell.into();
+        }
+    }
+
+    /// Fills the column of this name, if there is one; of equal names the last counts.
+    pub(super) fn set_named(&mut self, key: &str, cell: impl FnOnce() -> Cell<'m>) {
+        if let Some(place) = self.names.open(key) {
+            self.cells[place] = cell();
+        }
+    }
+
+    /// Adds a pair to a map.
+    pub(super) fn pair(&mut self, place: Place, key: &Text<'m>, value: impl FnOnce() -> Text<'m>) {
+        if let Some(place) = place.0 {
+            self.pairs[place].push((key.clone(), value()));
+        }
+    }
+}
+
+/// The rows of a chunk.
+pub(super) struct Rows<'d> {
+    layout: &'d Layout,
+    origin: &'d Origin<'d>,
+    pub(super) dead: DeadLetters<'d>,
+    /// When the chunk arrived, microseconds: the time of points that have none.
+    pub(super) arrival_us: i64,
+    columns: Vec<Column>,
+    /// The bytes that each row was read from.
+    spans: Vec<Span>,
+    batches: Vec<RecordBatch>,
+}
+
+impl<'d> Rows<'d> {
+    pub(super) fn new(layout: &'d Layout, origin: &'d Origin<'d>, arrival_us: i64) -> Self {
+        let columns = layout.payload().fields().iter().map(|field| Column::new(field.data_type())).collect();
+        Rows {
+            layout,
+            origin,
+            dead: DeadLetters::new(origin.messages),
+            arrival_us,
+            columns,
+            spans: Vec::new(),
+            batches: Vec::new(),
+        }
+    }
+
+    /// Appends a row, or makes a dead letter of the bytes it was read from.
+    pub(super) fn take(&mut self, row: &mut Row<'_>, span: Span) {
+        if let Err(reason) = self.try_take(row, span) {
+            self.dead.push(span, reason);
+        }
+    }
+
+    /// Appends a row that was read from these bytes; what does not fit is said, and nothing is appended then.
+    pub(super) fn try_take(&mut self, row: &mut Row<'_>, span: Span) -> Result<(), String> {
+        self.push(row)?;
+        self.spans.push(span);
+        if self.spans.len() == BATCH_ROWS {
+            self.flush();
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, row: &mut Row<'_>) -> Result<(), String> {
+        for (cell, field) in row.cells.iter_mut().zip(self.layout.payload().fields()) {
+            if !matches!(field.data_type(), DataType::Map(..)) {
+                let taken = std::mem::replace(cell, Cell::Null);
+                *cell = taken.fit(field, self.layout.time_unit())?;
+            }
+        }
+        for ((column, cell), pairs) in self.columns.iter_mut().zip(&row.cells).zip(&mut row.pairs) {
+            match column {
+                Column::Map(_) => column.append_pairs(pairs),
+                _ => column.append(cell),
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        let spans = std::mem::take(&mut self.spans);
+        if spans.is_empty() {
+            return;
+        }
+        let columns: Vec<ArrayRef> = self.columns.iter_mut().map(Column::finish).collect();
+        let messages_of_rows = spans.iter().map(|span| span.message as usize);
+        let columns = self.layout.complete(columns, self.origin, messages_of_rows);
+        // Only metadata is left to be converted.
+        let converted = convert(columns, spans.len(), self.layout.schema(), None, Default::default());
+        for (row, reason) in &converted.bad {
+            self.dead.push(spans[*row], reason.clone());
+        }
+        let row_count = spans.len() - converted.bad.len();
+        if row_count > 0 {
+            self.batches.push(converted.into_batch(self.layout.schema(), row_count));
+        }
+    }
+
+    /// Returns the batches, and what is not in them.
+    pub(super) fn finish(mut self) -> (Vec<RecordBatch>, DeadLetters<'d>) {
+        self.flush();
+        (self.batches, self.dead)
+    }
+}
+
+/// Borrows text.
+pub(super) fn borrowed(text: &str) -> Text<'_> {
+    Cow::Borrowed(text)
+}

@@ -1,0 +1,202 @@
+//! OTLP over HTTP: metrics and logs, in protobuf or JSON; the answer is in the form of the request.
+//!
+//! | | |
+//! |---|---|
+//! | 200 | durable; `partial_success` counts the points that are dead letters, and says why. The client does not repeat it |
+//! | 400, 404, 413, 415 | nothing was stored, and the client does not repeat it; the body is a Status |
+//! | 503 | the client repeats it, after `Retry-After` seconds if there is one |
+//!
+//! A failure of the log is 503 here: after a 500 clients of OTLP drop what they have, and then it is unknown whether it is
+//! stored. Traces are not taken: 404 says so.
+
+use std::collections::BTreeMap;
+
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, post};
+use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceResponse};
+use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsPartialSuccess, ExportMetricsServiceResponse};
+use prost::Message;
+use serde::Serialize;
+use serde_json::json;
+
+use super::super::HttpIngest;
+use super::super::admission::Taken;
+use super::super::problem::{Kind, Problem};
+use crate::format::Protocol;
+
+/// Bytes of a request once it is inflated: messages of many small parts take several times as much in memory.
+const BYTES_MAX: usize = 8 << 20;
+
+const PROTOBUF: &str = "application/x-protobuf";
+const JSON: &str = "application/json";
+
+pub(super) fn router(ingest: HttpIngest) -> axum::Router {
+    let not_post = |headers: HeaderMap| async move {
+        Form::of(&headers).unwrap_or(Form::Protobuf).refusal(&Problem::new(Kind::Method, "requests are sent with POST"))
+    };
+    let traces = |headers: HeaderMap| async move {
+        let problem = Problem::new(Kind::UnknownSource, "traces are not taken; nothing was stored");
+        let problem = problem.hint("send metrics to /otlp/v1/metrics and logs to /otlp/v1/logs");
+        Form::of(&headers).unwrap_or(Form::Protobuf).refusal(&problem)
+    };
+    axum::Router::new()
+        .route("/otlp/v1/metrics", post(metrics).fallback(not_post))
+        .route("/otlp/v1/logs", post(logs).fallback(not_post))
+        .route("/otlp/v1/traces", any(traces))
+        .with_state(ingest)
+}
+
+type Parameters = Query<BTreeMap<String, String>>;
+
+async fn metrics(State(ingest): State<HttpIngest>, Query(parameters): Parameters, request: Request<Body>) -> Response {
+    answer(&ingest, &parameters, request, Protocol::OtlpMetrics, |form, rejected| {
+        let partial_success = rejected.map(|(rejected_data_points, error_message)| ExportMetricsPartialSuccess {
+            rejected_data_points,
+            error_message,
+        });
+        form.success(&ExportMetricsServiceResponse { partial_success })
+    })
+    .await
+}
+
+async fn logs(State(ingest): State<HttpIngest>, Query(parameters): Parameters, request: Request<Body>) -> Response {
+    answer(&ingest, &parameters, request, Protocol::OtlpLogs, |form, rejected| {
+        let partial_success = rejected.map(|(rejected_log_records, error_message)| ExportLogsPartialSuccess {
+            rejected_log_records,
+            error_message,
+        });
+        form.success(&ExportLogsServiceResponse { partial_success })
+    })
+    .await
+}
+
+async fn answer(
+    ingest: &HttpIngest,
+    parameters: &BTreeMap<String, String>,
+    request: Request<Body>,
+    protocol: Protocol,
+    success: impl FnOnce(Form, Option<(i64, String)>) -> Response,
+) -> Response {
+    let form = Form::of(request.headers());
+    match take(ingest, parameters, request, protocol).await {
+        Ok(taken) => {
+            let what = if protocol == Protocol::OtlpLogs { "log records" } else { "rows of data points" };
+            let rejected = (taken.rejected_count > 0).then(|| {
+                let text = super::rejected(&taken, what, |error| error.message.clone());
+                (i64::try_from(taken.rejected_count).unwrap_or(i64::MAX), text)
+            });
+            success(form.unwrap_or(Form::Protobuf), rejected)
+        }
+        Err(problem) => form.unwrap_or(Form::Protobuf).refusal(&problem),
+    }
+}
+
+async fn take(
+    ingest: &HttpIngest,
+    parameters: &BTreeMap<String, String>,
+    request: Request<Body>,
+    protocol: Protocol,
+) -> Result<Taken, Problem> {
+    let source = super::source_of(ingest, parameters.get("source"), protocol)?;
+    let mut admitted = ingest.admit(&source)?;
+    let (head, body) = request.into_parts();
+    if Form::of(&head.headers).is_none() {
+        let given = head.headers.get(header::CONTENT_TYPE).map_or("", |value| value.to_str().unwrap_or("?"));
+        let detail = format!("OTLP is not sent as {given:?}; nothing was stored");
+        let problem = Problem::new(Kind::ContentType, detail).hint(format!("send {PROTOBUF} or {JSON}"));
+        return Err(admitted.refuse(problem));
+    }
+    let payload = admitted.read(&head.headers, body).await?;
+    if payload.len() > BYTES_MAX {
+        let detail = format!(
+            "a request may have {} MiB, this one has {} bytes; nothing was stored",
+            BYTES_MAX >> 20,
+            payload.len()
+        );
+        return Err(admitted.refuse(Problem::new(Kind::TooLarge, detail).hint("send fewer points at once")));
+    }
+    super::append(admitted, protocol, payload).await
+}
+
+/// What a request is written in, and so its answer.
+#[derive(Clone, Copy)]
+enum Form {
+    Protobuf,
+    Json,
+}
+
+impl Form {
+    fn of(headers: &HeaderMap) -> Option<Form> {
+        let given = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+        let essence = given.split(';').next().unwrap_or_default().trim();
+        let is = |name: &str| essence.eq_ignore_ascii_case(name);
+        if is(PROTOBUF) || is("application/protobuf") {
+            Some(Form::Protobuf)
+        } else if is(JSON) {
+            Some(Form::Json)
+        } else {
+            None
+        }
+    }
+
+    fn success(self, message: &(impl Message + Serialize)) -> Response {
+        self.respond(
+            StatusCode::OK,
+            match self {
+                Form::Protobuf => message.encode_to_vec(),
+                Form::Json => serde_json::to_vec(message).expect("an answer is text and numbers"),
+            },
+        )
+    }
+
+    /// A `google.rpc.Status`: 1 code, 2 message.
+    fn refusal(self, problem: &Problem) -> Response {
+        let status = match problem.kind {
+            Kind::LogFailed => StatusCode::SERVICE_UNAVAILABLE,
+            _ => super::status_of(problem),
+        };
+        let (code, message) = (grpc_code(status), super::line_of(problem));
+        let mut response = self.respond(
+            status,
+            match self {
+                Form::Json => json!({"code": code, "message": message}).to_string().into_bytes(),
+                Form::Protobuf => {
+                    let mut bytes = Vec::new();
+                    prost::encoding::int32::encode(1, &code, &mut bytes);
+                    prost::encoding::string::encode(2, &message, &mut bytes);
+                    bytes
+                }
+            },
+        );
+        if let Some(seconds) = problem.kind.retry_after_s() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if problem.kind == Kind::Method {
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+        }
+        response
+    }
+
+    fn respond(self, status: StatusCode, body: Vec<u8>) -> Response {
+        let content_type = match self {
+            Form::Protobuf => PROTOBUF,
+            Form::Json => JSON,
+        };
+        (status, [(header::CONTENT_TYPE, content_type)], body).into_response()
+    }
+}
+
+/// The code of gRPC that says the same as a status.
+fn grpc_code(status: StatusCode) -> i32 {
+    match status {
+        StatusCode::NOT_FOUND => 5,
+        StatusCode::PAYLOAD_TOO_LARGE => 8,
+        StatusCode::METHOD_NOT_ALLOWED => 12,
+        StatusCode::SERVICE_UNAVAILABLE => 14,
+        status if status.is_server_error() => 13,
+        _ => 3,
+    }
+}

@@ -1,0 +1,54 @@
+//! The listener as the sinks of this process see it: rows come in, and go to all who subscribed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidemill_engine::source::{BoxFuture, Note};
+use tokio::time::{Instant, sleep};
+
+use super::super::local::{LocalBroker, LocalMessage};
+use super::house::Log;
+use super::hub::{Hub, Mailbox, Publication};
+
+/// How long a sink waits for subscribers that are behind, with each few hundred rows.
+const SLOW_SUBSCRIBER_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it looks whether they are still.
+const SLOW_SUBSCRIBER_LOOK: Duration = Duration::from_millis(5);
+
+/// See the module.
+pub(super) struct Results {
+    pub(super) hub: Arc<Hub>,
+    pub(super) log: Log,
+}
+
+impl LocalBroker for Results {
+    /// Gives rows of a sink to all who subscribed, when the log has what is retained of them. The rest is in memory then, as
+    /// everything on its way to subscribers. A window that closes for many keys brings more rows at once than a mailbox holds,
+    /// so a subscriber that reads gets time for it.
+    fn publish(&self, messages: Vec<LocalMessage>) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            let publications: Vec<Publication> = messages.into_iter().map(publication).collect();
+            let notes: Vec<Note> = publications.iter().flat_map(|publication| self.hub.notes_of(publication)).collect();
+            if !notes.is_empty() {
+                self.log.append(Vec::new(), notes).await.map_err(|error| error.to_string())?;
+            }
+            let mut slow: BTreeMap<u64, Arc<Mailbox>> = BTreeMap::new();
+            for publication in publications {
+                let heard_by = self.hub.publish(publication);
+                slow.extend(heard_by.into_iter().filter(|m| m.is_half_full()).map(|mailbox| (mailbox.number, mailbox)));
+            }
+            let until = Instant::now() + SLOW_SUBSCRIBER_PATIENCE;
+            while slow.values().any(|mailbox| mailbox.is_half_full()) && Instant::now() < until {
+                sleep(SLOW_SUBSCRIBER_LOOK).await;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn publication(message: LocalMessage) -> Publication {
+    let LocalMessage { topic, payload, qos, retain } = message;
+    Publication { topic, payload, qos, retain, properties: Bytes::new(), publisher: None, expires_at: None }
+}

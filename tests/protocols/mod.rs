@@ -1,0 +1,64 @@
+//! What programs already send elsewhere: real clients, as `docs/protocols.md` configures them, and kills in the middle.
+//!
+//! The page's blocks are what is run here: the pipeline, the snippets of Python and shell, the configuration of a real
+//! Prometheus. Only their port is replaced.
+
+mod clients;
+mod kills;
+mod prometheus;
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::harness::folder::Folder;
+use crate::harness::program::{Program, Serve};
+use crate::harness::python::interpreter;
+use crate::harness::wait::eventually;
+
+const PAGE: &str = include_str!("../../docs/protocols.md");
+
+/// Returns the block of the page with this mark.
+fn block(mark: &str) -> String {
+    let rest = PAGE.split(&format!("<!-- test: {mark} -->\n")).nth(1).unwrap_or_else(|| panic!("no block {mark}"));
+    let body = rest.split_once('\n').expect("a fence").1;
+    body.split("```").next().expect("a closing fence").to_owned()
+}
+
+/// Starts the pipeline of the page.
+async fn start(folder: &Folder) -> (Serve, Program) {
+    let serve = Serve::new(folder, &block("file protocols.sql"));
+    let program = serve.start_ready().await;
+    (serve, program)
+}
+
+/// Returns a block with the port of a program in place of the usual one.
+fn block_for(mark: &str, serve: &Serve) -> String {
+    let text = block(mark);
+    assert!(text.contains("8433"), "{text}");
+    text.replace("8433", &serve.http.to_string())
+}
+
+/// Runs Python in the environment of the tests and returns what it printed.
+fn python(script: &str, arguments: &[&str]) -> String {
+    // The clients are told to wait for nothing outside of this machine.
+    let output = Command::new(interpreter()).arg("-c").arg(script).args(arguments).env("no_proxy", "*").output();
+    let output = output.expect("Python starts");
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}\ngives {}\n{complained}", output.status);
+    assert!(!complained.contains("Failed to export"), "{complained}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Waits until a question has these rows.
+async fn rows_are(program: &Program, sql: &str, expected: Value) {
+    let mut last = Value::Null;
+    let wanted = expected.clone();
+    let look = async || {
+        last = Value::Array(program.http.query(sql).await.ok()?);
+        (last == wanted).then_some(())
+    };
+    let patience = tokio::time::timeout(Duration::from_secs(30), eventually(sql, Duration::from_secs(60), look)).await;
+    assert!(patience.is_ok(), "{sql} gives {last}, not {expected}");
+}

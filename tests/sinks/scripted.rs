@@ -1,0 +1,100 @@
+//! A sink at QoS 2 and a broker that is a script: what happens to rows that the broker has received and not confirmed.
+
+use std::time::Duration;
+
+use super::{lines, pipeline, sink_until};
+use crate::harness::folder::Folder;
+use crate::harness::mqtt_script::{Link, ScriptedBroker};
+use crate::harness::program::{Program, Serve};
+
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// Two rows, each with its packet id.
+struct InFlight {
+    broker: ScriptedBroker,
+    serve: Serve,
+    ids: [String; 2],
+    _folder: Folder,
+}
+
+impl InFlight {
+    /// Has the sink publish two rows, and the broker receive and release them without a PUBCOMP; then kills the program.
+    async fn begin() -> InFlight {
+        let folder = Folder::new();
+        let broker = ScriptedBroker::start().await;
+        let options = format!("url = '{}', qos = 2, client_id = 'sink', commit_interval = '20 ms'", broker.url());
+        let serve = Serve::new(&folder, &pipeline(&options));
+        let program = serve.start_ready().await;
+        let mut link = broker.accept().await;
+        link.play("< CONNECT clean=1 ... \n > CONNACK present=0").await;
+        program.http.ingest_durably("readings", &lines(0, 2)).await;
+        let mut ids = [String::new(), String::new()];
+        for id in &mut ids {
+            *id = published(&mut link).await;
+            link.send(&format!("PUBREC {id}")).await;
+        }
+        // A PUBREL leaves when it is durable that its row was received.
+        for id in &ids {
+            link.expect(&format!("PUBREL {id}")).await;
+        }
+        program.kill9();
+        InFlight { broker, serve, ids, _folder: folder }
+    }
+
+    /// Waits until everything counts as delivered, and looks for both rows in the view's table.
+    async fn end(self, program: Program) {
+        sink_until(&program.http, "everything is delivered", |sink| sink["outbox_rows"] == 0).await;
+        program.http.query_until("SELECT count(*) AS n FROM hot WHERE n IN (0, 1)", 2).await;
+        program.stop().await;
+    }
+}
+
+/// Waits for a PUBLISH, and returns its packet id.
+async fn published(link: &mut Link) -> String {
+    let said = link.next(ANSWER_MAX).await.unwrap_or_default();
+    let id = said.strip_prefix("PUBLISH q2 id=").and_then(|rest| rest.split(' ').next());
+    let id = id.unwrap_or_else(|| panic!("{said:?} is no PUBLISH of a row"));
+    assert!(said.contains("dup=0"), "{said}");
+    id.to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_broker_has_received_is_released_and_what_it_has_forgotten_is_published_again() {
+    for has_kept in [true, false] {
+        let scene = InFlight::begin().await;
+        let program = scene.serve.start();
+        let mut link = scene.broker.accept().await;
+        link.expect("CONNECT clean=0 ...").await;
+        link.send(&format!("CONNACK present={}", u8::from(has_kept))).await;
+        for id in &scene.ids {
+            if !has_kept {
+                assert_eq!(published(&mut link).await, *id);
+                link.send(&format!("PUBREC {id}")).await;
+            }
+        }
+        for id in &scene.ids {
+            link.play(&format!("< PUBREL {id} \n > PUBCOMP {id}")).await;
+        }
+        scene.end(program).await;
+    }
+}
+
+/// Wrong, and known: see docs/mqtt.md. A broker says once that it has lost the session, in the CONNACK of the connection that
+/// begins another one. If the program dies before it has heard that, nobody says it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_lost_while_the_program_dies_in_its_handshake_goes_unnoticed() {
+    let scene = InFlight::begin().await;
+    let program = scene.serve.start();
+    let mut link = scene.broker.accept().await;
+    // The broker has lost the session, and makes a new one; its answer is never heard.
+    link.expect("CONNECT clean=0 ...").await;
+    program.kill9();
+    drop(link);
+    let program = scene.serve.start();
+    let mut link = scene.broker.accept().await;
+    link.play("< CONNECT clean=0 ... \n > CONNACK present=1").await;
+    for id in &scene.ids {
+        link.play(&format!("< PUBREL {id} \n > PUBCOMP {id} rc=0x92")).await;
+    }
+    scene.end(program).await;
+}
