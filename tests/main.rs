@@ -23,6 +23,7 @@ mod flipped_bits;
 mod follow;
 mod formats;
 mod full_at_start;
+mod http;
 mod idle;
 mod ingest;
 mod inspect;

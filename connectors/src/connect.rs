@@ -113,7 +113,7 @@ fn make(
                 )
             })?;
             let format = TaggedFormat::new(layout, own);
-            let source = HttpSource::new(name, format.clone(), context.http.clone());
+            let source = HttpSource::new(name, format.clone(), Arc::clone(&context.clock), context.http.clone());
             Ok((Arc::new(source), Arc::new(format)))
         }
         Kind::File => {

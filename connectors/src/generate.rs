@@ -391,7 +391,7 @@ mod tests {
     fn rows_of(chunk: &Chunk) -> usize {
         match chunk {
             Chunk::Range { start, end, .. } => (end - start) as usize,
-            Chunk::Messages(messages) | Chunk::Noted(messages, _) => messages.len(),
+            Chunk::Messages(messages) | Chunk::Noted(messages, _) | Chunk::Decoded { messages, .. } => messages.len(),
         }
     }
 

@@ -25,6 +25,7 @@ pub mod mqtt;
 
 pub mod outbox;
 pub mod sink;
+mod sinks;
 
 pub mod table;
 

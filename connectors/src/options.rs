@@ -228,7 +228,8 @@ fn edit_distance(a: &str, b: &str) -> usize {
     rows[a.len()][b.len()]
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// Reads a duration such as `5s` or `250 ms`.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     let split = text.find(|c: char| !c.is_ascii_digit())?;
     let count: u64 = text[..split].parse().ok()?;

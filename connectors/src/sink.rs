@@ -13,6 +13,7 @@ use crate::Context;
 use crate::mqtt;
 use crate::options::{OptionError, Options, nearest};
 use crate::outbox::{Destination, Gauges, Limits, OnFull, OutboxSink, OutboxSpec, OutboxStatus};
+use crate::sinks;
 
 /// In the data folder, a folder for each sink.
 pub const SINKS_FOLDER: &str = "sinks";
@@ -24,7 +25,10 @@ const COMMIT_INTERVAL_DEFAULT: Duration = Duration::from_millis(250);
 const BYTES_MIN: u64 = 1 << 20;
 
 /// The closed set of connectors.
-const NAMES: [&str; 1] = ["mqtt"];
+const NAMES: [&str; 4] = ["mqtt", "http", "file", "stdout"];
+
+/// A file is not needed within the second, and each commit has some bytes of its own.
+const COMMIT_INTERVAL_FILE: Duration = Duration::from_secs(1);
 
 /// A sink that is ready to be planned. Clones show the same numbers.
 #[derive(Clone)]
@@ -66,9 +70,17 @@ pub fn connect_sink(
     if limits.rows_max == 0 {
         return Err(OptionError::new("outbox_rows", "must be at least 1"));
     }
-    let commit_interval = options.duration("commit_interval")?.unwrap_or(COMMIT_INTERVAL_DEFAULT);
+    let commit_interval = options.duration("commit_interval")?.unwrap_or(match connector {
+        "file" => COMMIT_INTERVAL_FILE,
+        _ => COMMIT_INTERVAL_DEFAULT,
+    });
     let dir = format!("{SINKS_FOLDER}/{name}");
-    let destination = mqtt::destination(&dir, columns, &mut options, context)?;
+    let destination = match connector {
+        "http" => sinks::http(&dir, columns, &mut options, context)?,
+        "file" => sinks::file(columns, &mut options, context)?,
+        "stdout" => sinks::stdout(columns, &mut options)?,
+        _ => mqtt::destination(&dir, columns, &mut options, context)?,
+    };
     options.finish()?;
     Ok(ConnectedSink {
         connector,
@@ -234,7 +246,7 @@ mod tests {
         assert!(connected(&good, &context()).is_ok());
         for (key, value, expected) in [
             ("connector", "mqqt", "did you mean 'mqtt'?"),
-            ("connector", "kafka", "known are mqtt"),
+            ("connector", "kafka", "known are mqtt, http, file, stdout"),
             ("url", "b:1883", "is not a URL"),
             ("url", "listener:", "names no source"),
             ("topic", "x/#", "holds #"),

@@ -198,6 +198,11 @@ impl Plan {
         path
     }
 
+    /// Returns the source that a table's rows come from.
+    pub fn source_of(&self, table: &str) -> Option<NodeId> {
+        self.path_of(table).pop()
+    }
+
     /// Returns the nodes that a table's rows come through, from the one whose rows they are to its source.
     fn path_of(&self, table: &str) -> Vec<NodeId> {
         let named = |name: &Option<String>| name.as_deref() == Some(table);

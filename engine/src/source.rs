@@ -125,6 +125,17 @@ pub enum Chunk {
     Messages(Vec<Message>),
     /// The same, with what the source must know again. There may be notes without messages.
     Noted(Vec<Message>, Vec<Note>),
+    /// The same, decoded already because the source had to look into it: the log keeps messages and notes, and the dataflow
+    /// takes the columns. They are what the source's own decoder makes of these messages, wherever they stand, and none is
+    /// a dead letter; they are one batch, or each of their rows is a message.
+    Decoded {
+        /// What the log keeps.
+        messages: Vec<Message>,
+        /// What the source must know again.
+        notes: Vec<Note>,
+        /// What the dataflow takes.
+        columns: Vec<RecordBatch>,
+    },
     /// Input that [`Source::reread`] can produce again: the log keeps only the range `[start, end)` and a checksum.
     Range {
         /// First position, in the source's own unit (byte, row, sequence number).
@@ -136,6 +147,15 @@ pub enum Chunk {
         /// A checksum over the data by the source's own rule; `reread` must give the same.
         checksum: u32,
     },
+}
+
+/// How far messages have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// The log has them, and a power loss does not take them away.
+    Durable,
+    /// Every table behind their source shows what came of them, or nothing came.
+    Committed,
 }
 
 /// Where a durable chunk stands in the log.
@@ -185,6 +205,11 @@ pub trait Intake: Send + Sync + 'static {
     fn set_connected(&self, connected: bool);
     /// Counts something bad that never reached the log (refused requests, protocol errors), by a fixed kind.
     fn count_error(&self, kind: &'static str);
+    /// Says how far the messages before an offset have come; `None` if the log has not so many, or nothing is known.
+    fn stage(&self, before: Offset) -> Option<Stage> {
+        let _ = before;
+        None
+    }
 }
 
 /// How far a partition had come in the log when the job started.
@@ -198,6 +223,9 @@ pub struct Resume {
     pub ended: bool,
     /// What was noted and not forgotten, by key.
     pub notes: BTreeMap<Bytes, Bytes>,
+    /// Where the messages stand that those notes came with, by the same keys; not for notes of a log or a checkpoint that
+    /// an older version has folded.
+    pub places: BTreeMap<Bytes, Appended>,
 }
 
 /// What can go wrong in a source; Display is for people.

@@ -218,18 +218,26 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
+/// A problem as it is written (RFC 9457).
 #[derive(Serialize, Deserialize)]
 struct Document {
+    /// `urn:tidemill:error:` and the code.
     #[serde(rename = "type", default)]
     kind: String,
+    /// What kind of problem it is.
     #[serde(default)]
     title: String,
+    /// The status again.
     status: u16,
+    /// A code that never changes its meaning, such as `TM1107`.
     code: String,
+    /// What is wrong in this very case.
     #[serde(default)]
     detail: String,
+    /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
+    /// The place in the statement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     span: Option<Span>,
 }

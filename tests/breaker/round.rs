@@ -178,8 +178,10 @@ impl Scene {
         report.ms_to_first_ack_max = shared.first_acknowledgement_ms_max();
         report.judge(verdict);
         eprintln!(
-            "breaker: seed {}: faults and load {:.1} s, of which the end {:.1} s; verdict {:.1} s",
+            "breaker: seed {}: {} requests came again that were stored; faults and load {:.1} s, of which the end {:.1} s; \
+             verdict {:.1} s",
             report.seed,
+            shared.repeats(),
             (ended - report.begin).as_secs_f32(),
             (ended - begin).as_secs_f32(),
             ended.elapsed().as_secs_f32()

@@ -41,6 +41,19 @@ impl Client {
         Ok((answer.status().as_u16(), answer.text().await?))
     }
 
+    /// Posts a body with headers: status and body of the answer.
+    pub(crate) async fn post_with(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> reqwest::Result<(u16, String)> {
+        let request = self.client.post(format!("{}{path}", self.base));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let answer = request.body(body).send().await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
     /// Posts gzipped NDJSON: status and body of the answer.
     pub(crate) async fn post_gzip(&self, path: &str, body: Vec<u8>) -> reqwest::Result<(u16, String)> {
         let request = self.client.post(format!("{}{path}", self.base)).header("content-type", "application/x-ndjson");

@@ -47,7 +47,7 @@ fn claims() -> Vec<&'static str> {
 }
 
 /// Numbers in brackets.
-fn numbers(text: &str) -> BTreeSet<u32> {
+pub(crate) fn numbers(text: &str) -> BTreeSet<u32> {
     text.split('[').filter_map(|rest| rest.split_once(']')?.0.parse().ok()).collect()
 }
 
@@ -61,7 +61,7 @@ fn listed_tests() -> BTreeMap<u32, String> {
 }
 
 /// Names of all functions that follow an attribute `test`.
-fn tests_of_the_house() -> BTreeSet<String> {
+pub(crate) fn tests_of_the_house() -> BTreeSet<String> {
     let mut tests = BTreeSet::new();
     let mut folders: Vec<_> = FOLDERS.iter().map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).collect();
     while let Some(folder) = folders.pop() {

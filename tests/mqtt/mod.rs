@@ -25,4 +25,4 @@ mod numbered;
 mod secured;
 mod shared;
 
-mod guarantees;
+pub(crate) mod guarantees;

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::{block, block_for, python, rows_are, start};
 use crate::harness::folder::Folder;
+use crate::harness::program::command;
 
 #[test]
 fn every_block_of_the_page_is_run_or_looked_at() {
@@ -113,4 +114,26 @@ async fn a_page_of_metrics_as_text_is_posted_with_curl() {
     let (status, answer) = program.http.post("/api/v1/ingest/page", "", page).await.expect("an answer");
     assert!(status == 200 && answer.contains("\"rejected_count\":0"), "{answer}");
     program.stop().await;
+}
+
+#[test]
+fn line_protocol_comes_from_files_too() {
+    let folder = Folder::new();
+    folder.write("points.lp", "cpu,host=a usage=1 1700000000\ncpu,host=b usage=warm\ncpu,host=c usage=2i 1700000001\n");
+    let pipeline = "CREATE SOURCE cpu (host TEXT, usage DOUBLE, ts TIMESTAMP) \
+                    WITH (connector = 'file', path = 'points.lp', format = 'line_protocol', time_unit = 's');\n\
+                    CREATE MATERIALIZED VIEW history AS SELECT host, usage, ts FROM cpu;\n";
+    folder.write("pipeline.sql", pipeline);
+    let run = command(["run", "--data", "data", "pipeline.sql"], folder.path()).output().expect("the program starts");
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let ask = |sql: &str| {
+        let words = ["sql", "--data", "data", "--format", "csv", sql];
+        let output = command(words, folder.path()).output().expect("the program starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let rows = ask("SELECT * FROM history ORDER BY ts");
+    assert_eq!(rows.trim_end(), "host,usage,ts\na,1.0,2023-11-14T22:13:20Z\nc,2.0,2023-11-14T22:13:21Z");
+    let reason = ask("SELECT reason FROM \"cpu$dead\"");
+    assert!(reason.contains("not line protocol: the value is neither a number"), "{reason}");
 }

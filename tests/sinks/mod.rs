@@ -1,7 +1,12 @@
-//! `CREATE SINK` against a real broker: what a view gives arrives, whoever dies.
+//! `CREATE SINK` against real receivers: what a view gives arrives, whoever dies.
 
+mod degradation;
+mod files;
+mod http;
 mod mqtt;
 mod outbox;
+mod page;
+mod receiver;
 mod scripted;
 pub(crate) mod subscriber;
 

@@ -75,8 +75,10 @@ const PAGES: &[&str] = &[
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/formats.md",
+    "docs/http.md",
     "docs/mqtt.md",
     "docs/protocols.md",
+    "docs/sinks.md",
 ];
 
 /// A file as the rules see it: its path from the top of the repository, with `/`, and its text.

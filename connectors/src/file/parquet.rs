@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
-use arrow::datatypes::SchemaRef;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
@@ -14,7 +13,7 @@ use parquet::arrow::arrow_reader::{
 use tidemill_engine::source::{Chunk, Data, SourceError};
 
 use super::unreadable;
-use crate::format::{Layout, check_columns};
+use crate::format::Layout;
 
 /// Rows of a chunk.
 const CHUNK_ROWS: usize = 32_768;
@@ -41,7 +40,8 @@ impl ParquetReader {
         let footer_checksum = footer_checksum(&mut file).map_err(|error| unreadable(path, &error))?;
         let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
             .map_err(|error| SourceError::Environment(format!("cannot read {}: {error}", path.display())))?;
-        check(path, metadata.schema(), layout)?;
+        let refused = |problem| SourceError::Environment(format!("{}: {problem}", path.display()));
+        layout.check_columns(metadata.schema()).map_err(refused)?;
         let wanted = metadata.schema().fields().iter().enumerate();
         let names: Vec<&str> = layout.payload().fields().iter().map(|field| field.name().as_str()).collect();
         let leads_to = |field: &str, name: &str| {
@@ -153,8 +153,4 @@ fn footer_checksum(file: &mut File) -> std::io::Result<u32> {
     file.seek(SeekFrom::Start(size - length))?;
     file.take(length).read_to_end(&mut footer)?;
     Ok(crc32c::crc32c_append(crc32c::crc32c(&footer), &size.to_le_bytes()))
-}
-
-fn check(path: &Path, found: &SchemaRef, layout: &Layout) -> Result<(), SourceError> {
-    check_columns(found, layout).map_err(|problem| SourceError::Environment(format!("{}: {problem}", path.display())))
 }

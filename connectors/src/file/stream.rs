@@ -12,7 +12,7 @@ use arrow::ipc::reader::{FileReader, StreamReader};
 use tidemill_engine::source::{Chunk, Data, SourceError};
 
 use super::unreadable;
-use crate::format::{Encoding, Layout, check_columns};
+use crate::format::{Encoding, Layout};
 
 /// Rows of a batch of Avro.
 const BATCH_ROWS: usize = 8_192;
@@ -46,7 +46,8 @@ impl RowsReader {
     ) -> Result<Self, SourceError> {
         let file_checksum = file_checksum(path).map_err(|error| unreadable(path, &error))?;
         let (schema, batches) = batches(path, encoding)?;
-        check_columns(&schema, layout)
+        layout
+            .check_columns(&schema)
             .map_err(|problem| SourceError::Environment(format!("{}: {problem}", path.display())))?;
         let (path, partition) = (path.to_owned(), partition.to_owned());
         let mut reader = RowsReader { path, partition, encoding, file_checksum, schema, batches, rest: None, next: 0 };

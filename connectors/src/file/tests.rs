@@ -103,7 +103,7 @@ async fn a_resumed_run_reads_only_the_rest() {
     let first = run(&whole, Vec::new()).await;
     let cut = match &first.chunks.lock()[0].1 {
         Chunk::Range { end, .. } => *end,
-        Chunk::Messages(_) | Chunk::Noted(..) => unreachable!("files append ranges"),
+        Chunk::Messages(_) | Chunk::Noted(..) | Chunk::Decoded { .. } => unreachable!("files append ranges"),
     };
     let resume = vec![
         Resume { partition: "a.ndjson".to_owned(), next: cut, ended: false, ..Resume::default() },

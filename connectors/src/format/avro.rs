@@ -22,7 +22,7 @@ use arrow_avro::schema::{AvroSchema, Fingerprint, FingerprintAlgorithm, SchemaSt
 use tidemill_engine::decode::{Decoded, Decoder, Format, Place};
 use tidemill_engine::source::{Data, Message};
 
-use super::columns::{check_columns, column_of, decode_columns};
+use super::columns::{column_of, decode_columns};
 use super::dead::{DeadLetters, joined};
 use super::layout::Layout;
 use super::metadata::Origin;
@@ -84,7 +84,7 @@ impl AvroFormat {
         }
         let format = AvroFormat { layout: Arc::new(layout), schema, fingerprint, prefix };
         let reader = format.reader(1).map_err(|problem| refuse(format!("cannot be used: {problem}")))?;
-        check_columns(&reader.schema(), &format.layout).map_err(refuse)?;
+        format.layout.check_columns(&reader.schema()).map_err(refuse)?;
         Ok(format)
     }
 

@@ -59,55 +59,54 @@ impl Decoder for ColumnsDecoder {
     }
 }
 
-/// Rows that were columns already, brought to the layout.
-#[derive(Default)]
-pub(super) struct Rows {
-    pub(super) batches: Vec<RecordBatch>,
-    pub(super) dead: Vec<DeadLetter>,
-    pub(super) nulled: u64,
-}
-
 /// Brings columns to the layout. Rows that do not fit become dead letters, written as JSON.
 pub(super) fn decode_columns(layout: &Layout, batch: &RecordBatch, place: &Place<'_>) -> Decoded {
+    let row_as_message = |row: usize, reason: &str| (row, reason.to_owned());
+    // A row is a message of its own.
+    decode(layout, batch, &Origin::new(place, &[]), |row| row, row_as_message)
+}
+
+/// The same for columns that one message holds: all rows have its place, and a reason says which row it is about, behind
+/// `rows_before` others of the message.
+pub(super) fn decode_columns_of(
+    layout: &Layout,
+    batch: &RecordBatch,
+    origin: &Origin<'_>,
+    message: usize,
+    rows_before: usize,
+) -> Decoded {
+    let numbered = |row: usize, reason: &str| (message, format!("row {}: {reason}", rows_before + row + 1));
+    decode(layout, batch, origin, |_| message, numbered)
+}
+
+fn decode(
+    layout: &Layout,
+    batch: &RecordBatch,
+    origin: &Origin<'_>,
+    message_of_row: impl Fn(usize) -> usize,
+    letter: impl Fn(usize, &str) -> (usize, String),
+) -> Decoded {
     if batch.num_rows() == 0 {
         return Decoded::default();
     }
-    if batch.schema_ref() == layout.schema() && !layout.has_metadata() {
+    if batch.schema_ref() == layout.schema() && !layout.has_metadata() && origin.messages.is_empty() {
         return Decoded { batches: vec![batch.clone()], ..Decoded::default() };
     }
-    let mut rows = Rows::default();
-    let columns = layout.complete_columns(batch, place);
-    rows.take(layout, batch, columns, |row| (row, Bytes::new()));
-    Decoded { batches: rows.batches, dead: rows.dead, nulled: rows.nulled }
-}
-
-/// Brings the columns of a message to the layout.
-pub(super) fn decode_rows(layout: &Layout, batch: &RecordBatch, origin: &Origin<'_>, message: usize, rows: &mut Rows) {
-    let payload = layout.payload().fields().iter().map(|field| column_of(batch, field)).collect();
-    let columns = layout.complete(payload, origin, std::iter::repeat_n(message, batch.num_rows()));
-    rows.take(layout, batch, columns, |_| (message, origin.messages[message].topic.clone()));
-}
-
-impl Rows {
-    fn take(
-        &mut self,
-        layout: &Layout,
-        batch: &RecordBatch,
-        columns: Vec<ArrayRef>,
-        message_of_row: impl Fn(usize) -> (usize, Bytes),
-    ) {
-        let converted = layout.convert(columns, batch.num_rows());
-        self.nulled += converted.nulled;
-        let letter = |(row, reason): (&usize, &String)| {
-            let (message, topic) = message_of_row(*row);
-            DeadLetter { message, topic, payload: row_as_json(batch, *row), reason: reason.clone() }
-        };
-        self.dead.extend(converted.bad.iter().map(letter));
-        let row_count = batch.num_rows() - converted.bad.len();
-        if row_count > 0 {
-            self.batches.push(converted.into_batch(layout.schema(), row_count));
-        }
-    }
+    let columns = layout.complete_columns(batch, origin, message_of_row);
+    let converted = layout.convert(columns, batch.num_rows());
+    let row_count = batch.num_rows() - converted.bad.len();
+    let dead = converted.bad.iter().map(|(row, reason)| {
+        let (message, reason) = letter(*row, reason);
+        let topic = origin.messages.get(message).map_or_else(Bytes::new, |message| message.topic.clone());
+        DeadLetter { message, topic, payload: row_as_json(batch, *row), reason }
+    });
+    let dead = dead.collect();
+    let nulled = converted.nulled;
+    let batches = match row_count {
+        0 => Vec::new(),
+        _ => vec![converted.into_batch(layout.schema(), row_count)],
+    };
+    Decoded { batches, dead, nulled }
 }
 
 /// Finds the column of a field, by its name; a dot leads into a column of columns. NULL where there is none.
@@ -149,7 +148,7 @@ fn field_of<'s>(schema: &'s Schema, name: &str) -> Option<&'s Field> {
 }
 
 /// Says why columns cannot become those of a layout; `Ok` if they can.
-pub(crate) fn check_columns(found: &Schema, layout: &Layout) -> Result<(), String> {
+pub(super) fn check_columns(found: &Schema, layout: &Layout) -> Result<(), String> {
     let mut is_any_there = false;
     for field in layout.payload().fields() {
         let Some(column) = field_of(found, field.name()) else {

@@ -9,10 +9,9 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringViewBuilder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use tidemill_engine::decode::Place;
 use tidemill_engine::source::Message;
 
-use super::columns::column_of;
+use super::columns::{check_columns, column_of};
 use super::convert::{Converted, convert};
 use super::metadata::{Origin, column, paths};
 use super::time::TimeUnit;
@@ -114,6 +113,14 @@ impl Layout {
         self.time_unit
     }
 
+    /// Says why columns that are columns already cannot become the declared ones; `Ok` if they can.
+    ///
+    /// # Errors
+    /// Names the column, and what it is.
+    pub(crate) fn check_columns(&self, found: &Schema) -> Result<(), String> {
+        check_columns(found, self)
+    }
+
     /// Says why a message's topic cannot give the topic columns; `Ok` if it can.
     pub(super) fn check_topic(&self, message: &Message) -> Result<(), String> {
         let Some(pattern) = &self.topic else { return Ok(()) };
@@ -151,13 +158,30 @@ impl Layout {
         columns
     }
 
-    /// The same for rows that came as columns: what is not metadata is found by its name, or null.
-    pub(super) fn complete_columns(&self, batch: &RecordBatch, place: &Place<'_>) -> Vec<ArrayRef> {
-        let origin = Origin::new(place, &[]);
-        let every_row: Vec<usize> = if self.has_metadata() { (0..batch.num_rows()).collect() } else { Vec::new() };
+    /// The same for rows that came as columns: what is not metadata, and no level of a topic, is found by its name, or null.
+    pub(super) fn complete_columns(
+        &self,
+        batch: &RecordBatch,
+        origin: &Origin<'_>,
+        message_of_row: impl Fn(usize) -> usize,
+    ) -> Vec<ArrayRef> {
+        // A row that is no part of a message has no topic: then the columns that a topic would give are its own.
+        let (fields, topic) = match origin.messages.is_empty() {
+            true => (self.schema.fields(), None),
+            false => (self.payload.fields(), self.topic.as_ref()),
+        };
+        if topic.is_none() && !self.has_metadata() {
+            return fields.iter().map(|field| column_of(batch, field)).collect();
+        }
+        let messages_of_rows = (0..batch.num_rows()).map(message_of_row);
+        if !origin.messages.is_empty() {
+            let payload = fields.iter().map(|field| column_of(batch, field)).collect();
+            return self.complete(payload, origin, messages_of_rows);
+        }
+        let every_row: Vec<usize> = messages_of_rows.collect();
         let rows = origin.rows(&every_row);
         let metadata = self.metadata.iter().copied().chain(std::iter::repeat(None));
-        let fields = self.schema.fields().iter().zip(metadata);
+        let fields = fields.iter().zip(metadata);
         fields
             .map(|(field, metadata)| match metadata {
                 Some(metadata) => column(metadata, &rows),

@@ -7,7 +7,8 @@
 //!   ┌ 0x80 u8 ┬ encoding u8 ┬ parameter u8 ┐     0x80: told from the flags of MQTT, which have four bits
 //!   └─────────┴─────────────┴──────────────┘
 //!     1 JSON, 2 CSV (parameter: the delimiter), 16 line protocol (parameter: the precision, from 1; 0: as the source says),
-//!     17 Prometheus text, 18 remote write, 19 OTLP metrics, 20 OTLP logs
+//!     17 Prometheus text, 18 remote write, 19 OTLP metrics, 20 OTLP logs,
+//!     32 Arrow, 33 Parquet
 //! ```
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tidemill_engine::decode::Format;
 use tidemill_engine::source::Message;
 
 use super::convert::expected;
+use super::enclosed::Enclosed;
 use super::json::can_read as json_can_read;
 use super::{CsvFormat, Encoding, JsonFormat, Layout, Protocol, TelemetryFormat};
 
@@ -35,6 +37,10 @@ pub enum PayloadEncoding {
         /// Between two fields.
         delimiter: u8,
     },
+    /// A stream of Arrow IPC with its end mark; columns are matched by name.
+    Arrow,
+    /// A whole Parquet file; columns are matched by name.
+    Parquet,
     /// Points of Influx, Prometheus or OpenTelemetry.
     Telemetry(Protocol),
 }
@@ -45,6 +51,8 @@ impl PayloadEncoding {
         let (code, parameter) = match self {
             PayloadEncoding::Json => (1, 0),
             PayloadEncoding::Csv { delimiter } => (2, delimiter),
+            PayloadEncoding::Arrow => (32, 0),
+            PayloadEncoding::Parquet => (33, 0),
             PayloadEncoding::Telemetry(protocol) => protocol.code(),
         };
         Bytes::copy_from_slice(&[MARK, code, parameter])
@@ -58,6 +66,8 @@ impl PayloadEncoding {
         match *message.attributes {
             [MARK, 1, _] => Ok(Some(PayloadEncoding::Json)),
             [MARK, 2, delimiter] => Ok(Some(PayloadEncoding::Csv { delimiter })),
+            [MARK, 32, _] => Ok(Some(PayloadEncoding::Arrow)),
+            [MARK, 33, _] => Ok(Some(PayloadEncoding::Parquet)),
             [MARK, code, parameter] if let Some(protocol) = Protocol::coded(code, parameter) => {
                 Ok(Some(PayloadEncoding::Telemetry(protocol)))
             }
@@ -74,11 +84,22 @@ impl PayloadEncoding {
         match self {
             PayloadEncoding::Json => "JSON",
             PayloadEncoding::Csv { .. } => "CSV",
+            PayloadEncoding::Arrow => "an Arrow stream",
+            PayloadEncoding::Parquet => "a Parquet file",
             PayloadEncoding::Telemetry(Protocol::LineProtocol { .. }) => "line protocol",
             PayloadEncoding::Telemetry(Protocol::Exposition) => "Prometheus text",
             PayloadEncoding::Telemetry(Protocol::RemoteWrite) => "Prometheus remote write",
             PayloadEncoding::Telemetry(Protocol::OtlpMetrics) => "OTLP metrics",
             PayloadEncoding::Telemetry(Protocol::OtlpLogs) => "OTLP logs",
+        }
+    }
+
+    /// Returns what holds the columns, if a payload in this encoding does.
+    pub(crate) fn enclosed(self) -> Option<Enclosed> {
+        match self {
+            PayloadEncoding::Arrow => Some(Enclosed::ArrowStream),
+            PayloadEncoding::Parquet => Some(Enclosed::ParquetFile),
+            PayloadEncoding::Json | PayloadEncoding::Csv { .. } | PayloadEncoding::Telemetry(_) => None,
         }
     }
 
@@ -92,6 +113,8 @@ impl PayloadEncoding {
         match self {
             PayloadEncoding::Json => Arc::new(JsonFormat::new(layout)),
             PayloadEncoding::Csv { delimiter } => Arc::new(CsvFormat::new(layout, delimiter)),
+            PayloadEncoding::Arrow => Enclosed::ArrowStream.format(layout),
+            PayloadEncoding::Parquet => Enclosed::ParquetFile.format(layout),
             PayloadEncoding::Telemetry(protocol) => Arc::new(TelemetryFormat::new(protocol, layout)),
         }
     }
@@ -120,6 +143,8 @@ impl PayloadEncoding {
             PayloadEncoding::Json | PayloadEncoding::Csv { .. } if *field.data_type() == DataType::Binary => false,
             PayloadEncoding::Json => json_can_read(field),
             PayloadEncoding::Csv { .. } => can_cast_types(&DataType::Utf8View, field.data_type()),
+            // Each payload says what its columns are.
+            PayloadEncoding::Arrow | PayloadEncoding::Parquet => true,
             PayloadEncoding::Telemetry(protocol) => protocol.refuses(field).is_none(),
         }
     }
@@ -132,12 +157,8 @@ impl Encoding {
             Encoding::Json => Some(PayloadEncoding::Json),
             Encoding::Csv { delimiter } => Some(PayloadEncoding::Csv { delimiter }),
             Encoding::Telemetry(protocol) => Some(PayloadEncoding::Telemetry(protocol)),
-            Encoding::Parquet
-            | Encoding::Text
-            | Encoding::Raw
-            | Encoding::Avro
-            | Encoding::Protobuf
-            | Encoding::Arrow => None,
+            Encoding::Arrow => Some(PayloadEncoding::Arrow),
+            Encoding::Parquet | Encoding::Text | Encoding::Raw | Encoding::Avro | Encoding::Protobuf => None,
         }
     }
 }
@@ -151,6 +172,7 @@ mod tests {
         let message =
             |attributes: &[u8]| Message { attributes: Bytes::copy_from_slice(attributes), ..Message::default() };
         let mut encodings = vec![PayloadEncoding::Json, PayloadEncoding::Csv { delimiter: b';' }];
+        encodings.extend([PayloadEncoding::Arrow, PayloadEncoding::Parquet]);
         encodings.extend(Protocol::WORDS.map(|(_, protocol)| PayloadEncoding::Telemetry(protocol)));
         let precision = crate::format::Precision::named("ms");
         encodings.push(PayloadEncoding::Telemetry(Protocol::LineProtocol { precision }));

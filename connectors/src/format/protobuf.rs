@@ -27,7 +27,7 @@ use tidemill_engine::plan::{text_map_type, timestamp_type};
 use tidemill_engine::source::Data;
 
 use super::BATCH_ROWS;
-use super::columns::{check_columns, decode_columns};
+use super::columns::decode_columns;
 use super::dead::{DeadLetters, joined};
 use super::layout::Layout;
 use super::metadata::Origin;
@@ -85,7 +85,7 @@ impl ProtobufFormat {
             raw.push(Field::new(field.name(), path.raw.clone(), true));
             paths.push(path);
         }
-        check_columns(&Schema::new(raw), &layout).map_err(refuse)?;
+        layout.check_columns(&Schema::new(raw)).map_err(refuse)?;
         Ok(ProtobufFormat { layout: Arc::new(layout), message, paths: paths.into() })
     }
 }

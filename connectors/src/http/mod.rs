@@ -10,41 +10,50 @@
 //!            503                 400 503                                         503 in all places: Retry-After says when
 //! ```
 //!
-//! Every answer but 200 and 500 guarantees that nothing was appended. Without a key for its request, a client that
-//! repeats one after a 500 or a broken connection may store it twice.
+//! Every answer but 200, 202 and 500 guarantees that nothing was appended. A client that repeats a request after a 500 or a
+//! broken connection may store it twice, unless the request says who it is: see [`once`].
 //!
 //! Routes of other protocols go the same way: [`HttpIngest::admit`] is the one door, see [`admission`].
 //!
 //! Sources come and go with the job, the server stays: [`HttpIngest`] stands between them. While the service is read
 //! only it knows why, and every request is answered with 503 and the reason ([`HttpIngest::refuse`]).
 
+mod head;
+mod parameter;
+mod position;
 mod protocols;
 mod route;
 
 pub mod admission;
 mod body;
 mod content_encoding;
+pub mod once;
 mod verdict;
 
+pub mod openapi;
 pub mod problem;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
+use tidemill_engine::clock::Clock;
 use tidemill_engine::source::{Intake, Resume, Source, SourceError, Stop};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use self::once::Ledger;
 use crate::format::{PayloadEncoding, TaggedFormat};
 
-pub use admission::{Admitted, OnError, Post, Taken};
+pub use admission::{Ack, Admitted, OnError, Post, Reached, Taken};
 pub use body::SENT_BYTES_MAX;
 pub use content_encoding::{INFLATED_BYTES_MAX, INFLATED_RATIO_MAX};
+pub use head::{IDEMPOTENCY_KEY, PRODUCER_EPOCH, PRODUCER_ID, PRODUCER_SEQ};
+pub use once::Once;
 pub use problem::{Kind, Problem, RowError};
-pub use verdict::{ROW_BYTES_MAX, ROWS_MAX};
+pub use verdict::{ROW_BYTES_MAX, ROWS_MAX, ROWS_OF_BUCKETS_MAX};
 
 /// Requests that are worked on or wait for the log at once, as many as the service has connections; the next is answered
 /// with 503. What they hold is bounded by [`BODIES_KIB_MAX`].
@@ -54,6 +63,11 @@ pub const BODIES_KIB_MAX: usize = 256 * 1024;
 
 /// How long a client may take to send a body.
 pub const BODY_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// How long the answer to `ack=committed` waits, unless the request says `wait`.
+pub const COMMIT_WAIT: Duration = Duration::from_secs(30);
+/// The longest that a request may ask to wait.
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// The name of the one partition of an HTTP source.
 const PARTITION: &str = "http";
@@ -87,7 +101,12 @@ struct Endpoint {
     name: String,
     format: TaggedFormat,
     intake: Arc<dyn Intake>,
+    clock: Arc<dyn Clock>,
+    /// What is known of requests that say who they are. Held for a look, never across a wait.
+    ledger: Mutex<Ledger>,
     requests: TaskTracker,
+    /// Cancelled when the source is to stop.
+    stop: Stop,
 }
 
 /// What the registry says about a name.
@@ -125,9 +144,9 @@ impl HttpIngest {
         }
     }
 
-    /// Makes the routes: `POST /api/v1/ingest/{source}`, and those of other protocols.
+    /// Makes the routes: `POST /api/v1/ingest/{source}`, `GET /api/v1/positions/{position}`, and those of other protocols.
     pub fn router(&self) -> axum::Router {
-        route::router(self.clone()).merge(protocols::router(self))
+        route::router(self.clone()).merge(position::router(self.clone())).merge(protocols::router(self))
     }
 
     /// Refuses everything from now on: the answer is 503 with this reason. Requests that are under way end as their source
@@ -153,6 +172,16 @@ impl HttpIngest {
         }
     }
 
+    /// Returns the endpoint of a source that runs.
+    fn endpoint(&self, name: &str) -> Result<Arc<Endpoint>, Problem> {
+        match self.find(name) {
+            Found::Running(endpoint, _) => Ok(endpoint),
+            Found::NotRunning(state) => Err(Problem::new(Kind::NotRunning, format!("source {name} {state}"))),
+            Found::Refused(why) => Err(Problem::new(Kind::ReadOnly, why.to_string())),
+            Found::Unknown(known) => Err(admission::unknown(name, &known)),
+        }
+    }
+
     /// Returns the names of the sources that take this where a request says nothing.
     fn names_of(&self, encoding: PayloadEncoding) -> Vec<String> {
         let encodings = self.shared.encodings.read();
@@ -173,15 +202,16 @@ impl HttpIngest {
 pub struct HttpSource {
     name: String,
     format: TaggedFormat,
+    clock: Arc<dyn Clock>,
     ingest: HttpIngest,
 }
 
 impl HttpSource {
     /// Makes the source that answers for `name`; `format` decodes its rows. From now on requests for it are told to come again, not that it does not exist: the server may be up before the log is replayed.
-    pub fn new(name: &str, format: TaggedFormat, ingest: HttpIngest) -> Self {
+    pub fn new(name: &str, format: TaggedFormat, clock: Arc<dyn Clock>, ingest: HttpIngest) -> Self {
         ingest.set(name, Slot::Starting);
         ingest.shared.encodings.write().insert(name.to_owned(), format.own());
-        HttpSource { name: name.to_owned(), format, ingest }
+        HttpSource { name: name.to_owned(), format, clock, ingest }
     }
 }
 
@@ -191,7 +221,7 @@ impl Source for HttpSource {
         false
     }
 
-    async fn run(&self, intake: Arc<dyn Intake>, _resume: Vec<Resume>, stop: Stop) -> Result<(), SourceError> {
+    async fn run(&self, intake: Arc<dyn Intake>, resume: Vec<Resume>, stop: Stop) -> Result<(), SourceError> {
         // However this ends, also when the job drops it.
         let _registration = Registration { ingest: &self.ingest, name: &self.name };
         intake.open(PARTITION).await?;
@@ -202,7 +232,10 @@ impl Source for HttpSource {
                 name: self.name.clone(),
                 format: self.format.clone(),
                 intake: Arc::clone(&intake),
+                clock: Arc::clone(&self.clock),
+                ledger: Mutex::new(Ledger::recall(resume.iter().find(|resume| resume.partition == PARTITION))),
                 requests: requests.clone(),
+                stop: stop.clone(),
             })),
         );
         intake.set_connected(true);

@@ -52,6 +52,24 @@ pub enum Kind {
     ReadOnly,
     /// The log failed: nobody knows whether the rows are stored.
     LogFailed,
+    /// The columns of the body cannot become the declared ones.
+    Columns,
+    /// A header is not what it should be.
+    Header,
+    /// The same request, or another one of its producer, is on its way to the log.
+    InFlight,
+    /// A number of a producer was left out.
+    SequenceGap,
+    /// The producer has begun a greater epoch.
+    StaleEpoch,
+    /// A key or a number comes again with another body.
+    Reused,
+    /// So many producers cannot be remembered.
+    TooManyProducers,
+    /// So many keys cannot be remembered.
+    KeysFull,
+    /// There is no such position.
+    UnknownPosition,
 }
 
 impl Kind {
@@ -76,6 +94,15 @@ impl Kind {
             Kind::NotRunning => (S::SERVICE_UNAVAILABLE, "TM2113", "Source not running", "not_running"),
             Kind::LogFailed => (S::INTERNAL_SERVER_ERROR, "TM2114", "Ingest log failed", "log_failed"),
             Kind::ReadOnly => (S::SERVICE_UNAVAILABLE, "TM2115", "Read only", "read_only"),
+            Kind::Columns => (S::BAD_REQUEST, "TM2116", "Columns do not fit", "columns"),
+            Kind::Header => (S::BAD_REQUEST, "TM2117", "Header cannot be used", "header"),
+            Kind::InFlight => (S::CONFLICT, "TM2118", "Request in flight", "in_flight"),
+            Kind::SequenceGap => (S::CONFLICT, "TM2119", "Sequence number left out", "sequence_gap"),
+            Kind::StaleEpoch => (S::FORBIDDEN, "TM2120", "Epoch is over", "stale_epoch"),
+            Kind::Reused => (S::UNPROCESSABLE_ENTITY, "TM2121", "Used for another body", "reused"),
+            Kind::TooManyProducers => (S::TOO_MANY_REQUESTS, "TM2122", "Too many producers", "too_many_producers"),
+            Kind::KeysFull => (S::SERVICE_UNAVAILABLE, "TM2123", "Too many keys", "keys_full"),
+            Kind::UnknownPosition => (S::NOT_FOUND, "TM2124", "Unknown position", "unknown_position"),
         }
     }
 
@@ -93,11 +120,17 @@ impl Kind {
         self.facts().1
     }
 
+    /// Returns what people call it.
+    pub fn title(self) -> &'static str {
+        self.facts().2
+    }
+
     /// Returns after how many seconds the same request may be taken; `None` if it never is, or must not be repeated blindly.
     pub fn retry_after_s(self) -> Option<u16> {
         match self {
-            Kind::Busy | Kind::NotRunning => Some(1),
+            Kind::Busy | Kind::NotRunning | Kind::InFlight => Some(1),
             Kind::ReadOnly => Some(5),
+            Kind::TooManyProducers | Kind::KeysFull => Some(60),
             _ => None,
         }
     }
@@ -115,12 +148,21 @@ pub struct Problem {
     pub hint: Option<String>,
     /// The rows that cannot be used, at most [`ROW_ERRORS_MAX`].
     pub errors: Vec<RowError>,
+    /// The number that a producer should send next.
+    pub expected_seq: Option<u64>,
 }
 
 impl Problem {
     /// Makes a refusal without a hint.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Problem { kind, detail: detail.into(), hint: None, errors: Vec::new() }
+        Problem { kind, detail: detail.into(), hint: None, errors: Vec::new(), expected_seq: None }
+    }
+
+    /// Makes the response to a method that is not taken; `methods` are.
+    pub(super) fn with_allow(self, methods: &'static str) -> Response {
+        let mut response = self.into_response();
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+        response
     }
 
     /// Says what to do about it.
@@ -130,17 +172,28 @@ impl Problem {
     }
 }
 
+/// A problem document (RFC 9457).
 #[derive(Serialize)]
 struct Body<'p> {
+    /// `urn:tidemill:error:` and the code.
     r#type: String,
+    /// What kind of problem it is.
     title: &'p str,
+    /// The status again.
     status: u16,
+    /// A code that never changes its meaning, such as `TM2103`.
     code: &'p str,
+    /// What is wrong with this request, and what became of it.
     detail: &'p str,
+    /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'p str>,
+    /// Rows that cannot be used.
     #[serde(skip_serializing_if = "<[RowError]>::is_empty")]
     errors: &'p [RowError],
+    /// The number that a producer should send next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected_seq: Option<u64>,
 }
 
 impl IntoResponse for Problem {
@@ -154,6 +207,7 @@ impl IntoResponse for Problem {
             detail: &self.detail,
             hint: self.hint.as_deref(),
             errors: &self.errors,
+            expected_seq: self.expected_seq,
         };
         let text = serde_json::to_string(&body).expect("a problem is text and numbers");
         let mut response = (status, text).into_response();
@@ -161,9 +215,6 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.kind.retry_after_s() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        if self.kind == Kind::Method {
-            headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
         }
         response
     }

@@ -1,123 +1,104 @@
-//! `POST /api/v1/ingest/{source}`: what its head says, and how it is answered.
+//! `POST /api/v1/ingest/{source}`: how a request is taken and answered.
 
 use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, Request, header};
+use axum::http::{HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde::Serialize;
 
 use super::HttpIngest;
-use super::admission::{OnError, Post, Taken};
+use super::admission::{Ack, Post, Reached, Taken};
+use super::head::Head;
 use super::problem::{Kind, Problem, RowError};
-use crate::format::PayloadEncoding;
 
 pub(super) fn router(ingest: HttpIngest) -> axum::Router {
     axum::Router::new().route("/api/v1/ingest/{source}", post(answer).fallback(method_not_allowed)).with_state(ingest)
 }
 
-async fn method_not_allowed() -> Problem {
-    Problem::new(Kind::Method, "rows are sent with POST")
+async fn method_not_allowed() -> Response {
+    Problem::new(Kind::Method, "rows are sent with POST").with_allow("POST")
 }
 
+/// What became of the rows.
 #[derive(Serialize)]
 struct Accepted {
-    /// The source and the log offset after the request's last message.
-    position: String,
+    /// The source and the log offset after the request's last message, for `GET /api/v1/positions/…`.
+    position: Option<String>,
+    /// Rows that can be used.
     rows: usize,
+    /// The log offset of its first message.
+    first_offset: Option<u64>,
+    /// The first of the others, which are dead letters.
     rejected: Vec<RowError>,
+    /// How many others there are.
     rejected_count: usize,
+    /// `accepted`, `durable` or `committed`.
+    state: &'static str,
+    /// Whether the request had been stored before.
+    duplicate: bool,
 }
 
 impl From<Taken> for Accepted {
     fn from(taken: Taken) -> Self {
         Accepted {
             position: taken.position(),
+            first_offset: taken.at.map(|at| at.first.0),
             rows: taken.rows,
             rejected: taken.rejected,
             rejected_count: taken.rejected_count,
+            state: taken.reached.name(),
+            duplicate: taken.duplicate,
         }
     }
 }
 
+/// Takes rows for a source. 200 means that they are durable, or in the tables if that was asked for.
 async fn answer(
     State(ingest): State<HttpIngest>,
-    Path(name): Path<String>,
-    Query(parameters): Query<BTreeMap<String, String>>,
+    name: Result<Path<String>, PathRejection>,
+    parameters: Result<Query<BTreeMap<String, String>>, QueryRejection>,
     request: Request<Body>,
 ) -> Response {
-    match take(&ingest, &name, &parameters, request).await {
-        Ok(taken) => Json(Accepted::from(taken)).into_response(),
+    match take(&ingest, name, parameters, request).await {
+        Ok((ack, taken)) => accepted(ack, taken),
         Err(problem) => problem.into_response(),
     }
 }
 
+/// 200 if the rows are as far as the client wanted to wait for, 202 if not.
+fn accepted(ack: Ack, taken: Taken) -> Response {
+    let is_reached = match ack {
+        Ack::Accepted => taken.reached != Reached::Accepted,
+        Ack::Durable => true,
+        Ack::Committed(_) => taken.reached == Reached::Committed,
+    };
+    let status = if is_reached { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let location = taken.position().filter(|_| !is_reached).map(|position| format!("/api/v1/positions/{position}"));
+    let mut response = (status, Json(Accepted::from(taken))).into_response();
+    if let Some(location) = location.and_then(|location| HeaderValue::try_from(location).ok()) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
 async fn take(
     ingest: &HttpIngest,
-    name: &str,
-    parameters: &BTreeMap<String, String>,
+    name: Result<Path<String>, PathRejection>,
+    parameters: Result<Query<BTreeMap<String, String>>, QueryRejection>,
     request: Request<Body>,
-) -> Result<Taken, Problem> {
-    let mut admitted = ingest.admit(name)?;
+) -> Result<(Ack, Taken), Problem> {
+    let name = name.map_err(|error| Problem::new(Kind::UnknownSource, error.body_text()))?.0;
+    let mut admitted = ingest.admit(&name)?;
     let (head, body) = request.into_parts();
-    let asked = (|| Ok((read_parameters(parameters)?, content_type(&head.headers, admitted.own_encoding())?)))();
-    let (on_error, encoding) = asked.map_err(|problem| admitted.refuse(problem))?;
+    let parameters = parameters.map_err(|error| Problem::new(Kind::Parameter, error.body_text()));
+    let asked = parameters.and_then(|Query(given)| Head::read(&given, &head.headers, admitted.own_encoding()));
+    let Head { on_error, ack, encoding, once } = asked.map_err(|problem| admitted.refuse(problem))?;
     let payload = admitted.read(&head.headers, body).await?;
-    admitted.append(Post { payload, encoding, on_error }).await
-}
-
-fn read_parameters(parameters: &BTreeMap<String, String>) -> Result<OnError, Problem> {
-    let mut on_error = OnError::Reject;
-    for (key, value) in parameters {
-        match (key.as_str(), value.as_str()) {
-            ("on_error", "reject") => on_error = OnError::Reject,
-            ("on_error", "dead_letter") => on_error = OnError::DeadLetter,
-            ("ack", "durable") => {}
-            ("on_error", _) => {
-                return Err(Problem::new(
-                    Kind::Parameter,
-                    format!("on_error={value} is not known; nothing was stored"),
-                )
-                .hint("on_error=reject (the default) or on_error=dead_letter"));
-            }
-            // A level that is not kept must not be accepted silently.
-            ("ack", _) => {
-                return Err(Problem::new(Kind::Parameter, format!("ack={value} is not known; nothing was stored"))
-                    .hint("ack=durable, which is the default"));
-            }
-            _ => {
-                return Err(Problem::new(
-                    Kind::Parameter,
-                    format!("the parameter {key} is not known; nothing was stored"),
-                )
-                .hint("known are on_error and ack"));
-            }
-        }
-    }
-    Ok(on_error)
-}
-
-/// Reads what a body is; `None` if the client does not say, and it is what the source declares.
-fn content_type(headers: &HeaderMap, own: PayloadEncoding) -> Result<Option<PayloadEncoding>, Problem> {
-    let given = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_owned());
-    let given = given.unwrap_or_default();
-    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match essence.as_str() {
-        // The form type is what `curl -d` says when nobody tells it otherwise.
-        "" | "application/x-www-form-urlencoded" => Ok(None),
-        "application/json" | "application/x-ndjson" | "application/ndjson" | "application/jsonl" => {
-            Ok(Some(PayloadEncoding::Json))
-        }
-        "text/csv" => match own {
-            PayloadEncoding::Csv { .. } => Ok(None),
-            _ => Ok(Some(PayloadEncoding::Csv { delimiter: b',' })),
-        },
-        _ => {
-            Err(Problem::new(Kind::ContentType, format!("the content type {essence} is not known; nothing was stored"))
-                .hint("send application/x-ndjson, application/json or text/csv"))
-        }
-    }
+    let taken = admitted.append(Post { payload, encoding, on_error, once, ack }).await?;
+    Ok((ack, taken))
 }

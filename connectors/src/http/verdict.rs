@@ -1,22 +1,29 @@
 //! What the source's own decoder says about a body, before anything of it is stored.
 
+use arrow::array::RecordBatch;
 use bytes::Bytes;
 use tidemill_engine::decode::{DeadLetter, Format, Place};
 use tidemill_engine::source::{Data, Message};
 
 use super::problem::{Kind, Problem, ROW_ERRORS_MAX, RowError};
-use crate::format::{PayloadEncoding, TaggedFormat, offset_in, split_json};
+use crate::format::{ENCLOSED_ROWS_MAX, PayloadEncoding, TaggedFormat, Unreadable, offset_in, split_json};
 
 /// Rows of one request.
-pub const ROWS_MAX: usize = 100_000;
+pub const ROWS_MAX: usize = ENCLOSED_ROWS_MAX;
 /// The same where one point may become many rows: a histogram has a hundred buckets and more.
 pub const ROWS_OF_BUCKETS_MAX: usize = 1_000_000;
 /// Bytes of one row.
 pub const ROW_BYTES_MAX: usize = 1 << 20;
 
+/// The columns of bodies from here on go to the dataflow as they were decoded for the check. Of smaller ones the dataflow
+/// decodes many together, which takes less.
+const BYTES_DECODED_ONCE_MIN: usize = 16 << 10;
+
 /// A body as messages, and what is to be said about its rows.
 pub(super) struct Verdict {
     pub(super) messages: Vec<Message>,
+    /// What the dataflow would make of them, if that is known already and worth to be kept.
+    pub(super) columns: Option<Vec<RecordBatch>>,
     /// Rows that can be used.
     pub(super) rows: usize,
     /// The first of those that cannot.
@@ -52,25 +59,43 @@ pub(super) fn of(format: &TaggedFormat, encoding: PayloadEncoding, payload: &Byt
     }
     let messages = split(format, encoding, payload)?;
     // Not recorded yet, so without a place: only whether the rows can be used is asked here.
-    let data = Data::Messages(messages);
-    let decoded = format.decoder().decode(&data, &Place::default());
-    let Data::Messages(messages) = data else { unreachable!("made of messages above") };
+    let (messages, decoded) = match encoding.enclosed() {
+        Some(enclosed) => {
+            let decoded = enclosed.decode(format.layout(), &messages, 0, &Place::default());
+            (messages, decoded.map_err(unreadable)?)
+        }
+        None => {
+            let data = Data::Messages(messages);
+            let decoded = format.decoder().decode(&data, &Place::default());
+            let Data::Messages(messages) = data else { unreachable!("made of messages above") };
+            (messages, decoded)
+        }
+    };
     let rows = decoded.batches.iter().map(|batch| batch.num_rows()).sum::<usize>();
     let rejected_count = decoded.dead.len();
     if rows + rejected_count > rows_max {
         return Err(too_many_rows(rows + rejected_count, rows_max));
     }
-    let row_error = |letter: &DeadLetter| RowError {
-        row: match encoding {
-            PayloadEncoding::Csv { .. } => lines_before(payload, &letter.payload),
-            PayloadEncoding::Telemetry(_) => lines_before(payload, &letter.payload) + 1,
-            _ => letter.message + 1,
-        },
-        column: column_of(format, &letter.reason),
-        message: letter.reason.clone(),
+    let row_error = |letter: &DeadLetter| {
+        let (numbered, reason) = numbered(&letter.reason);
+        let row = match numbered {
+            Some(row) => row,
+            None if encoding.is_one_message_a_row() => letter.message + 1,
+            None if matches!(encoding, PayloadEncoding::Telemetry(_)) => lines_before(payload, &letter.payload) + 1,
+            None => lines_before(payload, &letter.payload),
+        };
+        RowError { row, column: column_of(format, reason), message: reason.to_owned() }
     };
     let rejected = decoded.dead.iter().take(ROW_ERRORS_MAX).map(row_error).collect();
-    Ok(Verdict { messages, rows, rejected, rejected_count })
+    let is_known = rejected_count == 0
+        // Rows with values that do not fit come last, and are counted by the dataflow.
+        && decoded.nulled == 0
+        // A point without a time has that of its arrival, which is not yet.
+        && !matches!(encoding, PayloadEncoding::Telemetry(_))
+        && payload.len() >= BYTES_DECODED_ONCE_MIN
+        && !format.layout().has_metadata()
+        && (encoding.is_one_message_a_row() || decoded.batches.len() == 1);
+    Ok(Verdict { messages, columns: is_known.then_some(decoded.batches), rows, rejected, rejected_count })
 }
 
 /// Returns the refusal of a request with such rows.
@@ -105,6 +130,24 @@ fn split(format: &TaggedFormat, encoding: PayloadEncoding, payload: &Bytes) -> R
             Kind::TooLarge,
             format!("row {} has more than {} MiB; nothing was stored", row + 1, ROW_BYTES_MAX >> 20),
         )),
+    }
+}
+
+fn unreadable(unreadable: Unreadable) -> Problem {
+    let (kind, reason) = match unreadable {
+        Unreadable::Damaged(reason) => (Kind::DamagedBody, format!("the body is {reason}")),
+        Unreadable::Columns(reason) => (Kind::Columns, format!("the columns of the body do not fit: it {reason}")),
+        Unreadable::TooLarge(reason) => (Kind::TooLarge, reason),
+    };
+    Problem::new(kind, format!("{reason}; nothing was stored"))
+}
+
+/// The row that a reason names in front, where the payload of a letter does not say it.
+fn numbered(reason: &str) -> (Option<usize>, &str) {
+    let named = reason.strip_prefix("row ").and_then(|rest| rest.split_once(": "));
+    match named.and_then(|(row, rest)| Some((row.parse().ok()?, rest))) {
+        Some((row, rest)) => (Some(row), rest),
+        None => (None, reason),
     }
 }
 

@@ -363,7 +363,7 @@ mod tests {
     fn batch(session: &mut Session) -> Option<Vec<tidemill_engine::source::Message>> {
         session.take_batch().map(|chunk| match chunk {
             Chunk::Messages(messages) | Chunk::Noted(messages, _) => messages,
-            Chunk::Range { .. } => panic!("MQTT cannot be read again"),
+            Chunk::Range { .. } | Chunk::Decoded { .. } => panic!("MQTT sends messages as they come"),
         })
     }
 

@@ -121,7 +121,8 @@ fn request(ask: &Ask) -> Result<Request<Full<Bytes>>, OutgoingError> {
 fn redirect(ask: &Ask, status: StatusCode, headers: &HeaderMap) -> Result<Option<Url>, OutgoingError> {
     let repeats = matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
     let turns_to_get = matches!(status, StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER);
-    if !repeats && !(turns_to_get && ask.method == Method::GET) {
+    let is_followed = repeats || (turns_to_get && ask.method == Method::GET);
+    if !is_followed {
         return Ok(None);
     }
     let refused = |problem: String| Err(OutgoingError::Redirect(problem));

@@ -14,6 +14,8 @@ use crate::tls::TlsServer;
 
 /// Says nothing, and goes on saying it.
 pub(crate) const HANG: &str = "";
+/// Stands behind an answer after which the connection is closed.
+pub(crate) const CLOSE: char = '\u{4}';
 /// Takes everything.
 pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -94,7 +96,8 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, handler: Handler
         if answer == HANG {
             return std::future::pending().await;
         }
-        if stream.write_all(answer.as_bytes()).await.is_err() {
+        let whole = answer.trim_end_matches(CLOSE);
+        if stream.write_all(whole.as_bytes()).await.is_err() || whole != answer {
             return;
         }
     }

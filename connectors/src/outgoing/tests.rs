@@ -165,8 +165,8 @@ async fn answers_that_are_too_long_too_late_or_no_http_are_told() {
     for (answer, words) in [
         (long.as_str(), "the answer has more than 1000 bytes"),
         (head.as_str(), "the connection broke off: "),
-        ("SSH-2.0-x\r\n", "the connection broke off: "),
-        ("HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\nhalf", "the connection broke off: "),
+        ("SSH-2.0-x\r\n\u{4}", "the connection broke off: "),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\nhalf\u{4}", "the connection broke off: "),
     ] {
         let server = Server::start(&[answer]).await;
         let problem = get(&client, server.url("/")).await.expect_err(words).to_string();
@@ -238,9 +238,14 @@ async fn tls_trusts_the_authority_that_is_named_and_takes_the_name_that_is_told(
             (got, _) => panic!("{options:?}: {got:?}"),
         }
     }
-    let server = Server::start(&["no TLS here\r\n\r\n"]).await;
-    let (url, endpoint) =
-        endpoint(&format!("https://127.0.0.1:{}/", server.address.port()), &[("tls.ca", ca)], &context).expect("good");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"no TLS here\r\n\r\n").await;
+        std::future::pending::<()>().await;
+    });
+    let (url, endpoint) = endpoint(&format!("https://127.0.0.1:{port}/"), &[("tls.ca", ca)], &context).expect("good");
     let problem = endpoint.send(Method::GET, url, HeaderMap::new(), Bytes::new()).await.expect_err("no TLS");
     assert!(problem.to_string().contains("does not speak TLS at this port"), "{problem}");
 }
@@ -309,4 +314,34 @@ fn mistakes_name_the_option_and_the_remedy() {
     }
     let problem = endpoint("http://example.com/x", &[("tls.ca", "x")], &context).expect_err("no TLS").to_string();
     assert!(problem.contains("say https:// in the url"), "{problem}");
+}
+
+#[test]
+fn fuzz_no_url_that_is_taken_leads_inward_by_an_address_of_its_own() {
+    const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/outgoing/corpus/url");
+    let context = context(AddressPolicy::default());
+    tidemill_engine::testing::fuzz::fuzz(CORPUS, |input| {
+        let Ok(url) = parse_url(&String::from_utf8_lossy(input), &context) else { return false };
+        assert!(matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none());
+        match url.host() {
+            Some(url::Host::Ipv4(address)) => assert_eq!(address::special(address.into()), None, "{url}"),
+            Some(url::Host::Ipv6(address)) => assert_eq!(address::special(address.into()), None, "{url}"),
+            Some(url::Host::Domain(name)) => assert!(!name.is_empty() && name != "localhost", "{url}"),
+            None => panic!("no host: {url}"),
+        }
+        true
+    });
+}
+
+#[test]
+fn fuzz_a_list_of_networks_allows_what_is_written_and_no_metadata_by_accident() {
+    const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/outgoing/corpus/network");
+    tidemill_engine::testing::fuzz::fuzz(CORPUS, |input| {
+        let text = String::from_utf8_lossy(input);
+        let Ok(policy) = AddressPolicy::parse(&text) else { return false };
+        let metadata = "169.254.169.254";
+        let names_it = text.contains(metadata) || text.to_lowercase().contains("a9fe");
+        assert!(names_it || policy.check(metadata.parse().expect("an address")).is_err(), "{text}");
+        policy.check("8.8.8.8".parse().expect("an address")).is_ok()
+    });
 }

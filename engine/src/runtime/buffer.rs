@@ -43,6 +43,11 @@ impl RowBuffer {
         self.bytes
     }
 
+    /// Returns the first epoch that has rows.
+    pub(super) fn first(&self) -> Option<Epoch> {
+        self.epochs.keys().next().copied()
+    }
+
     /// Returns whether there are no rows.
     pub(super) fn is_empty(&self) -> bool {
         self.epochs.is_empty()

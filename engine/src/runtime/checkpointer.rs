@@ -216,7 +216,10 @@ impl Checkpointer {
             .tables
             .iter()
             .zip(&due)
-            .map(|(table, is_due)| (*is_due || marked.is_some()).then(|| table.ask(epoch, *is_due)))
+            .map(|(table, is_due)| {
+                table.state.decides(*is_due);
+                (*is_due || marked.is_some()).then(|| table.ask(epoch, *is_due))
+            })
             .collect();
         let mut packs_status = None;
         let store = self.store.clone();
@@ -232,7 +235,7 @@ impl Checkpointer {
             }
         };
         let mut pending: BTreeMap<String, Vec<Committable>> = BTreeMap::new();
-        for ((table, answers), is_due) in self.tables.iter_mut().zip(asked).zip(due) {
+        for ((table, answers), is_due) in self.tables.iter_mut().zip(asked).zip(due.iter().copied()) {
             let Some(answers) = answers else { continue };
             let prepared = table.gather(answers, &self.failure)?;
             if is_due {
@@ -250,7 +253,10 @@ impl Checkpointer {
             return Err(Ended::Failed);
         }
         let holds = match checkpoint {
-            None if pending.is_empty() => return Ok(()),
+            None if pending.is_empty() => {
+                self.decided(epoch, &due);
+                return Ok(());
+            }
             None => Holds::Refers(self.base),
             Some((mut checkpoint, packs)) => {
                 let saved = self.tables.iter().filter(|table| !table.saved.is_empty());
@@ -267,6 +273,7 @@ impl Checkpointer {
         }
         self.write(epoch, holds, &pending)?;
         self.commit(epoch, pending)?;
+        self.decided(epoch, &due);
         let decided_only = (packs_status.is_none()).then_some(self.next_number - 1);
         if let Some(needless) = std::mem::replace(&mut self.decided_only, decided_only) {
             self.store.forget(needless).map_err(CheckpointError::from)?;
@@ -275,6 +282,12 @@ impl Checkpointer {
             self.remove_what_is_old(epoch, bytes)?;
         }
         Ok(())
+    }
+
+    /// Says that tables which were due have committed all they had up to an epoch.
+    fn decided(&self, epoch: Epoch, due: &[bool]) {
+        let due_tables = self.tables.iter().zip(due).filter(|(_, is_due)| **is_due);
+        due_tables.for_each(|(table, _)| table.state.decided(epoch));
     }
 
     fn write(&mut self, epoch: Epoch, holds: Holds, pending: &BTreeMap<String, Vec<Committable>>) -> Result<(), Ended> {

@@ -47,12 +47,19 @@ pub(super) const LIVE_BATCHES_MAX: usize = 256;
 
 /// No rows wait.
 const NOTHING: i64 = i64::MAX;
+const NO_EPOCH: u64 = u64::MAX;
 
 /// What a table's threads share with the status and the checkpointer.
 #[derive(Debug)]
 pub(super) struct TableState {
     pub(super) rows: AtomicU64,
     pub(super) committed: AtomicU64,
+    /// Batches on their way to a writer, all writers together.
+    queued: Arc<AtomicUsize>,
+    /// Whether rows have left the writers for files that no commit names yet.
+    is_deciding: AtomicBool,
+    /// Every row up to this epoch is in a commit.
+    decided: AtomicU64,
     /// One for each writer.
     waiting: Vec<Waiting>,
 }
@@ -64,6 +71,8 @@ struct Waiting {
     since_us: AtomicI64,
     is_full: AtomicBool,
     bytes: AtomicUsize,
+    /// The epoch of the first row; [`NO_EPOCH`] if there are none.
+    from: AtomicU64,
 }
 
 impl TableState {
@@ -72,10 +81,14 @@ impl TableState {
             since_us: AtomicI64::new(NOTHING),
             is_full: AtomicBool::new(false),
             bytes: AtomicUsize::new(0),
+            from: AtomicU64::new(NO_EPOCH),
         };
         TableState {
             rows: AtomicU64::new(0),
             committed: AtomicU64::new(committed.0),
+            queued: Arc::default(),
+            is_deciding: AtomicBool::new(false),
+            decided: AtomicU64::new(committed.0),
             waiting: (0..writer_count).map(|_| nothing()).collect(),
         }
     }
@@ -104,6 +117,38 @@ impl TableState {
     /// Notes what a writer holds.
     pub(super) fn holds(&self, writer: usize, bytes: usize) {
         self.waiting[writer].bytes.store(bytes, Ordering::Release);
+    }
+
+    /// Notes the epoch of the first row that a writer holds.
+    pub(super) fn holds_from(&self, writer: usize, epoch: Option<Epoch>) {
+        self.waiting[writer].from.store(epoch.map_or(NO_EPOCH, |epoch| epoch.0), Ordering::SeqCst);
+    }
+
+    /// Returns the count of batches that are on their way to a writer: up before a batch is sent, down when it is held.
+    pub(super) fn queued(&self) -> &Arc<AtomicUsize> {
+        &self.queued
+    }
+
+    /// Says that rows leave the writers for files; before they do.
+    pub(super) fn decides(&self, is_due: bool) {
+        if is_due {
+            self.is_deciding.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Says that all rows up to an epoch are in a commit.
+    pub(super) fn decided(&self, epoch: Epoch) {
+        self.decided.fetch_max(epoch.0, Ordering::SeqCst);
+        self.is_deciding.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether every row of an epoch that is complete is in a commit.
+    pub(super) fn has_committed(&self, epoch: Epoch) -> bool {
+        // In this order: a row goes from the queue to a writer, from there into a file, and then into a commit.
+        self.decided.load(Ordering::SeqCst) >= epoch.0
+            || (self.queued.load(Ordering::SeqCst) == 0
+                && self.waiting.iter().all(|waiting| waiting.from.load(Ordering::SeqCst) > epoch.0)
+                && !self.is_deciding.load(Ordering::SeqCst))
     }
 }
 
@@ -203,12 +248,14 @@ impl Egress {
             let _ = self.live.send((epoch, rows.clone())); // The last subscriber may just have left.
         }
         self.keep(epoch, rows);
+        self.state.queued.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Adds rows that wait for a commit.
     pub(super) fn keep(&mut self, epoch: Epoch, rows: RecordBatch) {
         self.buffer.push(epoch, rows);
         self.state.holds(self.index, self.buffer.bytes());
+        self.state.holds_from(self.index, self.buffer.first());
         let waiting = &self.state.waiting[self.index];
         let since_us = waiting.since_us.fetch_min(self.clock.monotonic_us(), Ordering::AcqRel);
         let is_full = self.buffer.bytes() >= BUFFERED_BYTES_MAX && !waiting.is_full.swap(true, Ordering::AcqRel);
@@ -244,6 +291,7 @@ impl Egress {
     fn prepare(&mut self, epoch: Epoch) -> Result<Prepared, SinkError> {
         let rows = self.buffer.take(epoch);
         self.state.holds(self.index, self.buffer.bytes());
+        self.state.holds_from(self.index, self.buffer.first());
         // What stays is of epochs after this one: it waits from now on.
         let waiting = &self.state.waiting[self.index];
         waiting.is_full.store(self.buffer.bytes() >= BUFFERED_BYTES_MAX, Ordering::Release);

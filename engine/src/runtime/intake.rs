@@ -10,11 +10,12 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
+use super::positions::Positions;
 use super::turns;
 use crate::ingest::RECORD_BYTES_MAX;
 use crate::plan::NodeId;
 use crate::seeded_bugs::{SeededBug, is_planted};
-use crate::source::{Appended, BoxFuture, Chunk, Data, Intake, IntakeError, Message, Receipt};
+use crate::source::{Appended, BoxFuture, Chunk, Data, Intake, IntakeError, Message, Offset, Receipt, Stage};
 
 /// Bytes that wait for the log, over all sources.
 pub(super) const BYTES_QUEUED_MAX: usize = 32 << 20;
@@ -129,6 +130,7 @@ pub(super) struct SourceIntake {
     pub(super) source: NodeId,
     pub(super) queue: Queue,
     pub(super) state: Arc<SourceState>,
+    pub(super) positions: Arc<Positions>,
 }
 
 impl Intake for SourceIntake {
@@ -181,6 +183,10 @@ impl Intake for SourceIntake {
             None => errors.push((kind, 1)),
         }
     }
+
+    fn stage(&self, before: Offset) -> Option<Stage> {
+        self.positions.stage(self.source, before)
+    }
 }
 
 fn receive(waiting: oneshot::Receiver<Result<Appended, IntakeError>>) -> Receipt {
@@ -197,6 +203,9 @@ fn checked_bytes(chunk: &Chunk) -> Result<usize, IntakeError> {
     match chunk {
         Chunk::Messages(read) => kept(messages(read)),
         Chunk::Noted(read, notes) => {
+            kept(messages(read) + notes.iter().map(|note| note.byte_count() + 16).sum::<usize>())
+        }
+        Chunk::Decoded { messages: read, notes, .. } => {
             kept(messages(read) + notes.iter().map(|note| note.byte_count() + 16).sum::<usize>())
         }
         Chunk::Range { data: Data::Messages(read), .. } => Ok(messages(read)),

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::egress::TableState;
 use super::intake::{Queue, SourceIntake, SourceState};
 use super::marks::Marks;
+use super::positions::Positions;
 use super::progress::Progress;
 use super::recorder::{Recorded, RecorderError};
 use super::restart::Restart;
@@ -53,6 +54,7 @@ impl Ended {
 
 /// A running job. Dropping it stops it without waiting; [`Job::stop`] waits.
 pub struct Job {
+    pub(super) positions: Arc<Positions>,
     pub(super) plan: Arc<Plan>,
     pub(super) sources: BTreeMap<NodeId, Arc<SourceState>>,
     pub(super) tables: Vec<JobTable>,
@@ -303,7 +305,9 @@ impl Job {
             let (source, name) = (Arc::clone(&node.source), node.name.clone());
             let (queue, failure, stop) = (self.queue.clone(), self.failure.clone(), self.stop.clone());
             let state = Arc::clone(&self.sources[&id]);
-            let intake = Arc::new(SourceIntake { source: id, queue: queue.clone(), state: Arc::clone(&state) });
+            let positions = Arc::clone(&self.positions);
+            let intake =
+                Arc::new(SourceIntake { source: id, queue: queue.clone(), state: Arc::clone(&state), positions });
             let resume = resume.remove(&id).unwrap_or_default();
             tasks.spawn(async move {
                 let running = AssertUnwindSafe(source.run(intake, resume, stop.clone())).catch_unwind();

@@ -25,6 +25,7 @@ mod marks;
 mod notes;
 mod outlet;
 mod outlook;
+mod positions;
 mod progress;
 mod recorded_time;
 mod recorder;

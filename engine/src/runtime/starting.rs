@@ -12,13 +12,14 @@ use tokio::task::JoinSet;
 
 use super::bridge::{Bridge, CHUNKS_QUEUED_MAX, Lane};
 use super::checkpointer::{Checkpointer, SourceKept, Table};
-use super::egress::Egress;
+use super::egress::{Egress, TableState};
 use super::intake::{Queue, REQUESTS_QUEUED_MAX, Request, SourceState};
 use super::job::{Ended, Job, JobTable, sources_of};
 use super::kept::{Dedup, Window};
 use super::marks::Marks;
 use super::notes::Notes;
 use super::outlet::Shared;
+use super::positions::Positions;
 use super::progress::Progress;
 use super::recorder::{Recorder, Recording, check_committed};
 use super::restart::Restart;
@@ -135,8 +136,8 @@ impl Starting {
             let commit_interval = sink.commit_interval().unwrap_or(options.commit_interval);
             let outlet = shared.outlet(&name, sink, writer_count, buffered[at].clone());
             for (worker, port) in ports.iter_mut().enumerate() {
-                let sender = outlet.rows[worker % writer_count].clone();
-                port.tables.insert(name.clone(), TableFeed { sender, last_committed });
+                let (sender, queued) = (outlet.rows[worker % writer_count].clone(), Arc::clone(outlet.state.queued()));
+                port.tables.insert(name.clone(), TableFeed { sender, queued, last_committed });
             }
             decided.push(Table {
                 name: name.clone(),
@@ -184,7 +185,14 @@ impl Starting {
             first: from.next(),
             snapshots,
         };
+        let behind = |source: NodeId| -> Vec<Arc<TableState>> {
+            let is_behind = |table: &&JobTable| plan.source_of(&table.name) == Some(source);
+            tables.iter().filter(is_behind).map(|table| Arc::clone(&table.state)).collect()
+        };
+        let tables_of = sources_of(&plan).map(|(id, _)| (id, behind(id))).collect();
+        let positions = Arc::new(Positions::new(Arc::clone(&progress), tables_of));
         let job = Job {
+            positions,
             plan,
             sources,
             tables,
@@ -325,7 +333,8 @@ impl Starting {
         let (clock, log_bytes) = (Arc::clone(&options.clock), Arc::clone(&job.log_bytes));
         let intervals = (options.epoch_interval, options.checkpoint_interval);
         let (marks, failure) = (Arc::clone(&job.marks), job.failure.clone());
-        let mut recorder = Recorder::new(bridge, recorded, clock, intervals, marks, failure, log_bytes);
+        let positions = Arc::clone(&job.positions);
+        let mut recorder = Recorder::new(bridge, recorded, clock, intervals, marks, failure, log_bytes, positions);
         if let Some(checkpoint) = &self.checkpoint {
             recorder.restore(checkpoint, self.notes);
         }

@@ -19,7 +19,8 @@ pub enum AnswerFormat {
 }
 
 impl AnswerFormat {
-    const ALL: [AnswerFormat; 5] =
+    /// All of them.
+    pub(crate) const ALL: [AnswerFormat; 5] =
         [AnswerFormat::Table, AnswerFormat::Json, AnswerFormat::Ndjson, AnswerFormat::Csv, AnswerFormat::Arrow];
 
     /// Returns the word a person types.

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use tidemill_connectors::{Options, connect_sink};
+use tidemill_connectors::connect_sink;
 use tidemill_engine::plan::Operator;
 
-use super::Compiler;
 use super::source::option_problem;
+use super::{Compiler, Unresolved};
 use crate::catalog::SinkInfo;
 use crate::diagnostic::{Code, Problem};
 use crate::statement::CreateSink;
@@ -29,9 +29,20 @@ impl Compiler<'_> {
             let known: Vec<&str> = self.relations.keys().map(String::as_str).collect();
             return Err(Problem::new(Code::UnknownRelation, from.span, message).did_you_mean(&from.value, known));
         };
-        let pairs = options.entries.iter().map(|entry| (entry.key.value.clone(), entry.value.value.clone()));
-        let connected = connect_sink(&name.value, &relation.schema, Options::new(pairs), self.context)
+        let given = match self.with_secret(&options) {
+            Ok(given) => given,
+            Err(Unresolved::Broken) => return Ok(()),
+            Err(Unresolved::Missing(problem)) => return Err(problem),
+        };
+        let connected = connect_sink(&name.value, &relation.schema, given, self.context)
             .map_err(|error| option_problem(&error, &options))?;
+        // Not of the options: rows that wait are delivered to wherever the sink points now. But what waits for one connector means
+        // nothing to another.
+        let kind = match connected.connector {
+            "mqtt" => String::new(),
+            other => format!(" {other}"),
+        };
+        let fingerprint = super::fingerprint(&format!("{}\nsink{kind}", relation.canonical));
         let node = Operator::Table { input: relation.node, name: name.value.clone() };
         self.plan.push(Arc::clone(&relation.schema), node);
         self.sinks.push(SinkInfo {
@@ -40,8 +51,7 @@ impl Compiler<'_> {
             sql: text,
             schema: relation.schema,
             connected,
-            // Not of the options: rows that wait are delivered to wherever the sink points now.
-            fingerprint: super::fingerprint(&format!("{}\nsink", relation.canonical)),
+            fingerprint,
         });
         Ok(())
     }

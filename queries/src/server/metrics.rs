@@ -269,6 +269,7 @@ const OF_JOB: &[Metric<JobStatus>] = &[
     },
 ];
 
+/// Tells counters and gauges for Prometheus.
 pub(super) async fn metrics(State(state): State<ServiceState>) -> Response {
     let text = render(&(state.status)(), state.clock.now_us(), state.version);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()

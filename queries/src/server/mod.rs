@@ -7,6 +7,7 @@
 //!   GET  /metrics                Prometheus text
 //!   POST /api/v1/query           {"sql": "SELECT …", "params": [1, "a"]} → rows, format by Accept
 //!   GET  /api/v1/status          what the job is doing, as JSON
+//!   GET  /api/v1/openapi.json    all of this, for programs
 //!   …                            what a given router adds (ingest)
 //! ```
 //!
@@ -16,6 +17,7 @@
 mod client;
 mod connections;
 mod metrics;
+mod openapi;
 mod query;
 mod status;
 
@@ -57,7 +59,9 @@ const PATHS: &[&str] = &[
     "/metrics",
     "POST /api/v1/query",
     "/api/v1/status",
+    "/api/v1/openapi.json",
     "POST /api/v1/ingest/{source}",
+    "/api/v1/positions/{position}",
 ];
 
 /// What the service says of itself and of its job.
@@ -198,6 +202,7 @@ pub fn router(state: ServiceState) -> Router {
         .route("/version", get(status::version))
         .route("/metrics", get(metrics::metrics))
         .route("/api/v1/status", get(status::status))
+        .route("/api/v1/openapi.json", get(openapi::openapi))
         .layer(middleware::from_fn(time_limit));
     Router::new()
         .route("/api/v1/query", post(query::query))

@@ -26,14 +26,18 @@ const HELD_BYTES_MAX: usize = 1 << 20;
 /// Says which states of which tables were read.
 const AS_OF: &str = "x-tidemill-as-of";
 
+/// A question.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct QueryRequest {
+    /// One statement that reads.
     sql: String,
+    /// Values for `$1`, `$2`, …: texts, numbers, truth values, null.
     #[serde(default)]
     params: Vec<serde_json::Value>,
 }
 
+/// Answers a question over tables, in the format that `Accept` names.
 pub(super) async fn query(
     State(state): State<ServiceState>,
     headers: HeaderMap,

@@ -12,20 +12,24 @@ use tidemill_engine::time::Watermark;
 use super::{ReadOnly, ServiceState, ServiceStatus, problem_response};
 use crate::problem::{Problem, ProblemKind};
 
+/// Says that the process answers.
 pub(super) async fn healthz() -> Response {
     Json(json!({"status": "ok"})).into_response()
 }
 
+/// Names the program and its version.
 pub(super) async fn version(State(state): State<ServiceState>) -> Response {
     Json(json!({"name": "tidemill", "version": state.version})).into_response()
 }
 
+/// Says whether every source runs, and if not, why.
 pub(super) async fn readyz(State(state): State<ServiceState>) -> Response {
     let (ready, document) = readiness(&(state.status)());
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(document)).into_response()
 }
 
+/// Says what the job is doing.
 pub(super) async fn status(State(state): State<ServiceState>) -> Response {
     let status = (state.status)();
     if status.job.is_none() && status.read_only.is_none() {

@@ -149,7 +149,7 @@ impl Intake for Ear {
 
     fn try_append(&self, _: &str, chunk: Chunk) -> Option<Result<Receipt, IntakeError>> {
         let messages = match chunk {
-            Chunk::Messages(messages) | Chunk::Noted(messages, _) => messages,
+            Chunk::Messages(messages) | Chunk::Noted(messages, _) | Chunk::Decoded { messages, .. } => messages,
             Chunk::Range { .. } => Vec::new(), // Of files and generators, which nobody listens to.
         };
         Some(Ok(self.keep(messages)))

@@ -1,5 +1,6 @@
 //! The load: all that is on the other side of the wire, and goes on whatever happens to the program.
 
+mod naming;
 mod stream;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use futures::future::join_all;
 use rand::Rng;
 use tokio::task::JoinHandle;
 
+use self::naming::Naming;
 use self::stream::{EventClock, Stream};
 use super::sources::{SOURCES, Source, Way};
 use crate::harness::http::Client;
@@ -18,8 +20,8 @@ use crate::harness::ledger::Ledger;
 use crate::harness::mqtt::Device;
 
 const DEVICES: usize = 3;
-/// Clients of each HTTP source.
-const CLIENTS: usize = 2;
+/// Clients of each HTTP source: one for each way to name requests.
+const CLIENTS: usize = 3;
 /// Messages of a device that wait for their acknowledgement together, at most.
 const IN_FLIGHT_MAX: usize = 400;
 /// Readings in one request, at most.
@@ -44,9 +46,16 @@ pub(super) struct Shared {
     /// When the program was started, until the first acknowledgement after it.
     started: Mutex<Option<Instant>>,
     first_acknowledgement_ms_max: AtomicU64,
+    /// Requests that were told to have been stored before.
+    repeats: AtomicU64,
 }
 
 impl Shared {
+    /// Returns how many requests came again that were stored already.
+    pub(super) fn repeats(&self) -> u64 {
+        self.repeats.load(Ordering::Relaxed)
+    }
+
     /// Says that the program is being started: the first acknowledgement after it is timed.
     pub(super) fn starting(&self) {
         *self.started.lock().expect("no holder panics") = Some(Instant::now());
@@ -183,11 +192,18 @@ impl Senders {
 
     async fn client(&self, source: usize, number: usize, clock: EventClock) -> Ended {
         let (mut ledger, mut stream) = self.sender(source, number, clock);
+        let mut naming = Naming::of(number, &stream.who);
         let path = format!("/api/v1/ingest/{}?on_error=dead_letter", SOURCES[source].name);
         while let Some(count) = self.next_batch(&mut stream, BATCH_MAX).await {
             let readings = stream.batch(count);
             ledger.sending(&readings);
             let lines: String = readings.iter().map(|reading| reading.json(&stream.who) + "\n").collect();
+            if naming.is_named() {
+                self.send_until_acknowledged(&path, &mut naming, lines).await;
+                ledger.acknowledged(&readings, false);
+                self.shared.acknowledge(source, readings.len());
+                continue;
+            }
             match self.http.post(&path, "application/x-ndjson", lines).await {
                 Ok((200, _)) => {
                     ledger.acknowledged(&readings, false);
@@ -205,6 +221,28 @@ impl Senders {
             }
         }
         Ended { source, ledger, stream, device: None }
+    }
+
+    /// Sends a request that says who it is, again and again, whatever became of it before: it is stored once.
+    async fn send_until_acknowledged(&self, path: &str, naming: &mut Naming, lines: String) {
+        let headers = naming.next();
+        let mut headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        headers.push(("content-type", "application/x-ndjson"));
+        loop {
+            match self.http.post_with(path, &headers, lines.clone().into_bytes()).await {
+                Ok((200, body)) => {
+                    let is_repeat = body.contains("\"duplicate\":true");
+                    self.shared.repeats.fetch_add(u64::from(is_repeat), Ordering::Relaxed);
+                    return;
+                }
+                // Not stored, on its way, or nobody knows: to be asked again.
+                Ok((429 | 503, _)) | Err(_) => {}
+                Ok((409, body)) if body.contains("TM2118") => {}
+                Ok((500, body)) if body.contains("TM2114") => {}
+                Ok((status, body)) => panic!("{path}: {status} {body}"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
     }
 
     /// Waits as the phase of the load says, and returns how many readings come next; `None` at the end.

@@ -23,6 +23,7 @@ mod precision;
 mod exposition;
 
 mod buckets;
+mod native_histogram;
 mod remote_write;
 mod wire;
 

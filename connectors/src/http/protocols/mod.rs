@@ -66,7 +66,7 @@ async fn append(admitted: Admitted, protocol: Protocol, payload: Bytes) -> Resul
         return Err(admitted.refuse(Problem::new(Kind::BadRows, format!("{problem}; nothing was stored"))));
     }
     let encoding = Some(PayloadEncoding::Telemetry(protocol));
-    admitted.append(Post { payload, encoding, on_error: OnError::DeadLetter }).await
+    admitted.append(Post { payload, encoding, on_error: OnError::DeadLetter, ..Post::default() }).await
 }
 
 /// Returns the status that makes these clients do the right thing: many repeat a request after no other 4xx than 429, and

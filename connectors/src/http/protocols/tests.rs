@@ -45,7 +45,12 @@ async fn serve(sources: &[(&str, PayloadEncoding)]) -> Server {
         Schema::new(vec![Field::new("host", DataType::Utf8View, true), Field::new("value", DataType::Float64, false)]);
     let (columns, ingest, intake) = (Arc::new(columns), HttpIngest::new(), Arc::new(TestIntake::default()));
     for (name, own) in sources {
-        let source = HttpSource::new(name, TaggedFormat::new(Layout::new(&columns), *own), ingest.clone());
+        let source = HttpSource::new(
+            name,
+            TaggedFormat::new(Layout::new(&columns), *own),
+            Arc::new(tidemill_engine::clock::ManualClock::default()),
+            ingest.clone(),
+        );
         intake.connected.store(false, Ordering::SeqCst);
         let running = Arc::clone(&intake);
         tokio::spawn(async move { source.run(running, Vec::new(), Stop::new()).await });
@@ -124,15 +129,16 @@ mod influx {
     #[tokio::test]
     async fn refusals_are_in_the_words_of_each_version_and_store_nothing() {
         let server = serve(&[("cpu", telemetry(Protocol::LINE_PROTOCOL))]).await;
-        let many: String = "cpu value=1\n".repeat(100_001);
+        let many = "cpu value=1\n".repeat(100_001);
+        let (blank, comments) = ("\n".repeat(400_001), "#\n".repeat(400_001));
         for (uri, body, status, code, message) in [
             ("bucket=gpu", "x v=1", 404, "not found", "there is no HTTP source \"gpu\": did you mean cpu?"),
             ("org=x", "x v=1", 400, "invalid", "the parameter bucket is missing"),
             ("bucket=cpu&precision=d", "x v=1", 400, "invalid", "the precision \"d\" is not known"),
             ("bucket=cpu", "", 400, "invalid", "the body is empty"),
             ("bucket=cpu", many.as_str(), 413, "request too large", "a request may have 100000 rows"),
-            ("bucket=cpu", &"\n".repeat(400_001), 400, "invalid", "the body is empty"),
-            ("bucket=cpu", &"#\n".repeat(400_001), 413, "request too large", "this one has 400002"),
+            ("bucket=cpu", blank.as_str(), 400, "invalid", "the body is empty"),
+            ("bucket=cpu", comments.as_str(), 413, "request too large", "this one has 400002"),
         ] {
             let answer = server.post(&format!("/influx/api/v2/write?{uri}"), body.to_owned()).await;
             assert_eq!((answer.status.as_u16(), answer.json()["code"].as_str()), (status, Some(code)), "{uri}");

@@ -164,7 +164,7 @@ impl Guest {
         let (messages, mut notes) = match chunk {
             Chunk::Messages(messages) => (messages, Vec::new()),
             Chunk::Noted(messages, notes) => (messages, notes),
-            chunk @ Chunk::Range { .. } => return chunk,
+            chunk @ (Chunk::Range { .. } | Chunk::Decoded { .. }) => return chunk,
         };
         let is_idle = self.hub.is_idle();
         let wanted = messages.iter().filter(|message| !is_idle || attributes::is_retained(message));

@@ -72,7 +72,7 @@ fn is_kept_small(session: &mut Session, bytes: usize) {
         None => (Vec::new(), Vec::new()),
         Some(Chunk::Messages(messages)) => (messages, Vec::new()),
         Some(Chunk::Noted(messages, notes)) => (messages, notes),
-        Some(Chunk::Range { .. }) => panic!("MQTT cannot be read again"),
+        Some(Chunk::Range { .. } | Chunk::Decoded { .. }) => panic!("MQTT cannot be read again"),
     };
     let logged: usize = messages.iter().map(|message| message.byte_count() - message.topic.len()).sum();
     let noted: usize = notes.iter().map(|note| note.key.len() + note.value.len()).sum();

@@ -97,7 +97,7 @@ impl Lab {
             None => return false,
             Some(Chunk::Messages(messages)) => (messages, Vec::new()),
             Some(Chunk::Noted(messages, notes)) => (messages, notes),
-            Some(Chunk::Range { .. }) => panic!("MQTT cannot be read again"),
+            Some(Chunk::Range { .. } | Chunk::Decoded { .. }) => panic!("MQTT cannot be read again"),
         };
         assert!(!messages.is_empty() || !notes.is_empty(), "an empty record is a wasted sync");
         self.waiting.push_back(Record { messages, notes });

@@ -146,7 +146,7 @@ impl Intake for HandIntake {
             let (messages, notes) = match chunk {
                 Chunk::Messages(messages) => (messages, Vec::new()),
                 Chunk::Noted(messages, notes) => (messages, notes),
-                Chunk::Range { .. } => panic!("MQTT cannot be read again"),
+                Chunk::Range { .. } | Chunk::Decoded { .. } => panic!("MQTT sends messages as they come"),
             };
             assert!(!messages.is_empty() || !notes.is_empty(), "an empty chunk is a wasted sync");
             let (give, take) = oneshot::channel();

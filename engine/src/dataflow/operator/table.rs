@@ -4,6 +4,8 @@
 //! epoch: the epoch is not complete until every row of it has been handed over, and that holds the input back.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -25,6 +27,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(1);
 pub struct TableFeed {
     /// To the thread that writes.
     pub sender: Sender<(Epoch, RecordBatch)>,
+    /// Counts what is sent: up before, so that nobody finds the way empty while a batch is on it.
+    pub queued: Arc<AtomicUsize>,
     /// What the table has already: rows up to this epoch are dropped here.
     pub last_committed: Epoch,
 }
@@ -57,9 +61,11 @@ pub(crate) fn table<'scope>(
                     }
                 });
                 while let Some((capability, batch)) = waiting.pop_front() {
+                    feed.queued.fetch_add(1, Ordering::SeqCst);
                     match feed.sender.try_send((*capability.time(), batch)) {
                         Ok(()) => {}
                         Err(TrySendError::Full((_, batch))) => {
+                            feed.queued.fetch_sub(1, Ordering::SeqCst);
                             waiting.push_front((capability, batch));
                             again.activate_after(RETRY_AFTER);
                             return Ok(());

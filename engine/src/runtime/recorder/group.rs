@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use arrow::array::RecordBatch;
 use tokio::sync::oneshot;
 
 use super::{Partition, Recorder, RecorderError, measure};
@@ -17,8 +18,15 @@ use crate::source::{Appended, Chunk, Data, IntakeError, Message, Note};
 struct Group {
     partition: PartitionId,
     appended: Appended,
-    data: Data,
+    data: Fed,
     receipt: oneshot::Sender<Result<Appended, IntakeError>>,
+}
+
+/// What the dataflow takes of a chunk.
+enum Fed {
+    Data(Data),
+    /// What messages were decoded to before, with what they count: messages and bytes.
+    Columns(Vec<RecordBatch>, (u64, usize)),
 }
 
 impl Recorder {
@@ -59,6 +67,7 @@ impl Recorder {
                 return Err(error.into());
             }
             self.log_bytes.store(log.bytes(), Ordering::Relaxed);
+            self.positions.durable(self.next);
         }
         let mut feeding = Vec::with_capacity(appended.len());
         for group in appended {
@@ -66,7 +75,12 @@ impl Recorder {
             feeding.push((group.partition, group.appended.first, group.data));
         }
         for (partition, first, data) in feeding {
-            self.feed(partition, arrival_us, first, data)?;
+            match data {
+                Fed::Data(data) => self.feed(partition, arrival_us, first, data)?,
+                Fed::Columns(columns, measured) => {
+                    self.feed_columns(partition, arrival_us, first, columns, measured)?;
+                }
+            }
         }
         self.bridge.push()?;
         if seal {
@@ -93,14 +107,22 @@ impl Recorder {
                 let partition = PartitionId(self.partition(log, source, &partition) as u32);
                 let first = self.next;
                 let data = match chunk {
-                    Chunk::Messages(messages) => self.append_messages(log, partition, arrival_us, messages, Vec::new()),
-                    Chunk::Noted(messages, notes) => self.append_messages(log, partition, arrival_us, messages, notes),
+                    Chunk::Messages(messages) => {
+                        Fed::Data(self.append_messages(log, partition, arrival_us, messages, Vec::new()))
+                    }
+                    Chunk::Noted(messages, notes) => {
+                        Fed::Data(self.append_messages(log, partition, arrival_us, messages, notes))
+                    }
+                    Chunk::Decoded { messages, notes, columns } => {
+                        let kept = self.append_messages(log, partition, arrival_us, messages, notes);
+                        Fed::Columns(columns, measure(&kept))
+                    }
                     Chunk::Range { start, end, data, checksum } => {
                         let rows = measure(&data).0;
                         self.next.0 += rows;
                         self.partitions[partition.0 as usize].next = end;
                         log.append(&Record::Range { partition, arrival_us, first, rows, start, end, checksum });
-                        data
+                        Fed::Data(data)
                     }
                 };
                 let appended = Appended { first, next: self.next };
@@ -128,7 +150,7 @@ impl Recorder {
         log.append(&record);
         let Record::Messages { messages, notes, .. } = record else { unreachable!("made above") };
         // Before the sync: a mark stands behind it, and without it there is no mark.
-        self.partitions[partition.0 as usize].notes.take(notes);
+        self.partitions[partition.0 as usize].notes.take(notes, Appended { first, next: self.next });
         Data::Messages(messages)
     }
 

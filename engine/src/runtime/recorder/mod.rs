@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 pub(super) use self::replay::{Recording, Replayed, check_committed};
@@ -25,6 +26,7 @@ use super::bridge::{Bridge, Closed, Origin};
 use super::intake::{Ask, Request, SourceState};
 use super::marks::{Marked, Marks};
 use super::notes::Notes;
+use super::positions::Positions;
 use super::recorded_time::RecordedTime;
 use super::turns;
 use crate::checkpoint::PartitionState;
@@ -112,6 +114,7 @@ pub(super) struct Recorder {
     sealed_us: i64,
     time: RecordedTime,
     log_bytes: Arc<std::sync::atomic::AtomicU64>,
+    positions: Arc<Positions>,
 }
 
 impl Recorder {
@@ -123,6 +126,7 @@ impl Recorder {
         marks: Arc<Marks>,
         failure: Failure,
         log_bytes: Arc<std::sync::atomic::AtomicU64>,
+        positions: Arc<Positions>,
     ) -> Recorder {
         Recorder {
             marked_us: clock.monotonic_us(),
@@ -143,6 +147,7 @@ impl Recorder {
             sealed_us: i64::MIN,
             time: RecordedTime::default(),
             log_bytes,
+            positions,
         }
     }
 
@@ -207,15 +212,46 @@ impl Recorder {
         if matches!(&data, Data::Messages(messages) if messages.is_empty()) {
             return Ok(());
         }
+        match self.arrived(partition, arrival_us, first, measure(&data)) {
+            Some(origin) => self.bridge.feed(&origin, data),
+            None => Ok(()),
+        }
+    }
+
+    /// The same for messages that are columns already; they count as the messages they were.
+    fn feed_columns(
+        &mut self,
+        partition: PartitionId,
+        arrival_us: i64,
+        first: Offset,
+        columns: Vec<RecordBatch>,
+        measured: (u64, usize),
+    ) -> Result<(), Closed> {
+        let Some(mut origin) = self.arrived(partition, arrival_us, first, measured) else { return Ok(()) };
+        for batch in columns {
+            let rows = batch.num_rows() as u64;
+            self.bridge.feed(&origin, Data::Columns(batch))?;
+            origin.first.0 += rows;
+        }
+        Ok(())
+    }
+
+    /// Counts what has come to a partition; returns where it comes from, if the plan still has its source.
+    fn arrived(
+        &mut self,
+        partition: PartitionId,
+        arrival_us: i64,
+        first: Offset,
+        (messages, bytes): (u64, usize),
+    ) -> Option<Origin> {
         let known = &mut self.partitions[partition.0 as usize];
         known.arrival_us = Some(known.arrival_us.map_or(arrival_us, |before| before.max(arrival_us)));
-        let Some(source) = known.source else { return Ok(()) };
+        let source = known.source?;
         let state = &self.sources[&source].state;
-        let (messages, bytes) = measure(&data);
         state.messages.fetch_add(messages, Ordering::Relaxed);
         state.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         let partition_name = Arc::clone(&known.name);
-        self.bridge.feed(&Origin { source, partition: partition.0, partition_name, arrival_us, first }, data)
+        Some(Origin { source, partition: partition.0, partition_name, arrival_us, first })
     }
 
     fn closed(&mut self, epoch: Epoch, now_us: i64, checkpoint: bool) -> Result<(), Closed> {
@@ -225,6 +261,7 @@ impl Recorder {
             let marked = self.marked(epoch, now_us);
             self.marks.mark(marked);
         }
+        self.positions.sealed(epoch, self.next);
         self.bridge.close(epoch, now_us, checkpoint)?;
         self.open = epoch.next();
         self.opened_us = None;

@@ -16,7 +16,7 @@ use crate::plan::NodeId;
 use crate::runtime::JobError;
 use crate::runtime::intake::{Closer, Request};
 use crate::runtime::notes::Notes;
-use crate::source::{Data, Offset, Resume};
+use crate::source::{Appended, Data, Offset, Resume};
 use crate::watermark::Mark;
 
 /// What a replay found.
@@ -56,6 +56,7 @@ impl Recorder {
         self.next = Offset(checkpoint.next_offset);
         self.sealed_us = checkpoint.sealed_us;
         self.time.replayed(checkpoint.sealed_us, &*self.clock);
+        self.positions.sealed(checkpoint.epoch, self.next);
     }
 
     /// Feeds the log to the dataflow, exactly as it was fed when it was written: from where the replay stands, to its end.
@@ -77,15 +78,13 @@ impl Recorder {
         // From here on every epoch is durable before it is closed.
         self.bridge.durable(Epoch(u64::MAX));
         self.log_bytes.store(writer.bytes(), Ordering::Relaxed);
+        self.positions.durable(self.next);
         let mut resume: BTreeMap<NodeId, Vec<Resume>> = self.sources.keys().map(|id| (*id, Vec::new())).collect();
         for partition in &self.partitions {
             if let Some(partitions) = partition.source.and_then(|source| resume.get_mut(&source)) {
-                partitions.push(Resume {
-                    partition: partition.name.to_string(),
-                    next: partition.next,
-                    ended: partition.ended,
-                    notes: partition.notes.resume(),
-                });
+                let (notes, places) = partition.notes.resume();
+                let (next, ended) = (partition.next, partition.ended);
+                partitions.push(Resume { partition: partition.name.to_string(), next, ended, notes, places });
             }
         }
         Ok((writer, Replayed { sealed, messages: self.next.0 - first.0, resume }))
@@ -98,8 +97,9 @@ impl Recorder {
                 self.add_partition(self.source_named(&source), source.into(), name.into());
             }
             Record::Messages { partition, arrival_us, first, messages, notes } => {
-                self.partitions[partition.0 as usize].notes.take(notes);
                 self.next = Offset(first.0 + messages.len() as u64);
+                let at = Appended { first, next: self.next };
+                self.partitions[partition.0 as usize].notes.take(notes, at);
                 self.feed(partition, arrival_us, first, Data::Messages(messages))?;
             }
             Record::Range { partition, arrival_us, first, rows, start, end, checksum } => {

@@ -82,7 +82,8 @@ impl Simulation {
         let failure = job.failure.clone();
         let intake = |(id, node): (_, &crate::plan::SourceNode)| {
             let state = Arc::clone(&job.sources[&id]);
-            let intake = SourceIntake { source: id, queue: job.queue.clone(), state };
+            let positions = Arc::clone(&job.positions);
+            let intake = SourceIntake { source: id, queue: job.queue.clone(), state, positions };
             (node.name.clone(), Arc::new(intake) as Arc<dyn Intake>)
         };
         let mut simulation = Simulation {

@@ -140,7 +140,7 @@ mod influx {
     #[test]
     fn a_time_counts_what_its_request_says_else_what_the_source_says() {
         for (word, us) in [
-            ("ns", 3i64),
+            ("ns", 3_i64),
             ("n", 3),
             ("u", 3_000),
             ("us", 3_000),

@@ -218,3 +218,47 @@ fn fuzz_remote_write() {
     let columns = [text("metric"), double("value"), time("ts"), map("labels"), text("type"), double("le"), text("job")];
     decodes_anything(Protocol::RemoteWrite, &columns, b"\x0a\x0b\x12\x09\x09\0\0\0\0\0\0\0\0", "remote_write");
 }
+
+/// What a Prometheus 2.42 has sent, as it was recorded: a page with two metrics, and the scrape that missed them.
+#[test]
+fn what_a_real_prometheus_has_sent_gives_these_rows() {
+    let columns = [
+        text("metric"),
+        text("job"),
+        text("le"),
+        text("path"),
+        double("value"),
+        Field::new("stale", DataType::Boolean, true),
+    ];
+    let sent = include_bytes!("../../corpus/remote_write/prometheus_2_42");
+    let mut shown = rows(Protocol::RemoteWrite, &columns, &sent[..]);
+    shown.retain(|row| !row.starts_with("scrape_"));
+    shown.sort();
+    assert_eq!(
+        shown,
+        [
+            "requests_total a - /é 7.0 false",
+            "rtt_bucket a +Inf - 2.0 false",
+            "rtt_bucket a 0.5 - 1.0 false",
+            "rtt_count a - - 2.0 false",
+            "rtt_sum a - - 3.5 false",
+            "up a - - 1.0 false",
+        ]
+    );
+    let sent = include_bytes!("../../corpus/remote_write/prometheus_2_42_stale");
+    let mut shown = rows(Protocol::RemoteWrite, &columns, &sent[..]);
+    shown.retain(|row| !row.starts_with("scrape_"));
+    shown.sort();
+    assert_eq!(
+        shown,
+        [
+            "requests_total a - /é - true",
+            "rtt_bucket a +Inf - - true",
+            "rtt_bucket a 0.5 - - true",
+            "rtt_count a - - - true",
+            "rtt_sum a - - - true",
+            "up a - - 1.0 false",
+            "x a - - 1.0 false",
+        ]
+    );
+}

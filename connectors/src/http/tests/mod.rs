@@ -10,12 +10,20 @@ use bytes::Bytes;
 use futures::StreamExt;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use tidemill_engine::clock::ManualClock;
 use tidemill_engine::source::Chunk;
 use tower::ServiceExt;
 
 use super::*;
 use crate::format::{Layout, PayloadEncoding};
 use crate::testing::TestIntake;
+
+mod bodies;
+mod once;
+
+fn clock() -> Arc<dyn Clock> {
+    Arc::new(ManualClock::at(1_000_000))
+}
 
 struct Server {
     ingest: HttpIngest,
@@ -33,7 +41,8 @@ async fn serve_on(ingest: HttpIngest, encoding: PayloadEncoding) -> Server {
         Field::new("device", DataType::Utf8View, true),
         Field::new("temperature", DataType::Float64, false),
     ]));
-    let source = HttpSource::new("readings", TaggedFormat::new(Layout::new(&columns), encoding), ingest.clone());
+    let source =
+        HttpSource::new("readings", TaggedFormat::new(Layout::new(&columns), encoding), clock(), ingest.clone());
     source.prepare().await.unwrap();
     let (intake, stop) = (Arc::new(TestIntake::default()), Stop::new());
     let running = tokio::spawn({
@@ -50,10 +59,11 @@ impl Server {
         let (head, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let body: Value = serde_json::from_slice(&body).unwrap();
-        if head.status != StatusCode::OK {
+        if !head.status.is_success() {
             assert_eq!(head.headers[header::CONTENT_TYPE], "application/problem+json");
             assert_eq!(body["status"], head.status.as_u16());
-            assert_eq!(head.status == StatusCode::SERVICE_UNAVAILABLE, head.headers.contains_key(header::RETRY_AFTER));
+            let is_to_come_again = matches!(head.status.as_u16(), 429 | 503) || body["code"] == "TM2118";
+            assert_eq!(is_to_come_again, head.headers.contains_key(header::RETRY_AFTER), "{body}");
         }
         (head.status, body)
     }
@@ -84,7 +94,15 @@ async fn rows_are_one_chunk_and_the_position_counts_them() {
     let server = serve(PayloadEncoding::Json).await;
     let (status, body) = server.post(TWO).await;
     assert_eq!(status, StatusCode::OK);
-    assert_eq!(body, json!({"position": "readings@2", "rows": 2, "rejected": [], "rejected_count": 0}));
+    let expected = json!({
+        "position": "readings@2", "first_offset": 0, "rows": 2, "rejected": [], "rejected_count": 0,
+        "state": "durable", "duplicate": false,
+    });
+    assert_eq!(body, expected);
+    let mut described: Vec<Value> = openapi::schemas()["Taken"]["required"].as_array().unwrap().clone();
+    described.sort_by_key(ToString::to_string);
+    let told: Vec<Value> = body.as_object().unwrap().keys().map(|key| json!(key)).collect();
+    assert_eq!(told, described, "the answer is what its description says");
     let (_, body) =
         server.post_as("content-type", "application/json", "[{\"temperature\":3}, {\"temperature\":4}]").await;
     assert_eq!(body["position"], "readings@4");
@@ -150,6 +168,8 @@ async fn one_bad_row_refuses_the_whole_request() {
     assert_eq!(body["errors"][0]["row"], 3);
     assert_eq!(body["errors"][1]["row"], 4);
     assert!(body["errors"][0]["message"].as_str().unwrap().contains("column temperature"), "{body}");
+    assert_eq!(body["errors"][0]["column"], "temperature");
+    assert_eq!(body["errors"][1].get("column"), None);
     assert!(server.nothing_was_stored());
     assert_eq!(server.intake.errors.lock()["bad_rows"], 1);
 
@@ -171,8 +191,11 @@ async fn bad_rows_can_be_kept_as_dead_letters() {
     assert_eq!(body["rejected"][0]["row"], 3);
     let wrong = Request::post("/api/v1/ingest/readings?on_error=ignore").body(Body::from(TWO)).unwrap();
     assert_eq!(server.send(wrong).await.0, StatusCode::BAD_REQUEST);
-    let unkept = Request::post("/api/v1/ingest/readings?ack=committed").body(Body::from(TWO)).unwrap();
-    assert_eq!(server.send(unkept).await.0, StatusCode::BAD_REQUEST);
+    for wrong in ["ack=never", "wait=5s", "ack=committed&wait=soon", "ack=committed&wait=2h", "acks=durable", "a=%ff"] {
+        let request = Request::post(format!("/api/v1/ingest/readings?{wrong}")).body(Body::from(TWO)).unwrap();
+        let (status, body) = server.send(request).await;
+        assert_eq!((status, body["code"].as_str()), (StatusCode::BAD_REQUEST, Some("TM2111")), "{wrong}: {body}");
+    }
 }
 
 #[tokio::test]
@@ -327,8 +350,12 @@ async fn a_refusal_tells_why_and_when_to_come_again_until_rows_are_taken_again()
 async fn a_source_that_has_ended_runs_again() {
     let columns = Arc::new(Schema::new(vec![Field::new("temperature", DataType::Float64, false)]));
     let (ingest, encoding) = (HttpIngest::new(), PayloadEncoding::Json);
-    let source =
-        Arc::new(HttpSource::new("readings", TaggedFormat::new(Layout::new(&columns), encoding), ingest.clone()));
+    let source = Arc::new(HttpSource::new(
+        "readings",
+        TaggedFormat::new(Layout::new(&columns), encoding),
+        clock(),
+        ingest.clone(),
+    ));
     for _ in 0..3 {
         source.prepare().await.unwrap();
         let (intake, stop) = (Arc::new(TestIntake::default()), Stop::new());

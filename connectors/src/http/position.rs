@@ -1,0 +1,117 @@
+//! `GET /api/v1/positions/{source@offset}`: how far the rows before a position have come.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Serialize;
+use tidemill_engine::source::{Offset, Stage};
+
+use super::admission::Reached;
+use super::problem::{Kind, Problem};
+use super::{HttpIngest, WAIT_MAX, parameter};
+
+pub(super) fn router(ingest: HttpIngest) -> axum::Router {
+    axum::Router::new()
+        .route("/api/v1/positions/{position}", get(answer).fallback(method_not_allowed))
+        .with_state(ingest)
+}
+
+async fn method_not_allowed() -> Response {
+    Problem::new(Kind::Method, "a position is asked for with GET").with_allow("GET, HEAD")
+}
+
+/// Where rows stand, and how far they are.
+#[derive(Serialize)]
+struct Where {
+    /// As it was asked.
+    position: String,
+    /// `durable` or `committed`.
+    state: &'static str,
+}
+
+/// How far the rows before a position have come.
+async fn answer(
+    State(ingest): State<HttpIngest>,
+    position: Result<Path<String>, PathRejection>,
+    parameters: Result<Query<BTreeMap<String, String>>, QueryRejection>,
+) -> Response {
+    match look(&ingest, position, parameters).await {
+        Ok(found) => Json(found).into_response(),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn look(
+    ingest: &HttpIngest,
+    position: Result<Path<String>, PathRejection>,
+    parameters: Result<Query<BTreeMap<String, String>>, QueryRejection>,
+) -> Result<Where, Problem> {
+    let position = position.map_err(|error| Problem::new(Kind::UnknownPosition, error.body_text()))?.0;
+    let parameters = parameters.map_err(|error| Problem::new(Kind::Parameter, error.body_text()))?.0;
+    let wait = read_parameters(&parameters)?;
+    let (source, offset) = parse(&position).ok_or_else(|| {
+        Problem::new(Kind::UnknownPosition, format!("{position:?} is not a position"))
+            .hint("a position is what the answer to a POST says, such as readings@3")
+    })?;
+    let endpoint = ingest.endpoint(source)?;
+    let stage = match wait {
+        Some(wait) => endpoint.committed(offset, wait).await,
+        None => endpoint.intake.stage(offset),
+    };
+    let stage: Stage = stage.ok_or_else(|| {
+        Problem::new(Kind::UnknownPosition, format!("the log does not reach to {position}"))
+            .hint("was the log or the data folder replaced since?")
+    })?;
+    Ok(Where { position, state: Reached::from(stage).name() })
+}
+
+fn read_parameters(parameters: &BTreeMap<String, String>) -> Result<Option<Duration>, Problem> {
+    let mut wait = None;
+    for (key, value) in parameters {
+        match key.as_str() {
+            "wait" => wait = Some(parameter::wait(value, WAIT_MAX)?),
+            _ => return Err(parameter::unknown(key, "known is wait")),
+        }
+    }
+    Ok(wait)
+}
+
+/// Reads `source@offset`; a source's name may have an `@` too.
+fn parse(position: &str) -> Option<(&str, Offset)> {
+    let (source, offset) = position.rsplit_once('@')?;
+    let is_number = !offset.is_empty() && offset.bytes().all(|byte| byte.is_ascii_digit());
+    Some((source, Offset(offset.parse().ok().filter(|_| is_number)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemill_engine::testing::fuzz::fuzz;
+
+    use super::*;
+
+    #[test]
+    fn a_position_is_a_source_and_a_number() {
+        assert_eq!(parse("readings@3"), Some(("readings", Offset(3))));
+        assert_eq!(parse("a@b@18446744073709551615"), Some(("a@b", Offset(u64::MAX))));
+        for wrong in ["", "readings", "readings@", "readings@-1", "readings@+1", "readings@18446744073709551616"] {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn fuzz_positions() {
+        fuzz(format!("{}/src/http/corpus/position", env!("CARGO_MANIFEST_DIR")), |input| {
+            let text = String::from_utf8_lossy(input);
+            let parsed = parse(&text);
+            assert!(
+                parsed.is_none_or(|(source, offset)| text.starts_with(source) && text.contains(&offset.0.to_string()))
+            );
+            parsed.is_some()
+        });
+    }
+}
