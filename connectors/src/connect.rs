@@ -14,6 +14,8 @@ use crate::generate::{GenerateOptions, GenerateSource};
 use crate::http::HttpSource;
 use crate::mqtt::{self, TopicPatterns};
 use crate::options::{OptionError, Options, nearest};
+use crate::pull::poll::Wanted;
+use crate::pull::{self, RowsAt};
 use crate::{Connected, Context};
 
 /// A live source that is silent for so long does not hold the watermark back any more.
@@ -27,15 +29,21 @@ enum Kind {
     Mqtt,
     MqttListener,
     Http,
+    HttpPoll,
+    Sse,
+    Websocket,
     File,
     Generate,
 }
 
 impl Kind {
-    const NAMES: [(&'static str, Kind); 5] = [
+    const NAMES: [(&'static str, Kind); 8] = [
         ("mqtt", Kind::Mqtt),
         ("mqtt_listener", Kind::MqttListener),
         ("http", Kind::Http),
+        ("http_poll", Kind::HttpPoll),
+        ("sse", Kind::Sse),
+        ("websocket", Kind::Websocket),
         ("file", Kind::File),
         ("generate", Kind::Generate),
     ];
@@ -55,7 +63,7 @@ impl Kind {
 
     /// Whether rows arrive as they happen, so that the time of arrival says something about them.
     fn is_live(self) -> bool {
-        matches!(self, Kind::Mqtt | Kind::MqttListener | Kind::Http)
+        !matches!(self, Kind::File | Kind::Generate)
     }
 }
 
@@ -116,6 +124,19 @@ fn make(
             let source = HttpSource::new(name, format.clone(), Arc::clone(&context.clock), context.http.clone());
             Ok((Arc::new(source), Arc::new(format)))
         }
+        Kind::HttpPoll => {
+            let (encoding, layout) = take_message_layout(columns, options)?;
+            let source = pull::http_poll(name, options, Wanted::of(encoding), context)?;
+            Ok((Arc::new(source), take_rows_at(encoding, layout, options, context)?))
+        }
+        Kind::Sse => {
+            let (encoding, layout) = take_message_layout(columns, options)?;
+            Ok((Arc::new(pull::sse(name, options, context)?), take_rows_at(encoding, layout, options, context)?))
+        }
+        Kind::Websocket => {
+            let (encoding, layout) = take_message_layout(columns, options)?;
+            Ok((Arc::new(pull::websocket(name, options, context)?), take_rows_at(encoding, layout, options, context)?))
+        }
         Kind::File => {
             let path = options.require("path")?;
             let encoding = FileSource::take_encoding(&path, options)?;
@@ -142,6 +163,20 @@ fn take_message_format(
 ) -> Result<Arc<dyn Format>, OptionError> {
     let (encoding, layout) = take_message_layout(columns, options)?;
     encoding.take_format(layout.with_topic(topic)?, options, &context.base_dir)
+}
+
+/// Makes the format of what is fetched: others have decided where in it the rows are.
+fn take_rows_at(
+    encoding: Encoding,
+    layout: Layout,
+    options: &mut Options,
+    context: &Context,
+) -> Result<Arc<dyn Format>, OptionError> {
+    let format = encoding.take_format(layout, options, &context.base_dir)?;
+    match encoding {
+        Encoding::Json => RowsAt::take(options, format),
+        _ => Ok(format),
+    }
 }
 
 fn take_message_layout(columns: &SchemaRef, options: &mut Options) -> Result<(Encoding, Layout), OptionError> {
@@ -232,6 +267,10 @@ mod tests {
             (vec![("connector", "mqtt"), ("url", "mqtt://localhost:1883"), topic], true, 3),
             (vec![("connector", "mqtt_listener"), ("bind", "127.0.0.1:1883"), topic], true, 3),
             (vec![("connector", "http"), ("format", "csv"), ("delimiter", ";")], true, 2),
+            (vec![("connector", "http_poll"), ("url", "http://localhost/x"), ("rows_at", "data.items")], true, 2),
+            (vec![("connector", "http_poll"), ("url", "http://localhost/metrics"), ("format", "prometheus")], true, 2),
+            (vec![("connector", "sse"), ("url", "https://h/x"), ("event", "a"), ("format", "csv")], true, 2),
+            (vec![("connector", "websocket"), ("url", "wss://h/x"), ("subscribe", "{}")], true, 2),
             (vec![("connector", "file"), ("path", "x/*.parquet"), ("time_unit", "ms")], false, 2),
             (vec![("connector", "file"), ("path", "x/*.ndjson"), ("follow", "true")], true, 2),
             (vec![("connector", "generate"), ("rows", "10"), ("interval", "1 s")], false, 2),
@@ -257,7 +296,10 @@ mod tests {
         for (options, expected) in [
             (vec![], "option connector: is missing: say connector = '…'"),
             (vec![("connector", "htp")], "did you mean 'http'?"),
-            (vec![("connector", "kafka")], "known are mqtt, mqtt_listener, http, file, generate"),
+            (
+                vec![("connector", "kafka")],
+                "known are mqtt, mqtt_listener, http, http_poll, sse, websocket, file, generate",
+            ),
             (vec![("connector", "http"), ("fromat", "json")], "option fromat: is not known here; did you mean format?"),
             (vec![("connector", "http"), ("format", "parquet")], "'parquet' is for files"),
             (vec![("connector", "http"), ("format", "avro")], "is not taken over HTTP: say 'json' or 'csv'"),
@@ -267,6 +309,11 @@ mod tests {
             (vec![("connector", "http"), ("time_unit", "min")], "'s', 'ms', 'us', 'ns'"),
             (vec![("connector", "file"), ("path", "data/")], "option format: is missing"),
             (vec![("connector", "generate"), ("keys", "0")], "option keys: 0 is not between"),
+            (vec![("connector", "http_poll")], "option url: is missing"),
+            (vec![("connector", "sse"), ("url", "http://h"), ("rows_at", "a..b")], "is not a path"),
+            (vec![("connector", "sse"), ("url", "http://h"), ("interval", "1 s")], "option interval: is not known"),
+            (vec![("connector", "websocket"), ("url", "http://h")], "ws:// or wss://"),
+            (vec![("connector", "websocket"), ("url", "ws://h"), ("subscribe", " ")], "holds no message"),
             (vec![("connector", "http"), ("idle_after", "soon")], "is not a duration"),
             (vec![("connector", "http"), ("bad_data", "drop")], "'keep'"),
             (

@@ -22,6 +22,7 @@ pub mod file;
 pub mod generate;
 pub mod http;
 pub mod mqtt;
+pub mod pull;
 
 pub mod outbox;
 pub mod sink;

@@ -6,6 +6,8 @@
 //! | `position` | BIGINT | how many messages came before it; the rows of one message share it |
 //! | `partition` | TEXT | the part of the source it came from |
 //! | `path` | TEXT | files: which one |
+//! | `url` | TEXT | what is fetched: the target it came from, as the options name it |
+//! | `event`, `event_id` | TEXT | server-sent events: type and id |
 //! | `topic` | TEXT | MQTT: as it was published |
 //! | `qos` | INTEGER | MQTT: 0, 1 or 2, of its last hop |
 //! | `retain` | BOOLEAN | MQTT: whether it is a copy that the broker kept, or was published with the flag |
@@ -38,6 +40,12 @@ pub enum Metadata {
     Partition,
     /// The file.
     Path,
+    /// The target that was asked.
+    Url,
+    /// The type of an event.
+    Event,
+    /// The id of an event.
+    EventId,
     /// The topic.
     Topic,
     /// The quality of service of its last hop.
@@ -62,11 +70,14 @@ pub enum Metadata {
 
 impl Metadata {
     /// All of them, in the order in which they are listed for people.
-    pub const ALL: [Metadata; 14] = [
+    pub const ALL: [Metadata; 17] = [
         Metadata::ArrivalTime,
         Metadata::Position,
         Metadata::Partition,
         Metadata::Path,
+        Metadata::Url,
+        Metadata::Event,
+        Metadata::EventId,
         Metadata::Topic,
         Metadata::Qos,
         Metadata::Retain,
@@ -86,6 +97,9 @@ impl Metadata {
             Metadata::Position => "position",
             Metadata::Partition => "partition",
             Metadata::Path => "path",
+            Metadata::Url => "url",
+            Metadata::Event => "event",
+            Metadata::EventId => "event_id",
             Metadata::Topic => "topic",
             Metadata::Qos => "qos",
             Metadata::Retain => "retain",
@@ -112,6 +126,9 @@ impl Metadata {
             Metadata::Position => vec![Int64],
             Metadata::Partition
             | Metadata::Path
+            | Metadata::Url
+            | Metadata::Event
+            | Metadata::EventId
             | Metadata::Topic
             | Metadata::ContentType
             | Metadata::ResponseTopic => vec![Utf8View],
@@ -126,15 +143,20 @@ impl Metadata {
 
     /// Whether every message has it, whatever connector brought it.
     pub fn is_always_there(self) -> bool {
-        matches!(self, Metadata::ArrivalTime | Metadata::Position | Metadata::Partition | Metadata::Path)
+        matches!(
+            self,
+            Metadata::ArrivalTime | Metadata::Position | Metadata::Partition | Metadata::Path | Metadata::Url
+        )
     }
 
     /// Whether a connector knows it; nothing is said against connectors that do not exist.
     pub fn is_known_to(self, connector: &str) -> bool {
         match self {
             Metadata::ArrivalTime | Metadata::Position | Metadata::Partition => true,
-            Metadata::Path => !matches!(connector, "mqtt" | "mqtt_listener" | "http" | "generate"),
-            _ => !matches!(connector, "http" | "file" | "generate"),
+            Metadata::Path => connector == "file" || is_unknown(connector),
+            Metadata::Url => FETCHING.contains(&connector) || is_unknown(connector),
+            Metadata::Event | Metadata::EventId => connector == "sse" || is_unknown(connector),
+            _ => matches!(connector, "mqtt" | "mqtt_listener") || is_unknown(connector),
         }
     }
 
@@ -154,6 +176,13 @@ impl Metadata {
     pub fn of(field: &Field) -> Option<Metadata> {
         Metadata::named(field.metadata().get(MARK)?)
     }
+}
+
+/// Connectors that fetch from URLs.
+const FETCHING: [&str; 3] = ["http_poll", "sse", "websocket"];
+
+fn is_unknown(connector: &str) -> bool {
+    !["mqtt", "mqtt_listener", "http", "file", "generate"].contains(&connector) && !FETCHING.contains(&connector)
 }
 
 #[cfg(test)]
@@ -180,6 +209,9 @@ mod tests {
         assert_eq!(known("generate"), known("http"));
         assert_eq!(known("file"), ["arrival_time", "position", "partition", "path"]);
         assert_eq!(known("mqtt"), known("mqtt_listener"));
-        assert_eq!(known("mqtt").len(), Metadata::ALL.len() - 1);
+        assert_eq!(known("mqtt").len(), Metadata::ALL.len() - 4);
+        assert_eq!(known("http_poll"), ["arrival_time", "position", "partition", "url"]);
+        assert_eq!(known("sse"), ["arrival_time", "position", "partition", "url", "event", "event_id"]);
+        assert_eq!(known("websocket"), known("http_poll"));
     }
 }

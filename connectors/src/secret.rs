@@ -156,8 +156,9 @@ fn is_secret_key(before: &[char]) -> bool {
     let word: String = before[start..end].iter().map(char::to_ascii_lowercase).collect();
     // What names a place may be read.
     let names_place = word.ends_with("_env") || word.ends_with("_file");
-    // A header may be anything, a key to everything among it.
+    // A header or a parameter may be anything, a key to everything among it.
     word.starts_with("header.")
+        || word.starts_with("query.")
         || !names_place && ["pass", "pasw", "pwd", "token"].iter().any(|part| word.contains(part))
 }
 

@@ -245,6 +245,23 @@ pub enum SourceError {
     Storage(#[from] StorageError),
 }
 
+/// How one of the places is doing that a source fetches from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TargetStatus {
+    /// Which, as its options name it.
+    pub target: String,
+    /// Whether it answered when it was last asked.
+    pub connected: bool,
+    /// How its circuit breaker stands, in a word, and as a number: 0 closed, 1 half-open, 2 open.
+    pub breaker: &'static str,
+    /// See there.
+    pub breaker_level: u8,
+    /// Attempts that failed since the program began.
+    pub failures: u64,
+    /// Why the last attempt failed, until one does not.
+    pub error: Option<String>,
+}
+
 /// A place where data enters.
 #[async_trait::async_trait]
 pub trait Source: Send + Sync + 'static {
@@ -262,6 +279,11 @@ pub trait Source: Send + Sync + 'static {
     /// Pushes chunks until the input ends or `stop` is cancelled; on `stop` it stops reading, waits for the receipts
     /// it holds, acknowledges them, and returns. `resume` has one entry for each partition the log knows.
     async fn run(&self, intake: Arc<dyn Intake>, resume: Vec<Resume>, stop: Stop) -> Result<(), SourceError>;
+
+    /// Says how the places are doing that it fetches from; none where others send to it. There are as many as its options name.
+    fn targets(&self) -> Vec<TargetStatus> {
+        Vec::new()
+    }
 
     /// Reads again what a [`Chunk::Range`] held: the data and its checksum. Blocking; only for sources that append
     /// ranges.

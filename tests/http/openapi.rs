@@ -8,7 +8,7 @@ use crate::harness::program::Serve;
 use crate::harness::python::{interpreter, script};
 
 /// What schemathesis may take for all its phases.
-const SECONDS_MAX: &str = "60";
+const SECONDS_MAX: &str = "90";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn schemathesis_finds_nothing_that_the_description_does_not_say() {

@@ -40,6 +40,7 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("clap", &["src/"]),
     ("ipnet", &["connectors/src/outgoing"]),
     ("tokio_rustls", &["connectors/src/outgoing"]),
+    ("tokio_tungstenite", &["connectors/src/pull"]),
 ];
 
 /// Where files may be opened without going through `Storage`.
@@ -68,18 +69,8 @@ const FILE_LINES_MAX: usize = 700;
 
 const SHORT_FILES: &str = "a file is short enough to be read";
 
-/// Pages for people whose links must lead somewhere.
-const PAGES: &[&str] = &[
-    "README.md",
-    "ARCHITECTURE.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "docs/formats.md",
-    "docs/http.md",
-    "docs/mqtt.md",
-    "docs/protocols.md",
-    "docs/sinks.md",
-];
+/// Pages for people whose links must lead somewhere, beside those in `docs/`.
+const PAGES: &[&str] = &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"];
 
 /// A file as the rules see it: its path from the top of the repository, with `/`, and its text.
 struct File {
@@ -405,7 +396,7 @@ fn no_machine_paths(file: &File) -> Vec<String> {
 }
 
 fn links_lead_somewhere(file: &File) -> Vec<String> {
-    if !PAGES.contains(&file.path.as_str()) {
+    if !PAGES.contains(&file.path.as_str()) && !file.path.starts_with("docs/") {
         return Vec::new();
     }
     let links = file.text.split("](").skip(1).filter_map(|rest| rest.split(')').next());

@@ -13,6 +13,7 @@ use tidemill_engine::source::Message;
 
 use crate::metadata::Metadata;
 use crate::mqtt::Attributes;
+use crate::pull::event_id;
 
 /// Where the rows of a chunk come from.
 pub(super) struct Origin<'d> {
@@ -85,13 +86,15 @@ pub(super) fn column(metadata: Metadata, rows: &Rows<'_>) -> ArrayRef {
             let offset = |message: &usize| rows.origin.offsets.get(*message).copied().unwrap_or(0);
             Arc::new(Int64Array::from_iter_values(rows.messages_of_rows.iter().map(offset)))
         }
-        // A file is a partition, and is named by its path.
-        Metadata::Partition | Metadata::Path => {
+        // A file is a partition, and is named by its path; so is a target, by its URL.
+        Metadata::Partition | Metadata::Path | Metadata::Url => {
             let mut names = StringViewBuilder::with_capacity(rows.len()).with_deduplicate_strings();
             (0..rows.len()).for_each(|_| names.append_value(rows.origin.place.partition));
             Arc::new(names.finish())
         }
-        Metadata::Topic => {
+        Metadata::EventId => rows.text(event_id),
+        // The type of an event is kept as its topic.
+        Metadata::Topic | Metadata::Event => {
             rows.text(|message| std::str::from_utf8(&message.topic).ok().filter(|topic| !topic.is_empty()))
         }
         Metadata::Qos => rows.number(|attributes| attributes.qos.map(i64::from)),

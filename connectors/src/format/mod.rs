@@ -55,7 +55,7 @@ pub(crate) use enclosed::Unreadable;
 pub(crate) use enclosed::tests as enclosed_bytes;
 pub(crate) use ipc::ipc_messages;
 pub(crate) use json_rows::JsonRows;
-pub(crate) use rows::{csv_record_end, offset_in, split_json};
+pub(crate) use rows::{csv_record_end, offset_in, split_json, value_length};
 pub(crate) use telemetry::Tally;
 
 use std::path::Path;

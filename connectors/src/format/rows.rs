@@ -191,6 +191,18 @@ fn value_end(text: &[u8]) -> Option<usize> {
     None
 }
 
+/// Returns the length of the JSON value that begins `text`, of whatever type; all of `text` if it is not complete.
+pub(crate) fn value_length(text: &[u8]) -> usize {
+    match text.first() {
+        Some(b'"') => string_length(text),
+        Some(b'{' | b'[') => value_end(text).unwrap_or(text.len()),
+        _ => {
+            let is_end = |byte: &u8| matches!(byte, b',' | b'}' | b']') || byte.is_ascii_whitespace();
+            text.iter().position(is_end).unwrap_or(text.len())
+        }
+    }
+}
+
 /// Returns the length of the string that begins `text` with its quotes; all of `text` if it is not complete.
 fn string_length(text: &[u8]) -> usize {
     let mut at = 1;

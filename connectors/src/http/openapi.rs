@@ -12,9 +12,37 @@ use super::problem::{Kind, ROW_ERRORS_MAX};
 
 /// Returns the paths.
 pub fn paths() -> Value {
+    let influx = "text/plain";
+    let protobuf = "application/x-protobuf";
     json!({
         "/api/v1/ingest/{source}": {"post": ingest()},
         "/api/v1/positions/{position}": {"get": position()},
+        "/influx/api/v2/write": {"post": written("influx_2", "line protocol, as to InfluxDB 2", "bucket", influx)},
+        "/influx/write": {"post": written("influx_1", "line protocol, as to InfluxDB 1", "db", influx)},
+        "/influx/ping": {"get": answered("influx_ping", "says to clients of Influx that the program answers")},
+        "/influx/health": {"get": answered("influx_health", "the same for those of version 2")},
+        "/prom/api/v1/write": {"post": written("remote_write", "remote write 1.0 and 2.0", "source", protobuf)},
+        "/otlp/v1/metrics": {"post": written("otlp_metrics", "OTLP metrics", "source", protobuf)},
+        "/otlp/v1/logs": {"post": written("otlp_logs", "OTLP logs", "source", protobuf)},
+        "/otlp/v1/traces": {"post": answered("otlp_traces", "says that traces are not taken")},
+    })
+}
+
+/// A route that speaks another protocol: its answers are what that protocol's clients expect.
+fn written(id: &str, what: &str, names_source: &str, content_type: &str) -> Value {
+    let mut operation = answered(id, what);
+    operation["parameters"] = json!([{
+        "in": "query", "name": names_source, "description": "which source", "schema": {"type": "string"},
+        "required": names_source != "source",
+    }]);
+    operation["requestBody"] = json!({"content": {content_type: {"schema": {"type": "string"}}}});
+    operation
+}
+
+fn answered(id: &str, what: &str) -> Value {
+    json!({
+        "operationId": id, "tags": ["protocols"], "summary": what,
+        "responses": {"default": {"description": "as the protocol says"}},
     })
 }
 

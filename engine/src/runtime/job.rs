@@ -180,6 +180,7 @@ impl Job {
             nulled: counters.nulled.get(),
             errors: state.errors.lock().clone(),
             watermark: node.event_time.map(|_| counters.watermark()),
+            targets: node.source.targets(),
         }
     }
 

@@ -4,6 +4,7 @@ use arrow::array::RecordBatch;
 use tokio::sync::broadcast::Receiver;
 
 use crate::epoch::Epoch;
+use crate::source::TargetStatus;
 use crate::time::Watermark;
 
 /// Counters of one source. received = rows + dead (by message where a message did not decode at all).
@@ -31,6 +32,8 @@ pub struct SourceStatus {
     pub errors: Vec<(&'static str, u64)>,
     /// The source's watermark, if it has an event time.
     pub watermark: Option<Watermark>,
+    /// The places it fetches from; none where others send to it.
+    pub targets: Vec<TargetStatus>,
 }
 
 /// Counters of one table.

@@ -49,6 +49,32 @@ const CONNECTION_OPTIONS: [&str; 26] = [
     "watch_drops",
 ];
 
+/// The same for sources that fetch. What is asked, and how often, decides what comes, and not how it is read.
+const FETCHING_CONNECTORS: [&str; 3] = ["http_poll", "sse", "websocket"];
+const FETCHING_OPTIONS: [&str; 12] = [
+    "interval",
+    "timeout",
+    "emit",
+    "event",
+    "silence",
+    "subscribe",
+    "subscribe_env",
+    "subscribe_file",
+    "token",
+    "token_env",
+    "token_file",
+    "token_header",
+];
+const FETCHING_PREFIXES: [&str; 2] = ["header.", "query."];
+
+/// Whether an option says only how to reach the data.
+fn is_about_connection(key: &str, connector: &str) -> bool {
+    let is_fetching = || FETCHING_CONNECTORS.contains(&connector);
+    CONNECTION_OPTIONS.contains(&key)
+        || FETCHING_OPTIONS.contains(&key) && is_fetching()
+        || FETCHING_PREFIXES.iter().any(|prefix| key.starts_with(prefix)) && is_fetching()
+}
+
 /// A source that stands in the plan.
 pub(super) struct PlannedSource {
     /// What views read.
@@ -153,11 +179,16 @@ fn dedup_node(
     Ok(DedupNode { identity: String::new(), input, keys, within_us, late_table })
 }
 
+/// Returns the name of its connector; empty if there is none.
+fn connector_of(source: &CreateSource) -> &str {
+    let connector = source.options.entries.iter().find(|entry| entry.key.value == "connector");
+    connector.map_or("", |entry| entry.value.value.as_str())
+}
+
 /// Returns what a column is if it is not in the payload.
 fn metadata_of(column: &ColumnDefinition, source: &CreateSource) -> Result<Option<Metadata>, Problem> {
     let Some(what) = &column.metadata else { return Ok(None) };
-    let connector = source.options.entries.iter().find(|entry| entry.key.value == "connector");
-    let connector = connector.map_or("", |entry| entry.value.value.as_str());
+    let connector = connector_of(source);
     let known = || Metadata::ALL.into_iter().filter(|metadata| metadata.is_known_to(connector)).map(Metadata::name);
     let Some(metadata) = Metadata::named(&what.value) else {
         let message = format!("there is no metadata \"{}\"", what.value);
@@ -258,11 +289,12 @@ fn canonical(source: &CreateSource, schema: &Schema, event_time: Option<&EventTi
         None => shape(field),
     };
     let columns: Vec<String> = schema.fields().iter().zip(metadata).map(described).collect();
+    let connector = connector_of(source);
     let mut options: Vec<String> = source
         .options
         .entries
         .iter()
-        .filter(|entry| !CONNECTION_OPTIONS.contains(&entry.key.value.as_str()))
+        .filter(|entry| !is_about_connection(&entry.key.value, connector))
         .map(|entry| format!("{}={}", entry.key.value, entry.value.value))
         .collect();
     options.sort();

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use tidemill_connectors::breaker::BreakerState;
 use tidemill_connectors::outbox::OutboxStatus;
 use tidemill_engine::runtime::{DedupStatus, JobStatus};
+use tidemill_engine::source::TargetStatus;
 use tidemill_engine::time::Watermark;
 
 use super::{ServiceState, ServiceStatus};
@@ -168,6 +169,24 @@ const OF_JOB: &[Metric<JobStatus>] = &[
         read: |job, _, out| each_source(job, out, |source| truth(source.connected)),
     },
     Metric {
+        name: "tidemill_source_target_up",
+        kind: Kind::Gauge,
+        help: "1 if the target answered when it was last asked. Targets are what the options of a source name.",
+        read: |job, _, out| each_target(job, out, |target| truth(target.connected)),
+    },
+    Metric {
+        name: "tidemill_source_target_breaker",
+        kind: Kind::Gauge,
+        help: "The circuit breaker of a target: 0 closed, 1 half-open, 2 open.",
+        read: |job, _, out| each_target(job, out, |target| f64::from(target.breaker_level)),
+    },
+    Metric {
+        name: "tidemill_source_target_failures_total",
+        kind: Kind::Counter,
+        help: "Attempts to fetch from a target that failed.",
+        read: |job, _, out| each_target(job, out, |target| target.failures as f64),
+    },
+    Metric {
         name: "tidemill_watermark_lag_seconds",
         kind: Kind::Gauge,
         help: "Now minus the source's watermark; absent before the first row and after the end.",
@@ -298,6 +317,13 @@ fn each_source(job: &JobStatus, out: &mut Samples, value: impl Fn(&tidemill_engi
     out.extend(job.sources.iter().map(|source| (vec![("source", source.name.clone())], value(source))));
 }
 
+fn each_target(job: &JobStatus, out: &mut Samples, value: impl Fn(&TargetStatus) -> f64) {
+    for source in &job.sources {
+        let labels = |target: &TargetStatus| vec![("source", source.name.clone()), ("target", target.target.clone())];
+        out.extend(source.targets.iter().map(|target| (labels(target), value(target))));
+    }
+}
+
 fn each_window(job: &JobStatus, out: &mut Samples, value: impl Fn(&tidemill_engine::runtime::WindowStatus) -> u64) {
     out.extend(job.windows.iter().map(|window| (vec![("view", window.name.clone())], value(window) as f64)));
 }
@@ -380,6 +406,13 @@ mod tests {
                 dead: 1,
                 errors: vec![("auth", 2)],
                 watermark: Some(Watermark(1_000_000)),
+                targets: vec![TargetStatus {
+                    target: "http://a/m".into(),
+                    breaker: "open",
+                    breaker_level: 2,
+                    failures: 9,
+                    ..TargetStatus::default()
+                }],
                 ..SourceStatus::default()
             }],
             checkpoint: CheckpointStatus {
@@ -418,6 +451,9 @@ mod tests {
             "tidemill_source_errors_total{source=\"a\",kind=\"late\"} 1",
             "tidemill_dedup_state_bytes{source=\"a\"} 640",
             "tidemill_watermark_lag_seconds{source=\"a\\\"b\"} 2.5",
+            "tidemill_source_target_up{source=\"a\\\"b\",target=\"http://a/m\"} 0",
+            "tidemill_source_target_breaker{source=\"a\\\"b\",target=\"http://a/m\"} 2",
+            "tidemill_source_target_failures_total{source=\"a\\\"b\",target=\"http://a/m\"} 9",
             "tidemill_log_bytes 4096",
             "tidemill_view_late_rows_total{view=\"room\"} 5",
             "tidemill_sink_rows_total{sink=\"room\"} 9",

@@ -62,6 +62,14 @@ const PATHS: &[&str] = &[
     "/api/v1/openapi.json",
     "POST /api/v1/ingest/{source}",
     "/api/v1/positions/{position}",
+    "POST /influx/api/v2/write",
+    "POST /influx/write",
+    "/influx/ping",
+    "/influx/health",
+    "POST /prom/api/v1/write",
+    "POST /otlp/v1/metrics",
+    "POST /otlp/v1/logs",
+    "POST /otlp/v1/traces",
 ];
 
 /// What the service says of itself and of its job.

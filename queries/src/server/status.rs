@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use tidemill_connectors::outbox::OutboxStatus;
 use tidemill_engine::runtime::{CheckpointStatus, JobStatus, SourceStatus};
+use tidemill_engine::source::TargetStatus;
 use tidemill_engine::time::Watermark;
 
 use super::{ReadOnly, ServiceState, ServiceStatus, problem_response};
@@ -98,6 +99,7 @@ fn status_document(service: &ServiceStatus) -> Value {
                 "bytes": source.bytes, "rows": source.rows, "dead": source.dead,
                 "quarantined": source.quarantined, "nulled": source.nulled, "errors": errors,
                 "watermark": source.watermark.map_or(Value::Null, watermark_value),
+                "targets": source.targets.iter().map(target_value).collect::<Vec<_>>(),
             })
         })
         .collect();
@@ -129,6 +131,13 @@ fn status_document(service: &ServiceStatus) -> Value {
         "log_bytes": status.log_bytes, "rows_in_flight": status.rows_in_flight,
         "checkpoint": checkpoint_value(&status.checkpoint),
         "sources": sources, "dedups": dedups, "windows": windows, "tables": tables, "sinks": sinks,
+    })
+}
+
+fn target_value(target: &TargetStatus) -> Value {
+    json!({
+        "target": target.target, "connected": target.connected, "breaker": target.breaker,
+        "failures": target.failures, "error": target.error,
     })
 }
 

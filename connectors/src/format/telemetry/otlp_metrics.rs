@@ -209,10 +209,10 @@ impl<'m> Writer<'_, 'm, '_> {
             let reason = format!("a histogram has {} boundaries and {} counts", bounds.len(), counts.len());
             return otlp::refuse(self.rows, self.whole, sent, reason);
         }
-        let mut sum = 0;
+        let mut sum = 0.0;
         let up_to = |(bound, count): (&f64, &u64)| {
-            sum += count;
-            (*bound, sum as f64)
+            sum += *count as f64;
+            (*bound, sum)
         };
         let buckets: Vec<(f64, f64)> = bounds.iter().zip(counts).map(up_to).collect();
         let summed = Summed { count: sent.count, sum: sent.sum, min: sent.min, max: sent.max };

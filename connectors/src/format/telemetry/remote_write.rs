@@ -67,7 +67,8 @@ impl Tally {
 /// Says how many rows a request gives at most, without making any.
 pub(super) fn rows_at_most(payload: &[u8]) -> usize {
     let tally = Tally::of(payload);
-    let mut rows = tally.samples + 3 * tally.histograms;
+    // A sum, a count, the bucket around zero and the last one.
+    let mut rows = tally.samples + 4 * tally.histograms;
     for (number, value) in Part::whole(payload).fields().flatten() {
         let (Value::Bytes(series), 1 | 5) = (value, number) else { continue };
         let histograms_in = histogram_field(number);

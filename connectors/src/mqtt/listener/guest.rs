@@ -164,6 +164,7 @@ impl Guest {
         let (messages, mut notes) = match chunk {
             Chunk::Messages(messages) => (messages, Vec::new()),
             Chunk::Noted(messages, notes) => (messages, notes),
+            // A device sends neither.
             chunk @ (Chunk::Range { .. } | Chunk::Decoded { .. }) => return chunk,
         };
         let is_idle = self.hub.is_idle();
