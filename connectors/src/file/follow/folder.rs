@@ -259,12 +259,14 @@ impl Folder {
         };
         let others: Vec<FileId> = self.files.iter().filter_map(is_another).collect();
         for id in others {
-            // Its number was given to another file.
-            let file = self.files.remove(&id).expect("known");
-            if !file.is_over {
-                self.tell_gone(&file);
-            }
-            self.notes.push((file.partition, Note::forget(id.key())));
+            // Its number was given to another file. What is known of it is kept: a copy may go on with it.
+            let mut file = self.files.remove(&id).expect("known");
+            let stand_in = FileId::stand_in(file.order);
+            self.notes.push((file.partition.clone(), Note::forget(id.key())));
+            self.notes.push((file.partition.clone(), file.note(stand_in)));
+            self.over.iter_mut().filter(|over| **over == id).for_each(|over| *over = stand_in);
+            file.look = None;
+            self.files.insert(stand_in, file);
         }
         for (id, file) in &mut self.files {
             let entry = found.get(id);

@@ -107,6 +107,11 @@ impl FileId {
         }
     }
 
+    /// A number that no file has, for one whose own was given to another file.
+    pub(super) fn stand_in(order: u64) -> FileId {
+        FileId { device: u64::MAX, inode: order }
+    }
+
     pub(super) fn key(self) -> Bytes {
         Bytes::from([self.device.to_be_bytes(), self.inode.to_be_bytes()].concat())
     }

@@ -434,6 +434,25 @@ fn a_copy_beside_a_file_that_goes_on_is_not_read_again() {
 }
 
 #[test]
+fn a_number_that_was_given_to_another_file_loses_nothing() {
+    let mut scene = Scene::new("app.ndjson*", &[("format", "json")]);
+    scene.append("app.ndjson", lines(0..300));
+    scene.looks(1);
+    scene.crash();
+    // While nobody looks: compressed and removed, and the new file has its number.
+    scene.append("app.ndjson", lines(300..310));
+    let whole = std::fs::read(scene.path("app.ndjson")).unwrap();
+    scene.append("app.ndjson.1.gz", gzip(&whole));
+    scene.cut_off("app.ndjson");
+    scene.rename("app.ndjson", "app.ndjson-new");
+    scene.append("app.ndjson-new", lines(310..400));
+    scene.looks(8);
+    let mut numbers = scene.numbers();
+    numbers.sort_unstable();
+    assert_eq!(numbers, all(0..400));
+}
+
+#[test]
 fn two_files_of_the_same_lines_are_two_files() {
     let mut scene = Scene::new("*.ndjson", &[]);
     scene.append("a.ndjson", lines(0..2));
