@@ -206,7 +206,7 @@ impl Format for Columns {
 impl Decoder for Columns {
     fn decode(&mut self, data: &Data, _: &Place<'_>) -> Decoded {
         let Data::Columns(batch) = data else { unreachable!("the source gives columns") };
-        Decoded { batches: vec![batch.clone()], dead: Vec::new() }
+        Decoded { batches: vec![batch.clone()], ..Decoded::default() }
     }
 }
 

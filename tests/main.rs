@@ -20,6 +20,8 @@ mod breaker;
 mod embed;
 mod exit_codes;
 mod flipped_bits;
+mod follow;
+mod formats;
 mod full_at_start;
 mod http;
 mod idle;

@@ -8,8 +8,8 @@ use tidemill_engine::decode::Format;
 use tidemill_engine::source::Source;
 use tidemill_engine::time::{micros, minutes, secs};
 
-use crate::file::FileSource;
-use crate::format::{ColumnsFormat, Encoding, Layout, TaggedFormat, TimeUnit};
+use crate::file::{FileSource, Following};
+use crate::format::{ColumnsFormat, Encoding, Layout, TaggedFormat, TextFormat, TimeUnit};
 use crate::generate::{GenerateOptions, GenerateSource};
 use crate::http::HttpSource;
 use crate::mqtt::{self, TopicPatterns};
@@ -80,7 +80,8 @@ pub fn connect(
     context: &Context,
 ) -> Result<Connected, OptionError> {
     let kind = Kind::take(&mut options)?;
-    let (idle_default, future_default) = match kind.is_live() {
+    let is_live = kind.is_live() || options.is("follow", "true");
+    let (idle_default, future_default) = match is_live {
         true => (Some(IDLE_AFTER_LIVE), Some(FUTURE_LIMIT_LIVE)),
         false => (None, None),
     };
@@ -105,15 +106,20 @@ fn make(
     match kind {
         Kind::Mqtt => {
             let (source, pattern) = mqtt::client(name, options, context)?;
-            Ok((Arc::new(source), take_message_format(columns, pattern, options)?))
+            Ok((Arc::new(source), take_message_format(columns, pattern, options, context)?))
         }
         Kind::MqttListener => {
             let (source, pattern) = mqtt::listener(name, options, context)?;
-            Ok((Arc::new(source), take_message_format(columns, pattern.into(), options)?))
+            Ok((Arc::new(source), take_message_format(columns, pattern.into(), options, context)?))
         }
         Kind::Http => {
             let (encoding, layout) = take_message_layout(columns, options)?;
-            let own = encoding.of_payloads().expect("messages can be in it");
+            let own = encoding.of_payloads().ok_or_else(|| {
+                OptionError::new(
+                    "format",
+                    "is not taken over HTTP: say 'json' or 'csv', or send it by MQTT or as a file",
+                )
+            })?;
             let format = TaggedFormat::new(layout, own);
             let source = HttpSource::new(name, format.clone(), Arc::clone(&context.clock), context.http.clone());
             Ok((Arc::new(source), Arc::new(format)))
@@ -121,21 +127,22 @@ fn make(
         Kind::HttpPoll => {
             let (encoding, layout) = take_message_layout(columns, options)?;
             let source = pull::http_poll(name, options, Wanted::of(encoding), context)?;
-            Ok((Arc::new(source), take_rows_at(encoding, layout, options)?))
+            Ok((Arc::new(source), take_rows_at(encoding, layout, options, context)?))
         }
         Kind::Sse => {
             let (encoding, layout) = take_message_layout(columns, options)?;
-            Ok((Arc::new(pull::sse(name, options, context)?), take_rows_at(encoding, layout, options)?))
+            Ok((Arc::new(pull::sse(name, options, context)?), take_rows_at(encoding, layout, options, context)?))
         }
         Kind::Websocket => {
             let (encoding, layout) = take_message_layout(columns, options)?;
-            Ok((Arc::new(pull::websocket(name, options, context)?), take_rows_at(encoding, layout, options)?))
+            Ok((Arc::new(pull::websocket(name, options, context)?), take_rows_at(encoding, layout, options, context)?))
         }
         Kind::File => {
             let path = options.require("path")?;
             let encoding = FileSource::take_encoding(&path, options)?;
-            let layout = take_layout(columns, encoding, options)?;
-            let source = FileSource::new(&path, &context.base_dir, encoding, layout);
+            let following = Following::take(options)?;
+            let layout = take_layout(columns, encoding, options)?.with_paths();
+            let source = FileSource::new(&path, &context.base_dir, encoding, layout).following(following);
             let format = source.format();
             Ok((Arc::new(source), format))
         }
@@ -147,19 +154,25 @@ fn make(
     }
 }
 
-/// Takes the options of a source whose messages are text, with a topic.
+/// Takes the options of a source whose messages have a topic.
 fn take_message_format(
     columns: &SchemaRef,
     topic: TopicPatterns,
     options: &mut Options,
+    context: &Context,
 ) -> Result<Arc<dyn Format>, OptionError> {
     let (encoding, layout) = take_message_layout(columns, options)?;
-    Ok(encoding.format(layout.with_topic(topic)?))
+    encoding.take_format(layout.with_topic(topic)?, options, &context.base_dir)
 }
 
 /// Makes the format of what is fetched: others have decided where in it the rows are.
-fn take_rows_at(encoding: Encoding, layout: Layout, options: &mut Options) -> Result<Arc<dyn Format>, OptionError> {
-    let format = encoding.format(layout);
+fn take_rows_at(
+    encoding: Encoding,
+    layout: Layout,
+    options: &mut Options,
+    context: &Context,
+) -> Result<Arc<dyn Format>, OptionError> {
+    let format = encoding.take_format(layout, options, &context.base_dir)?;
     match encoding {
         Encoding::Json => RowsAt::take(options, format),
         _ => Ok(format),
@@ -169,13 +182,16 @@ fn take_rows_at(encoding: Encoding, layout: Layout, options: &mut Options) -> Re
 fn take_message_layout(columns: &SchemaRef, options: &mut Options) -> Result<(Encoding, Layout), OptionError> {
     let encoding = Encoding::take(options)?.unwrap_or(Encoding::Json).with_delimiter(options)?;
     if encoding == Encoding::Parquet {
-        return Err(OptionError::new("format", "'parquet' is for files: say 'json' or 'csv'"));
+        return Err(OptionError::new("format", "'parquet' is for files: say 'json', 'csv' or 'arrow'"));
     }
     Ok((encoding, take_layout(columns, encoding, options)?))
 }
 
 fn take_layout(columns: &SchemaRef, encoding: Encoding, options: &mut Options) -> Result<Layout, OptionError> {
     let layout = Layout::new(columns).with_time_unit(options.choice("time_unit", &TimeUnit::WORDS)?);
+    if let Encoding::Text | Encoding::Raw = encoding {
+        TextFormat::check(&layout).map_err(|problem| OptionError::new("format", problem))?;
+    }
     if let Some(encoding) = encoding.of_payloads() {
         encoding.check(&layout).map_err(|problem| OptionError::new("format", problem))?;
     }
@@ -256,6 +272,7 @@ mod tests {
             (vec![("connector", "sse"), ("url", "https://h/x"), ("event", "a"), ("format", "csv")], true, 2),
             (vec![("connector", "websocket"), ("url", "wss://h/x"), ("subscribe", "{}")], true, 2),
             (vec![("connector", "file"), ("path", "x/*.parquet"), ("time_unit", "ms")], false, 2),
+            (vec![("connector", "file"), ("path", "x/*.ndjson"), ("follow", "true")], true, 2),
             (vec![("connector", "generate"), ("rows", "10"), ("interval", "1 s")], false, 2),
         ] {
             let connected = try_connect(&options).unwrap_or_else(|error| panic!("{options:?}: {error}"));
@@ -285,6 +302,9 @@ mod tests {
             ),
             (vec![("connector", "http"), ("fromat", "json")], "option fromat: is not known here; did you mean format?"),
             (vec![("connector", "http"), ("format", "parquet")], "'parquet' is for files"),
+            (vec![("connector", "http"), ("format", "avro")], "is not taken over HTTP: say 'json' or 'csv'"),
+            (vec![("connector", "http"), ("follow", "true")], "option follow: is not known here"),
+            (vec![("connector", "file"), ("path", "x"), ("format", "raw")], "'raw' is for messages: say 'text'"),
             (vec![("connector", "http"), ("delimiter", ",")], "option delimiter: is not known here"),
             (vec![("connector", "http"), ("time_unit", "min")], "'s', 'ms', 'us', 'ns'"),
             (vec![("connector", "file"), ("path", "data/")], "option format: is missing"),

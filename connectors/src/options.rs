@@ -103,6 +103,11 @@ impl Options {
         }
     }
 
+    /// Says whether a value is there and is this word; it is not taken.
+    pub fn is(&self, key: &str, word: &str) -> bool {
+        self.values.get(key).is_some_and(|value| value.eq_ignore_ascii_case(word))
+    }
+
     /// Takes a value that must be there.
     pub fn require(&mut self, key: &'static str) -> Result<String, OptionError> {
         self.take(key).ok_or_else(|| OptionError::new(key, format!("is missing: say {key} = '…'")))

@@ -28,6 +28,8 @@ pub struct Decoded {
     pub batches: Vec<RecordBatch>,
     /// The rest.
     pub dead: Vec<DeadLetter>,
+    /// How many values of those rows are NULL because they did not fit in their column.
+    pub nulled: u64,
 }
 
 /// Where a chunk stands in the log. It was written down when the chunk was recorded, so a replay finds the same.

@@ -284,7 +284,7 @@ impl Decoder for EventFormat {
         let columns: Vec<arrow::array::ArrayRef> =
             vec![Arc::new(StringViewArray::from(keys)), Arc::new(times), Arc::new(Int64Array::from(values))];
         let batch = RecordBatch::try_new(event_schema(), columns).expect("columns of one length");
-        Decoded { batches: vec![batch], dead: Vec::new() }
+        Decoded { batches: vec![batch], ..Decoded::default() }
     }
 }
 

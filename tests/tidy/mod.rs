@@ -33,6 +33,8 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("rumqttc_v5", &["connectors/src/mqtt", "src/demo", "tests/", "benches/"]),
     ("argon2", &["connectors/src/mqtt/listener/passwords"]),
     ("parquet", &["connectors/", "tests/", "benches/"]),
+    ("arrow_avro", &["connectors/src/format/avro", "connectors/src/file/"]),
+    ("prost_reflect", &["connectors/src/format/protobuf"]),
     ("axum", &["connectors/src/http", "queries/", "tests/"]),
     ("opentelemetry_proto", &["connectors/src/format/telemetry", "connectors/src/http/protocols"]),
     ("clap", &["src/"]),
@@ -46,7 +48,8 @@ const FILE_PLACES: &[&str] = &[
     "engine/src/storage/disk.rs",
     "connectors/src/file",
     "connectors/src/mqtt/listener/watched",
-    // Of the user, not of ours: certificates and passwords.
+    // Of the user, not of ours: certificates and passwords, descriptions of formats.
+    "connectors/src/format/schema_file.rs",
     "connectors/src/secret.rs",
     "connectors/src/tls",
     // The corpus of a fuzz target.

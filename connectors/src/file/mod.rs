@@ -1,6 +1,6 @@
-//! Files: NDJSON, CSV and Parquet, read once from their beginning to their end.
+//! Files: text and files of columns, read once from their beginning to their end, or followed as they grow.
 //!
-//! Each file is a partition, named by its path relative to the base folder. Files are read in turn, a chunk of each,
+//! Read once, each file is a partition, named by its path relative to the base folder. Files are read in turn, a chunk of each,
 //! so that their event times advance together; the log keeps byte ranges (text) or row ranges (Parquet), and a replay
 //! reads those again:
 //!
@@ -8,11 +8,16 @@
 //!   open a, open b ─► a[0, 1 MiB) ─► b[0, 1 MiB) ─► a[1 MiB, …) ─► … ─► end a ─► … ─► end b
 //! ```
 //!
-//! So a file must not change while the log still needs it. A checksum over each range tells if it did.
+//! So a file must not change while the log still needs it. A checksum over each range tells if it did. A folder that is followed
+//! is different, since its files come and go: see [`follow`].
 
+mod columns;
+mod follow;
+mod input;
 mod numbered;
 mod parquet;
 mod paths;
+mod stream;
 mod text;
 
 use std::collections::{HashMap, VecDeque};
@@ -23,17 +28,20 @@ use parking_lot::Mutex;
 use tidemill_engine::decode::Format;
 use tidemill_engine::source::{Chunk, Data, Intake, IntakeError, Resume, Source, SourceError, Stop};
 
-use self::parquet::ParquetReader;
-use self::text::{LineIndex, TextReader};
+use self::columns::ColumnsReader;
+use self::input::{Input, Packing};
+use self::text::{LastLine, LineIndex, TextReader};
 use crate::format::{Encoding, Layout, Protocol};
 use crate::options::{OptionError, Options};
 use crate::receipts::Receipts;
 
+pub use self::follow::Following;
 pub use self::numbered::NumberedFormat;
 
-/// Files as a bounded source.
+/// Files as a source: bounded, or followed.
 pub struct FileSource {
     shared: Arc<Shared>,
+    following: Option<Following>,
     files: Mutex<Vec<String>>,
 }
 
@@ -44,8 +52,8 @@ struct Shared {
     encoding: Encoding,
     layout: Layout,
     lines: LineIndex,
-    /// Parquet readers of a replay, each behind the last range that was read again.
-    replayed: Mutex<HashMap<String, ParquetReader>>,
+    /// Readers of a replay that cannot go to a place at once, each behind the last range that was read again.
+    replayed: Mutex<HashMap<String, Reader>>,
 }
 
 impl FileSource {
@@ -54,30 +62,45 @@ impl FileSource {
         let (path, base_dir) = (path.to_owned(), base_dir.to_owned());
         let shared =
             Shared { path, base_dir, encoding, layout, lines: LineIndex::default(), replayed: Mutex::default() };
-        FileSource { shared: Arc::new(shared), files: Mutex::default() }
+        FileSource { shared: Arc::new(shared), following: None, files: Mutex::default() }
+    }
+
+    /// Follows the files instead of reading them once.
+    #[must_use]
+    pub fn following(self, following: Option<Following>) -> Self {
+        FileSource { following, ..self }
     }
 
     /// Returns the format of the files: its dead letters name file and line.
     pub fn format(&self) -> Arc<dyn Format> {
         let format = self.shared.encoding.format(self.shared.layout.clone());
-        match self.shared.encoding {
-            Encoding::Parquet => format,
-            Encoding::Json | Encoding::Csv { .. } | Encoding::Telemetry(_) => Arc::new(NumberedFormat::new(format)),
+        match self.shared.encoding.is_columns() {
+            true => format,
+            false => Arc::new(NumberedFormat::new(format)),
         }
     }
 
     /// Takes `format` and `delimiter`; without `format` the ending of `path` says what the files hold.
     pub fn take_encoding(path: &str, options: &mut Options) -> Result<Encoding, OptionError> {
         if let Some(packed) = paths::packed_ending(path) {
-            let problem = format!("{path:?} is compressed ({packed}), which is not read yet: unpack it first");
+            let problem = format!(
+                "{path:?} is compressed in a way that is not known ({packed}): unpack it first, or use .gz or .zst"
+            );
             return Err(OptionError::new("path", problem));
         }
         let encoding = match Encoding::take(options)? {
+            Some(Encoding::Protobuf) => {
+                let problem = "'protobuf' is for messages: a file of them does not tell where one ends";
+                return Err(OptionError::new("format", problem));
+            }
+            Some(Encoding::Raw) => {
+                return Err(OptionError::new("format", "'raw' is for messages: say 'text', which gives a row for each line"));
+            }
             Some(encoding) => encoding,
             None => paths::encoding_of(path).ok_or_else(|| {
                 OptionError::new(
                     "format",
-                    format!("is missing, and {path:?} does not tell: say format = 'json', 'csv' or 'parquet'"),
+                    format!("is missing, and {path:?} does not tell: say format = 'json', 'csv', 'text', 'avro', 'arrow' or 'parquet'"),
                 )
             })?,
         };
@@ -97,15 +120,22 @@ impl FileSource {
 #[async_trait::async_trait]
 impl Source for FileSource {
     fn bounded(&self) -> bool {
-        true
+        self.following.is_none()
     }
 
     async fn prepare(&self) -> Result<(), SourceError> {
         let shared = Arc::clone(&self.shared);
+        if self.following.is_some() {
+            let look = move || {
+                let (folder, _) = paths::followed(&shared.path, &shared.base_dir, shared.encoding)?;
+                paths::names(&folder).map(drop)
+            };
+            return blocking(look).await;
+        }
         let find = move || {
             let files = paths::find(&shared.path, &shared.base_dir, shared.encoding)?;
             for file in &files {
-                if let Reader::Parquet(reader) = shared.reader(file, 0)? {
+                if let Reader::Columns(reader) = shared.reader(file, 0)? {
                     reader.probe()?;
                 }
             }
@@ -117,6 +147,15 @@ impl Source for FileSource {
 
     async fn run(&self, intake: Arc<dyn Intake>, resume: Vec<Resume>, stop: Stop) -> Result<(), SourceError> {
         self.shared.replayed.lock().clear();
+        if let Some(following) = self.following {
+            return follow::run(Arc::clone(&self.shared), following, intake, resume, stop).await;
+        }
+        if let Some(known) = resume.iter().find(|resume| !resume.notes.is_empty()) {
+            return Err(SourceError::Changed(format!(
+                "file {} was followed: say follow = 'true', or read it with another --data folder, or as another source",
+                known.partition
+            )));
+        }
         let files = self.files.lock().clone();
         if let Some(gone) = resume.iter().find(|resume| !resume.ended && !files.contains(&resume.partition)) {
             return Err(SourceError::Changed(format!(
@@ -175,13 +214,10 @@ impl Source for FileSource {
         let reread = || -> Result<(Data, u32), SourceError> {
             let replayed = self.shared.replayed.lock().remove(partition).filter(|reader| reader.next() == start);
             let reader = match replayed {
-                Some(reader) => Reader::Parquet(reader),
+                Some(reader) => reader,
                 None => self.shared.reader(partition, start)?,
             };
-            match reader {
-                Reader::Text(mut reader) => reader.range(start, end),
-                Reader::Parquet(reader) => self.shared.reread_rows(partition, reader, start, end),
-            }
+            self.shared.reread(partition, reader, start, end)
         };
         // The log needs what was there: whatever stands in the way now is a change.
         reread().map_err(|error| SourceError::Changed(error.to_string()))
@@ -191,63 +227,70 @@ impl Source for FileSource {
 impl Shared {
     fn reader(&self, partition: &str, next: u64) -> Result<Reader, SourceError> {
         let path = self.base_dir.join(partition);
-        Ok(match self.encoding {
-            Encoding::Json | Encoding::Telemetry(_) => {
-                Reader::Text(TextReader::open(&path, partition, None, next, &self.lines)?)
-            }
-            Encoding::Csv { delimiter } => {
-                Reader::Text(TextReader::open(&path, partition, Some(delimiter), next, &self.lines)?)
-            }
-            Encoding::Parquet => Reader::Parquet(ParquetReader::open(&path, partition, &self.layout, next)?),
+        Ok(match self.encoding.is_columns() {
+            true => Reader::Columns(ColumnsReader::open(&path, partition, self.encoding, &self.layout, next)?),
+            false => Reader::Text(TextReader::open(&path, partition, self.encoding, next, &self.lines)?),
         })
+    }
+
+    /// Says how a file is compressed as a whole; files of columns are not.
+    fn packing(&self, path: &str) -> Packing {
+        if self.encoding.is_columns() { Packing::Plain } else { Packing::of(path) }
+    }
+
+    fn open(&self, path: &str) -> std::io::Result<Input> {
+        Input::open(&self.base_dir.join(path), self.packing(path))
     }
 
     /// Returns how many bytes a file has beyond those that were read of it. Its windows are closed: what is new would come
     /// too late for them, but to pass it over in silence would look as if it had been taken.
     fn grown_by(&self, partition: &str, end: u64) -> Option<u64> {
-        let length = match self.encoding {
-            Encoding::Json | Encoding::Csv { .. } | Encoding::Telemetry(_) => {
-                std::fs::metadata(self.base_dir.join(partition)).ok()?.len()
-            }
-            Encoding::Parquet => return None,
-        };
+        if self.encoding.is_columns() || self.packing(partition) != Packing::Plain {
+            return None;
+        }
+        let length = std::fs::metadata(self.base_dir.join(partition)).ok()?.len();
         // A partition without rows has no end of its own: a header alone, or nothing.
         (end > 0 && length > end).then(|| length - end)
     }
 
-    fn reread_rows(
-        &self,
-        partition: &str,
-        mut reader: ParquetReader,
-        start: u64,
-        end: u64,
-    ) -> Result<(Data, u32), SourceError> {
-        if let Some(found) = reader.next_range(start, end)? {
+    fn reread(&self, partition: &str, reader: Reader, start: u64, end: u64) -> Result<(Data, u32), SourceError> {
+        let mut reader = reader;
+        let found = match &mut reader {
+            Reader::Text(reader) => reader.range(start, end)?,
+            Reader::Columns(reader) => reader.range(start, end)?,
+        };
+        if self.encoding.is_columns() || self.packing(partition) != Packing::Plain {
             self.replayed.lock().insert(partition.to_owned(), reader);
-            return Ok(found);
         }
-        reader.range(start, end)
+        Ok(found)
     }
 }
 
 /// A file that is being read. Blocking.
 enum Reader {
     Text(TextReader),
-    Parquet(ParquetReader),
+    Columns(ColumnsReader),
 }
 
 impl Reader {
     fn partition(&self) -> &str {
         match self {
             Reader::Text(reader) => reader.partition(),
-            Reader::Parquet(reader) => reader.partition(),
+            Reader::Columns(reader) => reader.partition(),
+        }
+    }
+
+    fn next(&self) -> u64 {
+        match self {
+            Reader::Text(reader) => reader.next(),
+            Reader::Columns(reader) => reader.next(),
         }
     }
 
     fn next_chunk(&mut self) -> Result<Option<Chunk>, SourceError> {
         match self {
-            Reader::Text(reader) => reader.next_chunk(),
-            Reader::Parquet(reader) => reader.next_chunk(),
+            Reader::Text(reader) => reader.next_chunk(LastLine::IsWhole),
+            Reader::Columns(reader) => reader.next_chunk(),
         }
     }
 }

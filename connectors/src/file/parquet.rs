@@ -43,7 +43,11 @@ impl ParquetReader {
         let refused = |problem| SourceError::Environment(format!("{}: {problem}", path.display()));
         layout.check_columns(metadata.schema()).map_err(refused)?;
         let wanted = metadata.schema().fields().iter().enumerate();
-        let wanted = wanted.filter(|(_, field)| layout.payload().column_with_name(field.name()).is_some());
+        let names: Vec<&str> = layout.payload().fields().iter().map(|field| field.name().as_str()).collect();
+        let leads_to = |field: &str, name: &str| {
+            name.strip_prefix(field).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let wanted = wanted.filter(|(_, field)| names.iter().any(|name| leads_to(field.name(), name)));
         let projection = ProjectionMask::roots(metadata.parquet_schema(), wanted.map(|(place, _)| place));
         Ok(ParquetReader {
             path: path.to_owned(),

@@ -246,9 +246,9 @@ fn a_file_that_has_grown_since_its_end_is_noticed() {
 }
 
 #[test]
-fn compressed_files_are_refused_by_name() {
-    let error = FileSource::take_encoding("a.ndjson.gz", &mut Options::default()).expect_err("gzip");
-    assert!(error.to_string().contains("unpack it first"), "{error}");
+fn compressed_files_of_other_kinds_are_refused_by_name() {
+    let error = FileSource::take_encoding("a.ndjson.bz2", &mut Options::default()).expect_err("bzip2");
+    assert!(error.to_string().contains("unpack it first, or use .gz or .zst"), "{error}");
 }
 
 #[tokio::test]
@@ -269,4 +269,91 @@ async fn the_same_source_goes_on_by_its_resume_after_its_log_has_failed() {
     let temperatures = batch.column_by_name("temperature").unwrap().as_primitive::<Float64Type>().values();
     let first = rows.as_bytes()[..end as usize].iter().filter(|byte| **byte == b'\n').count();
     assert_eq!((temperatures[0], temperatures.len()), (first as f64, 50_000 - first));
+}
+
+#[tokio::test]
+async fn compressed_files_are_read_by_the_places_of_what_they_hold() {
+    let text = lines(60_000, 20);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, &text).unwrap();
+    let folder =
+        folder(&[("a.ndjson.gz", &gzip.finish().unwrap()), ("b.ndjson.zst", &zstd::encode_all(&text[..], 1).unwrap())]);
+    for path in ["a.ndjson.gz", "b.ndjson.zst"] {
+        let files = source(&folder, path);
+        let intake = run(&files, Vec::new()).await;
+        assert!(intake.chunks.lock().len() > 1);
+        assert_eq!(decoded(&files, &intake).0.num_rows(), 60_000);
+        let again = source(&folder, path);
+        reread_all(&again, &intake);
+        reread_all(&again, &intake);
+        let (_, Chunk::Range { end, .. }) = intake.chunks.lock()[0].clone() else { panic!("a range") };
+        let resume = Resume { partition: path.to_owned(), next: end, ..Resume::default() };
+        let rest = run(&source(&folder, path), vec![resume]).await;
+        assert_eq!(rest.chunks.lock().len() + 1, intake.chunks.lock().len());
+    }
+}
+
+fn arrow_bytes(rows: i64, is_stream: bool) -> Vec<u8> {
+    let ts = Arc::new(Int64Array::from_iter_values(0..rows));
+    let temperature = Arc::new((0..rows).map(|row| (row != 5).then_some(row)).collect::<Int64Array>());
+    let batch = RecordBatch::try_from_iter([("ts", ts as _), ("temperature", temperature as _)]).unwrap();
+    let parts = [batch.slice(0, 10), batch.slice(10, rows as usize - 10)];
+    let schema = batch.schema();
+    if is_stream {
+        let mut writer = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &schema).unwrap();
+        parts.iter().for_each(|part| writer.write(part).unwrap());
+        writer.finish().unwrap();
+        return writer.into_inner().unwrap();
+    }
+    let mut writer = arrow::ipc::writer::FileWriter::try_new(Vec::new(), &schema).unwrap();
+    parts.iter().for_each(|part| writer.write(part).unwrap());
+    writer.finish().unwrap();
+    writer.into_inner().unwrap()
+}
+
+fn avro_bytes(rows: i64) -> Vec<u8> {
+    let ts = Arc::new(Int64Array::from_iter_values(0..rows));
+    let temperature = Arc::new((0..rows).map(|row| (row != 5).then_some(row)).collect::<Int64Array>());
+    let batch = RecordBatch::try_from_iter([("ts", ts as _), ("temperature", temperature as _)]).unwrap();
+    let mut writer = arrow_avro::writer::AvroWriter::new(Vec::new(), Schema::clone(&batch.schema())).unwrap();
+    writer.write(&batch).unwrap();
+    writer.finish().unwrap();
+    writer.into_inner()
+}
+
+#[tokio::test]
+async fn arrow_and_avro_files_are_read_by_row() {
+    let (file, stream, avro) = (arrow_bytes(30_000, false), arrow_bytes(30_000, true), avro_bytes(30_000));
+    let folder = folder(&[
+        ("a.arrow", &file),
+        ("b.arrows", &stream),
+        ("c.avro", &avro),
+        ("bad.avro", b"nothing"),
+        ("bad.arrow", b"no"),
+    ]);
+    for path in ["a.arrow", "b.arrows", "c.avro"] {
+        let files = source(&folder, path);
+        let intake = run(&files, Vec::new()).await;
+        let (rows, dead) = decoded(&files, &intake);
+        assert_eq!((rows.num_rows(), dead.len()), (29_999, 1), "{path}");
+        assert_eq!(dead[0].payload, r#"{"ts":5}"#);
+        assert_eq!(rows.column(2).as_primitive::<TimestampMicrosecondType>().value(29_998), 29_999_000);
+        let again = source(&folder, path);
+        reread_all(&again, &intake);
+        reread_all(&again, &intake);
+        let resume = Resume { partition: path.to_owned(), next: 29_990, ..Resume::default() };
+        let (rest, _) = decoded(&files, &*run(&source(&folder, path), vec![resume]).await);
+        assert_eq!(rest.num_rows(), 10);
+        let (_, before) = again.reread(path, 0, 10).unwrap();
+        let mut changed = std::fs::read(folder.path().join(path)).unwrap();
+        *changed.last_mut().unwrap() ^= 1;
+        std::io::Write::write_all(&mut File::options().write(true).open(folder.path().join(path)).unwrap(), &changed)
+            .unwrap();
+        let changed = source(&folder, path).reread(path, 0, 10);
+        assert!(changed.is_err() || changed.unwrap().1 != before, "{path}");
+    }
+    for path in ["bad.avro", "bad.arrow"] {
+        let error = source(&folder, path).prepare().await.unwrap_err();
+        assert!(matches!(&error, SourceError::Environment(text) if text.contains(path)), "{error:?}");
+    }
 }

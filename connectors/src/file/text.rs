@@ -1,17 +1,16 @@
 //! NDJSON and CSV in blocks that end where a line ends.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tidemill_engine::source::{Chunk, Data, Message, SourceError};
 
+use super::input::{Input, Packing};
 use super::numbered::line_topic;
 use super::unreadable;
-use crate::format::{BYTE_ORDER_MARK, csv_record_end};
+use crate::format::{BYTE_ORDER_MARK, Encoding, csv_record_end};
 
 /// Bytes of a chunk, as long as its lines are shorter.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -26,12 +25,21 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 #[derive(Default)]
 pub(super) struct LineIndex(Mutex<HashMap<String, (u64, u64)>>);
 
+/// What becomes of a last line that does not end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LastLine {
+    /// It is a line: the file does not grow.
+    IsWhole,
+    /// It is not read yet: more of it may come.
+    Waits,
+}
+
 /// A text file, at the beginning of a line.
 pub(super) struct TextReader {
     path: PathBuf,
     partition: String,
-    file: File,
-    delimiter: Option<u8>,
+    input: Input,
+    encoding: Encoding,
     /// The header row of CSV with its line end; every chunk begins with it.
     header: Vec<u8>,
     next: u64,
@@ -40,20 +48,33 @@ pub(super) struct TextReader {
 }
 
 impl TextReader {
-    /// Opens a file at byte `next`; 0 means its first row. With a delimiter it is CSV.
+    /// Opens a file at byte `next`; 0 means its first row.
     pub(super) fn open(
         path: &Path,
         partition: &str,
-        delimiter: Option<u8>,
+        encoding: Encoding,
         next: u64,
         lines: &LineIndex,
     ) -> Result<Self, SourceError> {
-        let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+        let input = Input::open(path, Packing::of(partition)).map_err(|error| unreadable(path, &error))?;
+        let mut reader = TextReader::over(input, path, partition, encoding, next)?;
+        reader.line = reader.count_lines(reader.next, lines)?;
+        Ok(reader)
+    }
+
+    /// The same with an open file; `next` is the beginning of its first line.
+    pub(super) fn over(
+        input: Input,
+        path: &Path,
+        partition: &str,
+        encoding: Encoding,
+        next: u64,
+    ) -> Result<Self, SourceError> {
         let (path, partition) = (path.to_owned(), partition.to_owned());
-        let mut reader = TextReader { path, partition, file, delimiter, header: Vec::new(), next, line: 1 };
+        let mut reader = TextReader { path, partition, input, encoding, header: Vec::new(), next, line: 1 };
         let first = reader.read(0, HEAD_BYTES_MAX)?;
-        match delimiter {
-            Some(delimiter) => {
+        match encoding {
+            Encoding::Csv { delimiter } => {
                 let header_end = match csv_record_end(&first, delimiter) {
                     Some(end) => end + 1,
                     None if first.len() < HEAD_BYTES_MAX => first.len(),
@@ -67,9 +88,9 @@ impl TextReader {
                 reader.header = first[..header_end].to_vec();
                 reader.next = next.max(header_end as u64);
             }
-            None => reader.refuse_array(&first)?,
+            Encoding::Json => reader.refuse_array(&first)?,
+            _ => {}
         }
-        reader.line = reader.count_lines(reader.next, lines)?;
         Ok(reader)
     }
 
@@ -77,12 +98,44 @@ impl TextReader {
         &self.partition
     }
 
+    /// The byte that comes next.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// The number of the line that begins there, from 1.
+    pub(super) fn line(&self) -> u64 {
+        self.line
+    }
+
+    /// The number of the line that the first row is.
+    pub(super) fn first_line(&self) -> u64 {
+        1 + memchr::memchr_iter(b'\n', &self.header).count() as u64
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Says which number it has.
+    pub(super) fn set_line(&mut self, line: u64) {
+        self.line = line;
+    }
+
+    pub(super) fn input(&mut self) -> &mut Input {
+        &mut self.input
+    }
+
     /// Reads the next chunk; `None` at the end of the file.
-    pub(super) fn next_chunk(&mut self) -> Result<Option<Chunk>, SourceError> {
+    pub(super) fn next_chunk(&mut self, last_line: LastLine) -> Result<Option<Chunk>, SourceError> {
         let mut wanted = BLOCK_BYTES;
         let block = loop {
             let block = self.read(self.next, wanted)?;
             if block.len() < wanted {
+                let mut block = block;
+                if last_line == LastLine::Waits {
+                    block.truncate(self.last_line_end(&block).unwrap_or(0));
+                }
                 break block;
             }
             match self.last_line_end(&block) {
@@ -133,7 +186,7 @@ impl TextReader {
     }
 
     fn last_line_end(&self, block: &[u8]) -> Option<usize> {
-        let Some(delimiter) = self.delimiter else {
+        let Encoding::Csv { delimiter } = self.encoding else {
             return memchr::memrchr(b'\n', block).map(|end| end + 1);
         };
         let mut end = 0;
@@ -144,12 +197,7 @@ impl TextReader {
     }
 
     fn read(&mut self, start: u64, length: usize) -> Result<Vec<u8>, SourceError> {
-        let mut block = Vec::with_capacity(length);
-        self.file
-            .seek(SeekFrom::Start(start))
-            .and_then(|_| (&self.file).take(length as u64).read_to_end(&mut block))
-            .map_err(|error| unreadable(&self.path, &error))?;
-        Ok(block)
+        self.input.read(start, length).map_err(|error| unreadable(&self.path, &error))
     }
 
     /// One array over the whole file would be read as lines, all of them bad: better to say so at once.

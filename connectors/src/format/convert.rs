@@ -23,6 +23,16 @@ pub(super) struct Converted {
     columns: Vec<ArrayRef>,
     /// The other rows, each with its reason.
     pub(super) bad: BTreeMap<usize, String>,
+    /// How many values of the rows that fit are NULL because they did not.
+    pub(super) nulled: u64,
+}
+
+/// The values that do not fit: one that must be there takes its row with it, any other is NULL.
+#[derive(Debug, Default)]
+pub(super) struct Misfits {
+    bad: BTreeMap<usize, String>,
+    /// The row of each value that became NULL.
+    nulled: Vec<usize>,
 }
 
 impl Converted {
@@ -34,78 +44,71 @@ impl Converted {
     }
 }
 
-/// Converts columns, one for each field, to the types of the fields. `bad` may already name rows to leave out.
+/// Converts columns, one for each field, to the types of the fields.
 pub(super) fn convert(
     columns: Vec<ArrayRef>,
     row_count: usize,
     fields: &SchemaRef,
     time_unit: Option<TimeUnit>,
-    mut bad: BTreeMap<usize, String>,
+    mut misfits: Misfits,
 ) -> Converted {
     let mut columns: Vec<ArrayRef> = columns
         .into_iter()
         .zip(fields.fields())
         .map(|(column, field)| {
-            let column = convert_column(&column, field, time_unit, &mut bad);
-            check_not_null(&column, field, &mut bad);
+            let column = convert_column(&column, field, time_unit, &mut misfits);
+            check_not_null(&column, field, &mut misfits);
             column
         })
         .collect();
+    let Misfits { bad, nulled } = misfits;
+    let nulled = nulled.iter().filter(|row| !bad.contains_key(row)).count() as u64;
     if bad.is_empty() {
-        return Converted { columns, bad };
+        return Converted { columns, bad, nulled };
     }
     let kept: BooleanArray = (0..row_count).map(|row| Some(!bad.contains_key(&row))).collect();
     for column in &mut columns {
         *column = filter(column, &kept).expect("the mask has one entry for each row");
     }
-    Converted { columns, bad }
+    Converted { columns, bad, nulled }
 }
 
-fn convert_column(
-    column: &ArrayRef,
-    field: &Field,
-    time_unit: Option<TimeUnit>,
-    bad: &mut BTreeMap<usize, String>,
-) -> ArrayRef {
+fn convert_column(column: &ArrayRef, field: &Field, time_unit: Option<TimeUnit>, misfits: &mut Misfits) -> ArrayRef {
     let (from, to) = (column.data_type(), field.data_type());
     if from == to {
         return Arc::clone(column);
     }
     match (from, to) {
-        (DataType::Utf8View, _) => convert_text(column, field, time_unit, bad),
+        (DataType::Utf8View, _) => convert_text(column, field, time_unit, misfits),
         (DataType::Utf8 | DataType::LargeUtf8, _) if *to != DataType::Utf8View => {
             let text = cast_with_options(column, &DataType::Utf8View, &Default::default()).expect("text is text");
-            convert_text(&text, field, time_unit, bad)
+            convert_text(&text, field, time_unit, misfits)
         }
-        (_, DataType::Timestamp(_, _)) if from.is_integer() => convert_counts(column, field, time_unit, bad),
-        _ => cast_or_refuse(column, field, bad),
+        (_, DataType::Timestamp(_, _)) if from.is_integer() => convert_counts(column, field, time_unit, misfits),
+        _ => cast_or_refuse(column, field, misfits),
     }
 }
 
-fn convert_text(
-    column: &ArrayRef,
-    field: &Field,
-    time_unit: Option<TimeUnit>,
-    bad: &mut BTreeMap<usize, String>,
-) -> ArrayRef {
+fn convert_text(column: &ArrayRef, field: &Field, time_unit: Option<TimeUnit>, misfits: &mut Misfits) -> ArrayRef {
     let text = column.as_string_view();
     match field.data_type() {
-        DataType::Int64 => parse::<Int64Type>(text, field, bad, whole_number),
-        DataType::Int32 => parse::<Int32Type>(text, field, bad, whole_number),
-        DataType::Int16 => parse::<Int16Type>(text, field, bad, whole_number),
-        DataType::Int8 => parse::<Int8Type>(text, field, bad, whole_number),
-        DataType::Float64 => parse::<Float64Type>(text, field, bad, |text| {
+        DataType::Int64 => parse::<Int64Type>(text, field, misfits, whole_number),
+        DataType::Int32 => parse::<Int32Type>(text, field, misfits, whole_number),
+        DataType::Int16 => parse::<Int16Type>(text, field, misfits, whole_number),
+        DataType::Int8 => parse::<Int8Type>(text, field, misfits, whole_number),
+        DataType::Float64 => parse::<Float64Type>(text, field, misfits, |text| {
             let number: f64 = text.trim().parse().map_err(|_| "is not a number")?;
             // Only words may say infinity: digits that overflow are damage.
             let overflowed = number.is_infinite() && text.bytes().any(|byte| byte.is_ascii_digit());
             if overflowed { Err("is a number too large for a DOUBLE") } else { Ok(number) }
         }),
         DataType::Timestamp(_, zone) => {
-            let times = parse_values::<TimestampMicrosecondType>(text, field, bad, |text| time::parse(text, time_unit));
+            let times =
+                parse_values::<TimestampMicrosecondType>(text, field, misfits, |text| time::parse(text, time_unit));
             Arc::new(times.with_timezone_opt(zone.clone()))
         }
-        DataType::Boolean => parse_booleans(text, field, bad),
-        _ => cast_or_refuse(column, field, bad),
+        DataType::Boolean => parse_booleans(text, field, misfits),
+        _ => cast_or_refuse(column, field, misfits),
     }
 }
 
@@ -130,16 +133,16 @@ fn whole_number<T: TryFrom<i64>>(text: &str) -> Result<T, &'static str> {
 fn parse<T: ArrowPrimitiveType>(
     text: &StringViewArray,
     field: &Field,
-    bad: &mut BTreeMap<usize, String>,
+    misfits: &mut Misfits,
     value: impl Fn(&str) -> Result<T::Native, &'static str>,
 ) -> ArrayRef {
-    Arc::new(parse_values::<T>(text, field, bad, value))
+    Arc::new(parse_values::<T>(text, field, misfits, value))
 }
 
 fn parse_values<T: ArrowPrimitiveType>(
     text: &StringViewArray,
     field: &Field,
-    bad: &mut BTreeMap<usize, String>,
+    misfits: &mut Misfits,
     value: impl Fn(&str) -> Result<T::Native, &'static str>,
 ) -> PrimitiveArray<T> {
     let mut values = PrimitiveBuilder::<T>::with_capacity(text.len());
@@ -149,14 +152,14 @@ fn parse_values<T: ArrowPrimitiveType>(
             None => values.append_null(),
             Some(Err(problem)) => {
                 values.append_null();
-                refuse(row, field, &quoted(text.unwrap_or_default()), problem, bad);
+                refuse(row, field, &quoted(text.unwrap_or_default()), problem, misfits);
             }
         }
     }
     values.finish()
 }
 
-fn parse_booleans(text: &StringViewArray, field: &Field, bad: &mut BTreeMap<usize, String>) -> ArrayRef {
+fn parse_booleans(text: &StringViewArray, field: &Field, misfits: &mut Misfits) -> ArrayRef {
     let mut values = BooleanBuilder::with_capacity(text.len());
     for (row, text) in text.iter().enumerate() {
         let value = match text {
@@ -164,7 +167,7 @@ fn parse_booleans(text: &StringViewArray, field: &Field, bad: &mut BTreeMap<usiz
             Some("true" | "TRUE" | "True" | "1") => Some(true),
             Some("false" | "FALSE" | "False" | "0") => Some(false),
             Some(text) => {
-                refuse(row, field, &quoted(text), "is neither true nor false", bad);
+                refuse(row, field, &quoted(text), "is neither true nor false", misfits);
                 None
             }
         };
@@ -174,12 +177,7 @@ fn parse_booleans(text: &StringViewArray, field: &Field, bad: &mut BTreeMap<usiz
 }
 
 /// Whole numbers that are times: only the user knows what they count.
-fn convert_counts(
-    column: &ArrayRef,
-    field: &Field,
-    time_unit: Option<TimeUnit>,
-    bad: &mut BTreeMap<usize, String>,
-) -> ArrayRef {
+fn convert_counts(column: &ArrayRef, field: &Field, time_unit: Option<TimeUnit>, misfits: &mut Misfits) -> ArrayRef {
     let counts = cast_with_options(column, &DataType::Int64, &Default::default()).expect("integers are integers");
     let mut times = PrimitiveBuilder::<TimestampMicrosecondType>::with_capacity(counts.len());
     for (row, count) in counts.as_primitive::<Int64Type>().iter().enumerate() {
@@ -189,7 +187,7 @@ fn convert_counts(
                 None => "is a number: say what it counts with the option time_unit = 's', 'ms', 'us' or 'ns'",
                 Some(_) => "is a number too large for a time in this time_unit",
             };
-            refuse(row, field, &count.to_string(), problem, bad);
+            refuse(row, field, &count.to_string(), problem, misfits);
         }
         times.append_option(us);
     }
@@ -197,10 +195,10 @@ fn convert_counts(
 }
 
 /// All other types, by Arrow's own cast. A value that the cast makes null did not fit.
-fn cast_or_refuse(column: &ArrayRef, field: &Field, bad: &mut BTreeMap<usize, String>) -> ArrayRef {
+fn cast_or_refuse(column: &ArrayRef, field: &Field, misfits: &mut Misfits) -> ArrayRef {
     let Ok(cast) = cast_with_options(column, field.data_type(), &Default::default()) else {
         for row in (0..column.len()).filter(|row| column.is_valid(*row)) {
-            refuse(row, field, &format!("a {}", column.data_type()), "cannot be converted", bad);
+            refuse(row, field, &format!("a {}", column.data_type()), "cannot be converted", misfits);
         }
         return arrow::array::new_null_array(field.data_type(), column.len());
     };
@@ -208,18 +206,18 @@ fn cast_or_refuse(column: &ArrayRef, field: &Field, bad: &mut BTreeMap<usize, St
     if nulls_after > nulls_before {
         for row in (0..column.len()).filter(|row| column.is_valid(*row) && cast.is_null(*row)) {
             let value = arrow::util::display::array_value_to_string(column, row).unwrap_or_default();
-            refuse(row, field, &quoted(&value), "does not fit", bad);
+            refuse(row, field, &quoted(&value), "does not fit", misfits);
         }
     }
     cast
 }
 
-fn check_not_null(column: &ArrayRef, field: &Field, bad: &mut BTreeMap<usize, String>) {
+fn check_not_null(column: &ArrayRef, field: &Field, misfits: &mut Misfits) {
     if field.is_nullable() || column.null_count() == 0 {
         return;
     }
     for row in (0..column.len()).filter(|row| column.is_null(*row)) {
-        bad.entry(row).or_insert_with(|| missing(field.name()));
+        misfits.bad.entry(row).or_insert_with(|| missing(field.name()));
     }
 }
 
@@ -228,10 +226,20 @@ pub(super) fn missing(column: &str) -> String {
     format!("column {column}: missing or null, but declared NOT NULL")
 }
 
-fn refuse(row: usize, field: &Field, value: &str, problem: &str, bad: &mut BTreeMap<usize, String>) {
-    bad.entry(row).or_insert_with(|| {
+fn refuse(row: usize, field: &Field, value: &str, problem: &str, misfits: &mut Misfits) {
+    misfits.refuse(row, field, || {
         format!("column {}: expected {}, but {value} {problem}", field.name(), expected(field.data_type()))
     });
+}
+
+impl Misfits {
+    /// Takes a value that does not fit; NULL stands in its place.
+    pub(super) fn refuse(&mut self, row: usize, field: &Field, reason: impl FnOnce() -> String) {
+        match field.is_nullable() {
+            true => self.nulled.push(row),
+            false => drop(self.bad.entry(row).or_insert_with(reason)),
+        }
+    }
 }
 
 /// Names a type for people.

@@ -6,26 +6,52 @@ use serde_json::Value;
 use super::convert::{expected, missing, quoted};
 use super::rows::{JSON_LEVELS_MAX, is_nested_too_deep};
 
-/// Says why a row cannot be used. Reads it again by itself: bad rows are few, and people read the reason.
-pub(super) fn explain_json(row: &[u8], declared: &SchemaRef) -> String {
+/// What is to be done with a row that was not read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Explained {
+    /// It is a dead letter, for this reason.
+    Unusable(String),
+    /// It can be read if what is of the wrong type is NULL: so many declared columns have a value in it.
+    Lenient {
+        /// Values that are not null.
+        values: usize,
+    },
+}
+
+/// Looks at a row again, by itself: bad rows are few, and people read the reason.
+pub(super) fn explain_json(row: &[u8], declared: &SchemaRef) -> Explained {
+    let members = match object(row) {
+        Ok(members) => members,
+        Err(reason) => return Explained::Unusable(reason),
+    };
+    let mut must_fit = declared.fields().iter().filter(|field| !field.is_nullable());
+    if let Some(reason) = must_fit.find_map(|field| explain_member(field, members.get(field.name()))) {
+        return Explained::Unusable(reason);
+    }
+    let is_there = |name: &String| members.get(name).is_some_and(|value| !value.is_null());
+    Explained::Lenient { values: declared.fields().iter().filter(|field| is_there(field.name())).count() }
+}
+
+/// Says why something is not a row at all.
+pub(super) fn not_an_object(row: &[u8]) -> String {
+    object(row).err().unwrap_or_else(|| "cannot be read with the declared columns".to_owned())
+}
+
+fn object(row: &[u8]) -> Result<serde_json::Map<String, Value>, String> {
     if row.is_empty() {
-        return "not JSON: the message is empty".to_owned();
+        return Err("not JSON: the message is empty".to_owned());
     }
     if let Err(error) = std::str::from_utf8(row) {
-        return format!("not JSON: not UTF-8 at byte {}", error.valid_up_to());
+        return Err(format!("not JSON: not UTF-8 at byte {}", error.valid_up_to()));
     }
     if is_nested_too_deep(row) {
-        return format!("nested more than {JSON_LEVELS_MAX} levels deep");
+        return Err(format!("nested more than {JSON_LEVELS_MAX} levels deep"));
     }
     match serde_json::from_slice::<Value>(row) {
-        Err(error) => not_json(row, &error),
-        Ok(Value::Object(members)) => declared
-            .fields()
-            .iter()
-            .find_map(|field| explain_member(field, members.get(field.name())))
-            .unwrap_or_else(|| "cannot be read with the declared columns".to_owned()),
-        Ok(Value::Array(elements)) if elements.is_empty() => "an array without rows".to_owned(),
-        Ok(other) => format!("expected a JSON object, found {}", described(&other)),
+        Err(error) => Err(not_json(row, &error)),
+        Ok(Value::Object(members)) => Ok(members),
+        Ok(Value::Array(elements)) if elements.is_empty() => Err("an array without rows".to_owned()),
+        Ok(other) => Err(format!("expected a JSON object, found {}", described(&other))),
     }
 }
 

@@ -6,21 +6,21 @@
 //! a new one is made, and [`salvage`](super::salvage) finds the rows to blame.
 //!
 //! Unknown keys are ignored; of equal keys the last counts. A number or a boolean in a text column becomes its text;
-//! text that is a number is one in a number column. Commas may be missing or too many between members.
+//! text that is a number is one in a number column. Commas may be missing or too many between members. A value of the wrong type
+//! is NULL, and counted, unless its column is declared NOT NULL.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{ArrowPrimitiveType, DataType, Field, Float32Type, Float64Type, Schema, SchemaRef};
 use tidemill_engine::decode::{Decoded, Decoder, Format, Place};
 use tidemill_engine::source::{Data, Message};
 
 use super::columns::decode_columns;
-use super::convert::{convert, expected};
+use super::convert::{Misfits, convert, expected};
 use super::dead::{DeadLetters, joined};
-use super::explain::explain_json;
+use super::explain::{Explained, explain_json, not_an_object};
 use super::layout::Layout;
 use super::metadata::Origin;
 use super::rows::{Span, is_nested_too_deep, split_json};
@@ -65,7 +65,23 @@ struct JsonDecoder {
     layout: Arc<Layout>,
     raw: SchemaRef,
     /// The reader of the last success, which is empty and sound, with the number of rows it can take.
-    reader: Option<(usize, arrow_json::reader::Decoder)>,
+    reader: Option<(Mode, usize, arrow_json::reader::Decoder)>,
+}
+
+/// What a value of the wrong type does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// It fails.
+    Strict,
+    /// It is NULL.
+    Lenient,
+}
+
+/// What was read so far.
+#[derive(Default)]
+struct Rows {
+    batches: Vec<RecordBatch>,
+    nulled: u64,
 }
 
 impl Decoder for JsonDecoder {
@@ -82,27 +98,58 @@ impl JsonDecoder {
         let origin = Origin::new(place, messages);
         let mut dead = DeadLetters::new(messages);
         let spans = self.split(messages, &mut dead);
-        let salvaged = salvage(spans.len(), |rows| self.read(messages, &spans[rows.clone()], rows));
+        let mut rows = Rows::default();
+        let salvaged = salvage(spans.len(), |rows| self.read(messages, &spans[rows.clone()], rows, Mode::Strict));
+        for (range, raw) in salvaged.good {
+            self.take(&raw, &spans[range], &origin, &mut dead, &mut rows);
+        }
+        // What is of the wrong type where nothing has to be is NULL. Those rows come behind the others.
+        let (mut lenient, mut present) = (Vec::new(), Vec::new());
         for row in salvaged.bad {
-            let reason = explain_json(span_bytes(messages, spans[row]), self.layout.payload());
-            dead.push(spans[row], reason);
-        }
-        let mut batches = Vec::with_capacity(salvaged.good.len());
-        for (rows, raw) in salvaged.good {
-            let overflowed = overflowed_floats(&raw);
-            let (spans, fields) = (&spans[rows], self.layout.schema());
-            let messages_of_rows = spans.iter().map(|span| span.message as usize);
-            let columns = self.layout.complete(raw.columns().to_vec(), &origin, messages_of_rows);
-            let converted = convert(columns, spans.len(), fields, self.layout.time_unit(), overflowed);
-            for (row, reason) in &converted.bad {
-                dead.push(spans[*row], reason.clone());
-            }
-            let row_count = spans.len() - converted.bad.len();
-            if row_count > 0 {
-                batches.push(converted.into_batch(fields, row_count));
+            match explain_json(span_bytes(messages, spans[row]), self.layout.payload()) {
+                Explained::Unusable(reason) => dead.push(spans[row], reason),
+                Explained::Lenient { values } => {
+                    lenient.push(spans[row]);
+                    present.push(values);
+                }
             }
         }
-        Decoded { batches: joined(self.layout.schema(), batches), dead: dead.finish() }
+        let salvaged = salvage(lenient.len(), |rows| self.read(messages, &lenient[rows.clone()], rows, Mode::Lenient));
+        for row in salvaged.bad {
+            dead.push(lenient[row], "cannot be read with the declared columns".to_owned());
+        }
+        for (range, raw) in salvaged.good {
+            let found: usize = raw.columns().iter().map(|column| raw.num_rows() - column.null_count()).sum();
+            let values: usize = present[range.clone()].iter().sum();
+            rows.nulled += values.saturating_sub(found) as u64;
+            self.take(&raw, &lenient[range], &origin, &mut dead, &mut rows);
+        }
+        Decoded { batches: joined(self.layout.schema(), rows.batches), dead: dead.finish(), nulled: rows.nulled }
+    }
+
+    /// Converts rows that were read.
+    fn take(
+        &self,
+        raw: &RecordBatch,
+        spans: &[Span],
+        origin: &Origin<'_>,
+        dead: &mut DeadLetters<'_>,
+        rows: &mut Rows,
+    ) {
+        let mut misfits = Misfits::default();
+        let columns = raw.columns().iter().zip(self.layout.payload().fields());
+        let columns = columns.map(|(column, field)| without_overflow(column, field, &mut misfits)).collect();
+        let columns = self.layout.complete(columns, origin, spans.iter().map(|span| span.message as usize));
+        let fields = self.layout.schema();
+        let converted = convert(columns, spans.len(), fields, self.layout.time_unit(), misfits);
+        for (row, reason) in &converted.bad {
+            dead.push(spans[*row], reason.clone());
+        }
+        rows.nulled += converted.nulled;
+        let row_count = spans.len() - converted.bad.len();
+        if row_count > 0 {
+            rows.batches.push(converted.into_batch(fields, row_count));
+        }
     }
 
     /// Finds the rows; those that are no objects by their look alone go to the dead letters at once.
@@ -117,17 +164,23 @@ impl JsonDecoder {
                 if is_object && !is_nested_too_deep(bytes) {
                     spans.push(span);
                 } else {
-                    dead.push(span, explain_json(bytes, self.layout.payload()));
+                    dead.push(span, not_an_object(bytes));
                 }
             });
         }
         spans
     }
 
-    fn read(&mut self, messages: &[Message], spans: &[Span], rows: Range<usize>) -> Result<RecordBatch, Failure> {
+    fn read(
+        &mut self,
+        messages: &[Message],
+        spans: &[Span],
+        rows: Range<usize>,
+        mode: Mode,
+    ) -> Result<RecordBatch, Failure> {
         let (capacity, mut reader) = match self.reader.take() {
-            Some((capacity, reader)) if capacity >= spans.len() => (capacity, reader),
-            _ => (spans.len(), self.new_reader(spans.len())),
+            Some((of, capacity, reader)) if of == mode && capacity >= spans.len() => (capacity, reader),
+            _ => (spans.len(), self.new_reader(spans.len(), mode)),
         };
         for (done, span) in spans.iter().enumerate() {
             let bytes = span_bytes(messages, *span);
@@ -140,14 +193,15 @@ impl JsonDecoder {
             }
         }
         let batch = reader.flush().map_err(|_| Failure::Somewhere)?.ok_or(Failure::Somewhere)?;
-        self.reader = Some((capacity, reader));
+        self.reader = Some((mode, capacity, reader));
         Ok(batch)
     }
 
-    fn new_reader(&self, row_count: usize) -> arrow_json::reader::Decoder {
+    fn new_reader(&self, row_count: usize, mode: Mode) -> arrow_json::reader::Decoder {
         arrow_json::ReaderBuilder::new(Arc::clone(&self.raw))
             .with_batch_size(row_count)
             .with_coerce_primitive(true)
+            .with_ignore_type_conflicts(mode == Mode::Lenient)
             .build_decoder()
             .expect("declared types can be read from JSON: connect has checked it")
     }
@@ -164,34 +218,31 @@ fn span_bytes(messages: &[Message], span: Span) -> &[u8] {
 }
 
 /// Digits that overflow a float become infinite. That is damage, and one infinite value ruins every average.
-fn overflowed_floats(raw: &RecordBatch) -> BTreeMap<usize, String> {
-    let mut bad = BTreeMap::new();
-    for (column, field) in raw.columns().iter().zip(raw.schema().fields()) {
-        let infinite: Vec<usize> = match column.data_type() {
-            DataType::Float64 => {
-                let column = column.as_primitive::<Float64Type>();
-                if column.values().iter().all(|value| !value.is_infinite()) {
-                    continue;
-                }
-                (0..column.len()).filter(|row| column.value(*row).is_infinite()).collect()
-            }
-            DataType::Float32 => {
-                let column = column.as_primitive::<Float32Type>();
-                (0..column.len()).filter(|row| column.value(*row).is_infinite()).collect()
-            }
-            _ => continue,
-        };
-        for row in infinite {
-            bad.entry(row).or_insert_with(|| {
-                format!(
-                    "column {}: expected {}, but the number is too large",
-                    field.name(),
-                    expected(field.data_type())
-                )
-            });
-        }
+fn without_overflow(column: &ArrayRef, field: &Field, misfits: &mut Misfits) -> ArrayRef {
+    match column.data_type() {
+        DataType::Float64 => finite::<Float64Type>(column, field, misfits, |value| value.is_infinite()),
+        DataType::Float32 => finite::<Float32Type>(column, field, misfits, |value| value.is_infinite()),
+        _ => Arc::clone(column),
     }
-    bad
+}
+
+fn finite<T: ArrowPrimitiveType>(
+    column: &ArrayRef,
+    field: &Field,
+    misfits: &mut Misfits,
+    is_infinite: impl Fn(T::Native) -> bool,
+) -> ArrayRef {
+    let values = column.as_primitive::<T>();
+    if !values.values().iter().any(|value| is_infinite(*value)) {
+        return Arc::clone(column);
+    }
+    for row in (0..values.len()).filter(|row| values.is_valid(*row) && is_infinite(values.value(*row))) {
+        let expected = expected(field.data_type());
+        misfits.refuse(row, field, || {
+            format!("column {}: expected {expected}, but the number is too large", field.name())
+        });
+    }
+    Arc::new(values.unary_opt::<_, T>(|value| (!is_infinite(value)).then_some(value)))
 }
 
 #[cfg(test)]
@@ -230,8 +281,18 @@ mod tests {
         decoded.dead.into_iter().map(|letter| (letter.message, letter.reason)).collect()
     }
 
-    fn only_reason(payload: &str) -> String {
-        let decoded = format().decoder().decode(&messages(&[payload.as_bytes()]), &Place::default());
+    /// The columns with one of them declared NOT NULL as well.
+    fn format_with(must_be: &str) -> JsonFormat {
+        let columns = columns();
+        let fields = columns.fields().iter().map(|field| {
+            let field = Field::clone(field);
+            if field.name() == must_be { field.with_nullable(false) } else { field }
+        });
+        JsonFormat::new(Layout::new(&Arc::new(Schema::new(fields.collect::<Vec<_>>()))))
+    }
+
+    fn only_reason(payload: &str, must_be: &str) -> String {
+        let decoded = format_with(must_be).decoder().decode(&messages(&[payload.as_bytes()]), &Place::default());
         assert!(decoded.batches.is_empty(), "{payload} gave rows: {:?}", decoded.batches);
         assert_eq!(decoded.dead.len(), 1, "{payload}: {:?}", decoded.dead);
         decoded.dead[0].reason.clone()
@@ -322,16 +383,44 @@ mod tests {
             ("{\"temperature\":NaN}", "not JSON: expected value at byte 15"),
             ("{\"temperature\":1} {\"temperature\":2}", "not JSON: trailing characters at byte 18"),
         ] {
-            assert_eq!(only_reason(payload), reason, "{payload}");
+            let column = reason.strip_prefix("column ").and_then(|rest| rest.split(':').next()).unwrap_or_default();
+            assert_eq!(only_reason(payload, column), reason, "{payload}");
         }
         let (_, reason) = &reasons(&[b"{\"device\":\"\xff\",\"temperature\":1}"])[0];
         assert_eq!(reason, "not JSON: not UTF-8 at byte 11");
     }
 
     #[test]
+    fn a_value_of_the_wrong_type_is_null_and_counted_where_null_may_be() {
+        let payload = br#"{"temperature":1,"device":"a","n":1.5,"ok":3,"ts":"soon"}
+            {"temperature":2,"device":{},"n":[1],"ok":"x","ts":7}
+            {"temperature":3,"device":"c","n":1e30,"ok":true,"ts":null}
+            {"temperature":"warm","n":0.5}
+            {"temperature":1e999,"n":0.5}
+            {"temperature":4,"device":"d","n":"8"}"#;
+        let decoded = format().decoder().decode(&messages(&[payload]), &Place::default());
+        assert_eq!((rows(&decoded), decoded.dead.len(), decoded.nulled), (4, 2, 8), "{:?}", decoded.dead);
+        let batch = arrow::compute::concat_batches(&columns(), &decoded.batches).unwrap();
+        let temperatures = batch.column(1).as_primitive::<Float64Type>().values();
+        let row = |temperature: f64| temperatures.iter().position(|found| *found == temperature).unwrap();
+        assert!((2..5).all(|column| batch.column(column).is_null(row(1.0))));
+        assert!([0, 2, 3, 4].iter().all(|column| batch.column(*column).is_null(row(2.0))));
+        assert_eq!(batch.column(0).as_string_view().value(row(3.0)), "c");
+        assert_eq!(batch.column(2).as_primitive::<arrow::datatypes::Int64Type>().value(row(4.0)), 8);
+        let float = Arc::new(Schema::new(vec![Field::new("x", DataType::Float64, true)]));
+        let decoded =
+            JsonFormat::new(Layout::new(&float)).decoder().decode(&messages(&[b"{\"x\":1e999}"]), &Place::default());
+        assert_eq!(
+            (decoded.nulled, decoded.batches[0].column(0).null_count()),
+            (1, 1),
+            "digits that overflow are damage"
+        );
+    }
+
+    #[test]
     fn a_megabyte_of_brackets_is_refused_without_recursion() {
         let deep = format!("{{\"temperature\":{}1{}}}", "[".repeat(1 << 20), "]".repeat(1 << 20));
-        assert_eq!(only_reason(&deep), "nested more than 64 levels deep");
+        assert_eq!(only_reason(&deep, ""), "nested more than 64 levels deep");
         let unknown = format!("{{\"temperature\":1,\"x\":{}{}}}", "[".repeat(40), "]".repeat(40));
         assert_eq!(rows(&format().decoder().decode(&messages(&[unknown.as_bytes()]), &Place::default())), 1);
     }
@@ -381,7 +470,7 @@ mod tests {
             "{\"temperature\":6,\"device\":\"\u{20ac}\\u20ac a long name that is not inlined\"}".as_bytes(),
             br#"{"temperature":8,"x":{"y":[1,2,{"z":"}"}]}}"#,
         ];
-        let bad: [&[u8]; 17] = [
+        let bad: [&[u8]; 18] = [
             b"",
             b"{",
             b"}",
@@ -392,6 +481,7 @@ mod tests {
             b"nul",
             br#"{"temperature":"x"}"#,
             br#"{"temperature":1,"n":0.5}"#,
+            br#"{"temperature":1,"ok":[],"n":{},"device":"x"}"#,
             br#"{"temperature":1,"ts":5}"#,
             br#"{"device":"no temperature"}"#,
             b"{\"temperature\":1}\n{\"temperature\":[}\n{\"temperature\":2}",
@@ -418,11 +508,20 @@ mod tests {
             for (index, payload) in payloads.iter().enumerate() {
                 let decoded = format().decoder().decode(&messages(&[payload]), &Place::default());
                 alone.batches.extend(decoded.batches);
+                alone.nulled += decoded.nulled;
                 alone.dead.extend(decoded.dead.into_iter().map(|letter| DeadLetter { message: index, ..letter }));
             }
             assert_eq!(together.dead, alone.dead, "seed {seed}");
-            let whole = |batches: &[RecordBatch]| arrow::compute::concat_batches(&columns(), batches).unwrap();
+            // Rows with values of the wrong type come last.
+            let whole = |batches: &[RecordBatch]| {
+                let text = pretty_format_batches(batches).unwrap().to_string();
+                let mut lines: Vec<String> =
+                    text.lines().map(|line| line.replace(' ', "")).filter(|line| !line.starts_with('+')).collect();
+                lines.sort();
+                lines
+            };
             assert_eq!(whole(&together.batches), whole(&alone.batches), "seed {seed}");
+            assert_eq!(together.nulled, alone.nulled, "seed {seed}");
             let mut rows_in = 0;
             payloads.iter().for_each(|payload| split_json(payload, |_| rows_in += 1));
             assert_eq!(rows_in, rows(&together) + together.dead.len(), "seed {seed}");

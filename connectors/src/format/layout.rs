@@ -7,12 +7,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringViewBuilder, new_null_array};
-use arrow::compute::can_cast_types;
+use arrow::array::{ArrayRef, RecordBatch, StringViewBuilder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use tidemill_engine::source::Message;
 
-use super::metadata::{Origin, column};
+use super::columns::{check_columns, column_of};
+use super::convert::{Converted, convert};
+use super::metadata::{Origin, column, paths};
 use super::time::TimeUnit;
 use crate::metadata::Metadata;
 use crate::mqtt::TopicPatterns;
@@ -29,6 +30,8 @@ pub struct Layout {
     metadata: Vec<Option<Metadata>>,
     topic: Option<TopicPatterns>,
     time_unit: Option<TimeUnit>,
+    /// Whether topics say which line of which file a message begins with.
+    has_paths: bool,
 }
 
 impl Layout {
@@ -39,7 +42,14 @@ impl Layout {
         let declared: Vec<Field> = columns.fields().iter().map(|field| normal(field)).collect();
         let in_payload = declared.iter().zip(&metadata).filter(|(_, metadata)| metadata.is_none());
         let payload = Arc::new(Schema::new(in_payload.map(|(field, _)| field.clone()).collect::<Vec<_>>()));
-        Layout { payload, schema: Arc::new(Schema::new(declared)), metadata, topic: None, time_unit: None }
+        Layout {
+            payload,
+            schema: Arc::new(Schema::new(declared)),
+            metadata,
+            topic: None,
+            time_unit: None,
+            has_paths: false,
+        }
     }
 
     /// Adds a column for each named level of the topic, after the declared ones.
@@ -72,6 +82,17 @@ impl Layout {
         self
     }
 
+    /// Says that the topic of a message is the place in a file where it begins, `path:line` or `path`.
+    pub fn with_paths(mut self) -> Self {
+        self.has_paths = true;
+        self
+    }
+
+    /// Converts columns, one for each of the schema's, to their declared types.
+    pub(super) fn convert(&self, columns: Vec<ArrayRef>, row_count: usize) -> Converted {
+        convert(columns, row_count, &self.schema, self.time_unit, Default::default())
+    }
+
     /// Returns all columns: declared, then topic levels.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
@@ -97,32 +118,7 @@ impl Layout {
     /// # Errors
     /// Names the column, and what it is.
     pub(crate) fn check_columns(&self, found: &Schema) -> Result<(), String> {
-        let mut is_any_there = false;
-        for field in self.payload.fields() {
-            let Some((_, column)) = found.column_with_name(field.name()) else {
-                if field.is_nullable() {
-                    continue;
-                }
-                return Err(format!("has no column {}, which is declared NOT NULL", field.name()));
-            };
-            is_any_there = true;
-            let (from, to) = (column.data_type(), field.data_type());
-            let is_count = from.is_integer() && matches!(to, DataType::Timestamp(_, _));
-            if is_count && self.time_unit.is_none() {
-                return Err(format!(
-                    "column {} is a number: say what it counts with the option time_unit = 's', 'ms', 'us' or 'ns'",
-                    field.name()
-                ));
-            }
-            if from != to && !is_count && !can_cast_types(from, to) {
-                return Err(format!("column {} has type {from}, which cannot become {to}", field.name()));
-            }
-        }
-        if !is_any_there && !self.payload.fields().is_empty() {
-            let names: Vec<&str> = found.fields().iter().map(|field| field.name().as_str()).collect();
-            return Err(format!("has none of the declared columns, but {}", names.join(", ")));
-        }
-        Ok(())
+        check_columns(found, self)
     }
 
     /// Says why a message's topic cannot give the topic columns; `Ok` if it can.
@@ -154,6 +150,7 @@ impl Layout {
         let mut payload = payload.into_iter();
         let declared = self.metadata.iter().map(|metadata| match metadata {
             None => payload.next().expect("a column for each field of the payload"),
+            Some(Metadata::Path) if self.has_paths => paths(&rows),
             Some(metadata) => column(*metadata, &rows),
         });
         let mut columns: Vec<ArrayRef> = declared.collect();
@@ -161,23 +158,34 @@ impl Layout {
         columns
     }
 
-    /// The same for rows that came as columns: what is not metadata is found by its name, or null.
+    /// The same for rows that came as columns: what is not metadata, and no level of a topic, is found by its name, or null.
     pub(super) fn complete_columns(
         &self,
         batch: &RecordBatch,
         origin: &Origin<'_>,
         message_of_row: impl Fn(usize) -> usize,
     ) -> Vec<ArrayRef> {
-        let row_count = if self.has_metadata() { batch.num_rows() } else { 0 };
-        let every_row: Vec<usize> = (0..row_count).map(message_of_row).collect();
+        // A row that is no part of a message has no topic: then the columns that a topic would give are its own.
+        let (fields, topic) = match origin.messages.is_empty() {
+            true => (self.schema.fields(), None),
+            false => (self.payload.fields(), self.topic.as_ref()),
+        };
+        if topic.is_none() && !self.has_metadata() {
+            return fields.iter().map(|field| column_of(batch, field)).collect();
+        }
+        let messages_of_rows = (0..batch.num_rows()).map(message_of_row);
+        if !origin.messages.is_empty() {
+            let payload = fields.iter().map(|field| column_of(batch, field)).collect();
+            return self.complete(payload, origin, messages_of_rows);
+        }
+        let every_row: Vec<usize> = messages_of_rows.collect();
         let rows = origin.rows(&every_row);
         let metadata = self.metadata.iter().copied().chain(std::iter::repeat(None));
-        let fields = self.schema.fields().iter().zip(metadata);
+        let fields = fields.iter().zip(metadata);
         fields
-            .map(|(field, metadata)| match (metadata, batch.column_by_name(field.name())) {
-                (Some(metadata), _) => column(metadata, &rows),
-                (None, Some(found)) => Arc::clone(found),
-                (None, None) => new_null_array(field.data_type(), batch.num_rows()),
+            .map(|(field, metadata)| match metadata {
+                Some(metadata) => column(metadata, &rows),
+                None => column_of(batch, field),
             })
             .collect()
     }

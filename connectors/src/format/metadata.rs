@@ -112,6 +112,15 @@ pub(super) fn column(metadata: Metadata, rows: &Rows<'_>) -> ArrayRef {
     }
 }
 
+/// Makes the column of the files that the rows come from, where a topic says it: `path:line`, or the path alone.
+pub(super) fn paths(rows: &Rows<'_>) -> ArrayRef {
+    rows.text(|message| {
+        let topic = std::str::from_utf8(&message.topic).ok()?;
+        let is_line = |line: &str| !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_digit());
+        Some(topic.rsplit_once(':').filter(|(_, line)| is_line(line)).map_or(topic, |(path, _)| path))
+    })
+}
+
 /// Makes a builder of maps of text.
 pub(super) fn text_maps() -> MapBuilder<StringBuilder, StringViewBuilder> {
     let DataType::Map(entries, _) = text_map_type() else { unreachable!("a map") };

@@ -10,46 +10,60 @@
 //!                                    that fails is halved
 //! ```
 //!
-//! Columns that are columns already (Parquet, Arrow, generators) enter at `convert`.
+//! Columns that are columns already (Parquet, Arrow, generators) enter at `convert`, and so do the records of Avro and Protobuf when
+//! they are read.
+//!
+//! A value that does not fit in its column is NULL, and counted; where NULL must not be, the row is a dead letter.
 
+mod avro;
 mod columns;
 mod convert;
 mod csv;
 mod dead;
 mod enclosed;
 mod explain;
+mod ipc;
 mod json;
 mod json_rows;
 mod layout;
 mod metadata;
 mod payload;
+mod protobuf;
 mod rows;
 mod salvage;
+mod schema_file;
 mod tagged;
 mod telemetry;
+mod text;
 mod time;
 
+pub use avro::AvroFormat;
 pub use csv::CsvFormat;
 pub use enclosed::{ENCLOSED_BYTES_MAX, ENCLOSED_ROWS_MAX, ENCLOSED_VALUES_MAX};
 pub use json::JsonFormat;
 pub use layout::Layout;
 pub use payload::PayloadEncoding;
+pub use protobuf::ProtobufFormat;
 pub use tagged::TaggedFormat;
 pub use telemetry::{Precision, Protocol, TelemetryFormat};
+pub use text::{TextFormat, Unit};
 pub use time::{TimeUnit, parse_text as parse_time};
 
 pub use columns::ColumnsFormat;
 pub(crate) use enclosed::Unreadable;
 #[cfg(test)]
 pub(crate) use enclosed::tests as enclosed_bytes;
+pub(crate) use ipc::ipc_messages;
 pub(crate) use json_rows::JsonRows;
 pub(crate) use rows::{csv_record_end, offset_in, split_json, value_length};
 pub(crate) use telemetry::Tally;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tidemill_engine::decode::Format;
 
+use self::enclosed::Enclosed;
 use crate::options::{OptionError, Options};
 
 /// What some programs write in front of UTF-8 text.
@@ -70,6 +84,16 @@ pub enum Encoding {
     },
     /// `format = 'parquet'`: files only.
     Parquet,
+    /// `format = 'text'`: each line is a row.
+    Text,
+    /// `format = 'raw'`: each message is a row.
+    Raw,
+    /// `format = 'avro'`: messages are records, files are object containers.
+    Avro,
+    /// `format = 'protobuf'`: messages only.
+    Protobuf,
+    /// `format = 'arrow'`: IPC streams; a file may also be of Arrow's file format.
+    Arrow,
     /// What programs already send elsewhere: points of Influx, Prometheus and OpenTelemetry.
     Telemetry(Protocol),
 }
@@ -77,8 +101,16 @@ pub enum Encoding {
 impl Encoding {
     /// Takes option `format`; `None` when it is not there.
     pub fn take(options: &mut Options) -> Result<Option<Encoding>, OptionError> {
-        let mut words =
-            vec![("json", Encoding::Json), ("csv", Encoding::Csv { delimiter: b',' }), ("parquet", Encoding::Parquet)];
+        let mut words = vec![
+            ("json", Encoding::Json),
+            ("csv", Encoding::Csv { delimiter: b',' }),
+            ("text", Encoding::Text),
+            ("raw", Encoding::Raw),
+            ("avro", Encoding::Avro),
+            ("protobuf", Encoding::Protobuf),
+            ("arrow", Encoding::Arrow),
+            ("parquet", Encoding::Parquet),
+        ];
         words.extend(Protocol::WORDS.map(|(word, protocol)| (word, Encoding::Telemetry(protocol))));
         options.choice("format", &words)
     }
@@ -99,9 +131,36 @@ impl Encoding {
         match self {
             Encoding::Json => Arc::new(JsonFormat::new(layout)),
             Encoding::Csv { delimiter } => Arc::new(CsvFormat::new(layout, delimiter)),
-            Encoding::Parquet => Arc::new(ColumnsFormat::new(layout)),
             Encoding::Telemetry(protocol) => Arc::new(TelemetryFormat::new(protocol, layout)),
+            Encoding::Text => Arc::new(TextFormat::new(layout, Unit::Line)),
+            Encoding::Raw => Arc::new(TextFormat::new(layout, Unit::Message)),
+            // Of Avro and Protobuf: rows that are columns already. Messages need a schema.
+            Encoding::Parquet | Encoding::Arrow | Encoding::Avro | Encoding::Protobuf => {
+                Enclosed::ArrowStream.format(layout)
+            }
         }
+    }
+
+    /// Makes the format that decodes messages of this encoding, with the options that belong to it.
+    ///
+    /// # Errors
+    /// If the columns cannot be read from it, or an option is wrong.
+    pub fn take_format(
+        self,
+        layout: Layout,
+        options: &mut Options,
+        base_dir: &Path,
+    ) -> Result<Arc<dyn Format>, OptionError> {
+        Ok(match self {
+            Encoding::Avro => Arc::new(AvroFormat::take(layout, options, base_dir)?),
+            Encoding::Protobuf => Arc::new(ProtobufFormat::take(layout, options, base_dir)?),
+            _ => self.format(layout),
+        })
+    }
+
+    /// Says whether a file of it holds columns, and is read by row.
+    pub(crate) fn is_columns(self) -> bool {
+        matches!(self, Encoding::Parquet | Encoding::Arrow | Encoding::Avro)
     }
 }
 
@@ -139,6 +198,20 @@ mod tests {
     #[test]
     fn fuzz_json() {
         decodes_anything(Encoding::Json, "json", "{\"temperature\":1}");
+    }
+
+    #[test]
+    fn fuzz_text() {
+        let columns = Arc::new(Schema::new(vec![Field::new("line", DataType::Utf8View, false)]));
+        let mut decoder = Encoding::Text.format(Layout::new(&columns)).decoder();
+        fuzz(format!("{}/src/format/corpus/text", env!("CARGO_MANIFEST_DIR")), |input| {
+            let messages = vec![Message::new("", "good"), Message::new("", Bytes::copy_from_slice(input))];
+            let decoded = decoder.decode(&Data::Messages(messages), &Place::default());
+            let rows: usize = decoded.batches.iter().map(arrow::array::RecordBatch::num_rows).sum();
+            let lines = input.split_inclusive(|byte| *byte == b'\n').count();
+            assert_eq!(rows + decoded.dead.len(), 1 + lines);
+            decoded.dead.is_empty()
+        });
     }
 
     #[test]

@@ -157,7 +157,8 @@ impl Encoding {
             Encoding::Json => Some(PayloadEncoding::Json),
             Encoding::Csv { delimiter } => Some(PayloadEncoding::Csv { delimiter }),
             Encoding::Telemetry(protocol) => Some(PayloadEncoding::Telemetry(protocol)),
-            Encoding::Parquet => None,
+            Encoding::Arrow => Some(PayloadEncoding::Arrow),
+            Encoding::Parquet | Encoding::Text | Encoding::Raw | Encoding::Avro | Encoding::Protobuf => None,
         }
     }
 }

@@ -130,6 +130,9 @@ pub struct SourceState {
     pub dead: u64,
     /// Rows from the future.
     pub quarantined: u64,
+    /// Values that did not fit in their column, and are NULL.
+    #[serde(default)]
+    pub nulled: u64,
 }
 
 /// A window: its watermark, its open panes, and what it has counted.

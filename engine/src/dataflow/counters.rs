@@ -29,6 +29,8 @@ pub struct SourceCounters {
     pub dead: Counter,
     /// Rows from the future.
     pub quarantined: Counter,
+    /// Values that did not fit in their column, and are NULL.
+    pub nulled: Counter,
     watermark: AtomicI64,
 }
 
@@ -39,6 +41,7 @@ impl Default for SourceCounters {
             rows: Counter::default(),
             dead: Counter::default(),
             quarantined: Counter::default(),
+            nulled: Counter::default(),
             watermark,
         }
     }

@@ -20,6 +20,7 @@ pub(crate) struct SourceCounts {
     pub(crate) rows: u64,
     pub(crate) dead: u64,
     pub(crate) quarantined: u64,
+    pub(crate) nulled: u64,
 }
 
 /// What one operator hands over on one worker.

@@ -357,6 +357,7 @@ impl Checkpointer {
                     source.rows += counts.rows;
                     source.dead += counts.dead;
                     source.quarantined += counts.quarantined;
+                    source.nulled += counts.nulled;
                 }
                 Snapshot::Fold { id, fold } => {
                     sources.get_mut(&id).expect("a source of the plan").fold = Some(fold);

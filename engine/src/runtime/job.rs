@@ -177,6 +177,7 @@ impl Job {
             rows: counters.rows.get(),
             dead: counters.dead.get(),
             quarantined: counters.quarantined.get(),
+            nulled: counters.nulled.get(),
             errors: state.errors.lock().clone(),
             watermark: node.event_time.map(|_| counters.watermark()),
             targets: node.source.targets(),

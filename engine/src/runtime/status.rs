@@ -26,6 +26,8 @@ pub struct SourceStatus {
     pub dead: u64,
     /// Rows from the future.
     pub quarantined: u64,
+    /// Values that did not fit in their column, and are NULL.
+    pub nulled: u64,
     /// What was refused before the log, by kind.
     pub errors: Vec<(&'static str, u64)>,
     /// The source's watermark, if it has an event time.

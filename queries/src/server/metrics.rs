@@ -138,10 +138,10 @@ const OF_JOB: &[Metric<JobStatus>] = &[
     Metric {
         name: "tidemill_source_errors_total",
         kind: Kind::Counter,
-        help: "What was bad, by kind: decode (a dead letter), future (quarantined), duplicate (a repeat, dropped), late (too old to tell a repeat), and what was refused before the log.",
+        help: "What was bad, by kind: decode (a dead letter), type (a value that does not fit in its column, and is NULL), future (quarantined), duplicate (a repeat, dropped), late (too old to tell a repeat), and what was refused before the log.",
         read: |job, _, out| {
             for source in &job.sources {
-                let own = [("decode", source.dead), ("future", source.quarantined)];
+                let own = [("decode", source.dead), ("type", source.nulled), ("future", source.quarantined)];
                 for (kind, count) in own.into_iter().chain(source.errors.iter().copied()) {
                     out.push((vec![("source", source.name.clone()), ("kind", kind.to_owned())], count as f64));
                 }

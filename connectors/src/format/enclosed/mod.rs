@@ -82,6 +82,7 @@ impl Enclosed {
             rows_before += batch.num_rows();
             whole.batches.extend(decoded.batches);
             whole.dead.extend(decoded.dead);
+            whole.nulled += decoded.nulled;
         }
         Ok(whole)
     }
@@ -139,6 +140,7 @@ impl Decoder for EnclosedDecoder {
                 Ok(decoded) => {
                     whole.batches.extend(decoded.batches);
                     whole.dead.extend(decoded.dead);
+                    whole.nulled += decoded.nulled;
                 }
                 Err(unreadable) => whole.dead.push(DeadLetter {
                     message,

@@ -232,7 +232,7 @@ impl Decoder for TelemetryDecoder {
             }
         }
         let (batches, dead) = rows.finish();
-        Decoded { batches, dead: dead.finish() }
+        Decoded { batches, dead: dead.finish(), ..Decoded::default() }
     }
 }
 

@@ -84,7 +84,13 @@ impl Wanted {
             Encoding::Json => Wanted::Json,
             Encoding::Csv { .. } => Wanted::Csv,
             Encoding::Telemetry(Protocol::Exposition) => Wanted::Prometheus,
-            Encoding::Telemetry(_) | Encoding::Parquet => Wanted::Text,
+            Encoding::Telemetry(_)
+            | Encoding::Parquet
+            | Encoding::Text
+            | Encoding::Raw
+            | Encoding::Avro
+            | Encoding::Protobuf
+            | Encoding::Arrow => Wanted::Text,
         }
     }
 

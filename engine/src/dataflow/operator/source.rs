@@ -133,6 +133,7 @@ pub(crate) fn source<'scope>(
                         Ok(Feed::Chunk(chunk)) => {
                             let sorted = sort_out(&mut *decoder, &chunk, event_time, &mut seen)?;
                             counts.add(&sorted);
+                            context.counters.sources[id.0].nulled.add(sorted.nulled);
                             let place = LogPlace {
                                 first: chunk.places.first().map_or(Offset(0), |(first, _)| *first),
                                 batch: 0,
@@ -204,6 +205,7 @@ struct Sorted {
     rows: Vec<RecordBatch>,
     quarantined: Vec<RecordBatch>,
     dead: Option<RecordBatch>,
+    nulled: u64,
 }
 
 impl SourceCounts {
@@ -212,6 +214,7 @@ impl SourceCounts {
         self.rows += count(&sorted.rows);
         self.quarantined += count(&sorted.quarantined);
         self.dead += count(sorted.dead.as_slice());
+        self.nulled += sorted.nulled;
     }
 }
 
@@ -223,7 +226,8 @@ fn sort_out(
     seen: &mut BTreeMap<u32, Mark>,
 ) -> Result<Sorted, String> {
     let decoded = decoder.decode(&chunk.data, &chunk.place());
-    let mut sorted = Sorted { dead: dead_letters(chunk, &decoded.dead)?, ..Sorted::default() };
+    let dead = dead_letters(chunk, &decoded.dead)?;
+    let mut sorted = Sorted { dead, nulled: decoded.nulled, ..Sorted::default() };
     let Some(event_time) = event_time else {
         sorted.rows = decoded.batches;
         return Ok(sorted);

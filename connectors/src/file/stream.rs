@@ -1,0 +1,175 @@
+//! Files of columns that are read from their beginning: Arrow and Avro. A row is found by reading all that stand before it.
+
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow::ipc::reader::{FileReader, StreamReader};
+use tidemill_engine::source::{Chunk, Data, SourceError};
+
+use super::unreadable;
+use crate::format::{Encoding, Layout};
+
+/// Rows of a batch of Avro.
+const BATCH_ROWS: usize = 8_192;
+/// What an Arrow file begins with that may be read from both of its ends; any other is a stream.
+const ARROW_FILE: &[u8] = b"ARROW1";
+
+type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
+
+/// A file of columns, at a row.
+pub(super) struct RowsReader {
+    path: PathBuf,
+    partition: String,
+    encoding: Encoding,
+    /// Over all bytes.
+    file_checksum: u32,
+    schema: SchemaRef,
+    batches: Batches,
+    /// What is left of the batch that was read last.
+    rest: Option<RecordBatch>,
+    next: u64,
+}
+
+impl RowsReader {
+    /// Opens a file at row `next`, and checks that its columns can become the declared ones.
+    pub(super) fn open(
+        path: &Path,
+        partition: &str,
+        encoding: Encoding,
+        layout: &Layout,
+        next: u64,
+    ) -> Result<Self, SourceError> {
+        let file_checksum = file_checksum(path).map_err(|error| unreadable(path, &error))?;
+        let (schema, batches) = batches(path, encoding)?;
+        layout
+            .check_columns(&schema)
+            .map_err(|problem| SourceError::Environment(format!("{}: {problem}", path.display())))?;
+        let (path, partition) = (path.to_owned(), partition.to_owned());
+        let mut reader = RowsReader { path, partition, encoding, file_checksum, schema, batches, rest: None, next: 0 };
+        reader.skip(next)?;
+        Ok(reader)
+    }
+
+    pub(super) fn partition(&self) -> &str {
+        &self.partition
+    }
+
+    /// The row that comes next.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Reads the next chunk; `None` at the end of the file.
+    pub(super) fn next_chunk(&mut self) -> Result<Option<Chunk>, SourceError> {
+        let Some(batch) = self.next_rows(BATCH_ROWS)? else { return Ok(None) };
+        let (start, end) = (self.next, self.next + batch.num_rows() as u64);
+        self.next = end;
+        Ok(Some(Chunk::Range { start, end, data: Data::Columns(batch), checksum: self.checksum(start, end) }))
+    }
+
+    /// Reads a range again, behind or before the place where the reader stands.
+    pub(super) fn range(&mut self, start: u64, end: u64) -> Result<(Data, u32), SourceError> {
+        if start < self.next {
+            (_, self.batches) = batches(&self.path, self.encoding)?;
+            (self.rest, self.next) = (None, 0);
+        }
+        self.skip(start)?;
+        let mut found = Vec::new();
+        while self.next < end {
+            let wanted = usize::try_from(end - self.next).unwrap_or(usize::MAX);
+            let Some(batch) = self.next_rows(wanted)? else { break };
+            self.next += batch.num_rows() as u64;
+            found.push(batch);
+        }
+        if self.next != end {
+            return Err(SourceError::Changed(format!(
+                "file {} was read at rows {start}..{end} and has fewer now: put it back as it was",
+                self.path.display()
+            )));
+        }
+        let rows = concat_batches(&self.schema, &found).map_err(|error| self.damaged(&error))?;
+        Ok((Data::Columns(rows), self.checksum(start, end)))
+    }
+
+    fn skip(&mut self, to: u64) -> Result<(), SourceError> {
+        while self.next < to {
+            let wanted = usize::try_from(to - self.next).unwrap_or(usize::MAX);
+            let Some(batch) = self.next_rows(wanted)? else { break };
+            self.next += batch.num_rows() as u64;
+        }
+        Ok(())
+    }
+
+    /// Returns up to so many rows, all of one batch.
+    fn next_rows(&mut self, wanted: usize) -> Result<Option<RecordBatch>, SourceError> {
+        loop {
+            let batch = match self.rest.take() {
+                Some(rest) => rest,
+                None => match self.batches.next() {
+                    None => return Ok(None),
+                    Some(batch) => batch.map_err(|error| self.damaged(&error))?,
+                },
+            };
+            let count = batch.num_rows().min(wanted);
+            if batch.num_rows() > count {
+                self.rest = Some(batch.slice(count, batch.num_rows() - count));
+            }
+            if count > 0 {
+                return Ok(Some(batch.slice(0, count)));
+            }
+        }
+    }
+
+    fn checksum(&self, start: u64, end: u64) -> u32 {
+        let checksum = crc32c::crc32c_append(self.file_checksum, &start.to_le_bytes());
+        crc32c::crc32c_append(checksum, &end.to_le_bytes())
+    }
+
+    fn damaged(&self, error: &dyn std::fmt::Display) -> SourceError {
+        damaged(&self.path, error)
+    }
+}
+
+fn damaged(path: &Path, error: &dyn std::fmt::Display) -> SourceError {
+    SourceError::Environment(format!("cannot read {}: {error}", path.display()))
+}
+
+fn batches(path: &Path, encoding: Encoding) -> Result<(SchemaRef, Batches), SourceError> {
+    let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    if encoding == Encoding::Avro {
+        let reader = arrow_avro::reader::ReaderBuilder::new().with_batch_size(BATCH_ROWS);
+        let reader = reader.build(BufReader::new(file)).map_err(|error| damaged(path, &error))?;
+        return Ok((reader.schema(), Box::new(reader)));
+    }
+    let mut head = Vec::new();
+    (&file)
+        .take(ARROW_FILE.len() as u64)
+        .read_to_end(&mut head)
+        .and_then(|_| file.seek(SeekFrom::Start(0)))
+        .map_err(|error| unreadable(path, &error))?;
+    if head == ARROW_FILE {
+        let reader = FileReader::try_new_buffered(file, None).map_err(|error| damaged(path, &error))?;
+        return Ok((reader.schema(), Box::new(reader)));
+    }
+    let reader = StreamReader::try_new_buffered(file, None).map_err(|error| damaged(path, &error))?;
+    Ok((reader.schema(), Box::new(reader)))
+}
+
+fn file_checksum(path: &Path) -> std::io::Result<u32> {
+    const STEP_BYTES: usize = 1 << 20;
+    let mut file = File::open(path)?;
+    let mut step = vec![0; STEP_BYTES];
+    let mut checksum = 0;
+    loop {
+        let count = file.read(&mut step)?;
+        if count == 0 {
+            return Ok(checksum);
+        }
+        checksum = crc32c::crc32c_append(checksum, &step[..count]);
+    }
+}
