@@ -245,8 +245,7 @@ async fn tls_trusts_the_authority_that_is_named_and_takes_the_name_that_is_told(
         let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"no TLS here\r\n\r\n").await;
         std::future::pending::<()>().await;
     });
-    let (url, endpoint) =
-        endpoint(&format!("https://127.0.0.1:{port}/"), &[("tls.ca", ca)], &context).expect("good");
+    let (url, endpoint) = endpoint(&format!("https://127.0.0.1:{port}/"), &[("tls.ca", ca)], &context).expect("good");
     let problem = endpoint.send(Method::GET, url, HeaderMap::new(), Bytes::new()).await.expect_err("no TLS");
     assert!(problem.to_string().contains("does not speak TLS at this port"), "{problem}");
 }
