@@ -90,11 +90,11 @@ async fn the_sdk_of_opentelemetry_exports_metrics_and_logs() {
     assert!(block_for("collector", &serve).contains(&format!("endpoint: http://127.0.0.1:{}/otlp\n", serve.http)));
     python(&block_for("python opentelemetry", &serve), &[]);
     let expected = json!([
-        {"metric": "requests", "value": 3.0, "count": null, "sum": null, "service.name": "pump", "room": "hall"},
-        {"metric": "rtt", "value": null, "count": 1, "sum": 0.25, "service.name": "pump", "room": "hall"},
+        {"metric": "requests", "value": 3.0, "count": null, "sum": null, "service_name": "pump", "room": "hall"},
+        {"metric": "rtt", "value": null, "count": 1, "sum": 0.25, "service_name": "pump", "room": "hall"},
     ]);
     rows_are(&program, "SELECT * FROM otel_history ORDER BY metric", expected).await;
-    let expected = json!([{"severity": "WARN", "body": "valve 7 is open", "service.name": "pump"}]);
+    let expected = json!([{"severity": "WARN", "body": "valve 7 is open", "service_name": "pump"}]);
     rows_are(&program, "SELECT * FROM log_history WHERE body LIKE 'valve%'", expected).await;
     program.stop().await;
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::DELIVERY_MAX;
 use crate::harness::folder::Folder;
-use crate::harness::program::installed;
+use crate::harness::program::{installed, signal};
 use crate::harness::wait::eventually;
 
 /// A subscriber with a session that the broker keeps. Dropping it kills it.
@@ -40,6 +40,16 @@ impl Subscriber {
         })
         .await;
         subscriber
+    }
+
+    /// Lets it stand still, as a device that is overloaded.
+    pub(crate) fn stand_still(&self) {
+        signal("STOP", self.child.id());
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) {
+        signal("CONT", self.child.id());
     }
 
     /// Returns what it has seen: retained or not, topic, payload.

@@ -72,6 +72,8 @@ pub enum SeededBug {
     RolledOverHole,
     /// A part that is named keeps its pack, however little of the pack that is.
     SparsePacksKept,
+    /// Which rows leave as one piece is forgotten by a crash.
+    ClaimForgotten,
     /// A count is one too high.
     CountTooHigh,
 }

@@ -35,6 +35,16 @@ pub enum Harness {
 /// For each bug the cheapest tests that catch it.
 pub const HARNESSES: &[(SeededBug, Harness, &str)] = &[
     (
+        SeededBug::ClaimForgotten,
+        Harness::Connectors,
+        "sinks::http::tests::through_kills_and_power_losses_a_key_means_the_same_bytes_and_each_row_is_taken_once",
+    ),
+    (
+        SeededBug::ClaimForgotten,
+        Harness::Connectors,
+        "sinks::file::tests::through_kills_and_power_losses_each_row_is_in_one_file",
+    ),
+    (
         SeededBug::AcknowledgesBeforeSync,
         Harness::Engine,
         "ingest::tests::crash::what_was_synced_behind_a_checkpoint_survives_crashes_at_every_change_and_recovery_may_crash_too",

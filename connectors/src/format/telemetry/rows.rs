@@ -48,8 +48,18 @@ impl Names {
 
     fn open(&self, key: &str) -> Option<usize> {
         let fields = self.columns.fields();
-        (0..fields.len()).find(|place| self.is_open[*place] && fields[*place].name() == key)
+        (0..fields.len()).find(|place| self.is_open[*place] && is_called(key, fields[*place].name()))
     }
+}
+
+/// Whether a column is for what is called so: names of columns have letters, digits, `_` and `-`, and what else stands in a
+/// name, such as the dot of `service.name`, is `_` there.
+fn is_called(key: &str, column: &str) -> bool {
+    let fits = |(sent, declared): (u8, u8)| {
+        let is_kept = sent.is_ascii_alphanumeric() || matches!(sent, b'_' | b'-');
+        sent == declared || (!is_kept && declared == b'_')
+    };
+    key.len() == column.len() && key.bytes().zip(column.bytes()).all(fits)
 }
 
 /// Where a part of a point goes; nowhere if its column is not declared.
@@ -194,4 +204,25 @@ impl<'d> Rows<'d> {
 /// Borrows text.
 pub(super) fn borrowed(text: &str) -> Text<'_> {
     Cow::Borrowed(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_column_can_be_called_is_an_underscore_in_its_name() {
+        for (key, column, expected) in [
+            ("host", "host", true),
+            ("service.name", "service_name", true),
+            ("service.name", "service.name", true),
+            ("a/b c", "a_b_c", true),
+            ("a-b", "a_b", false),
+            ("a_b", "a.b", false),
+            ("hosts", "host", false),
+            ("Host", "host", false),
+        ] {
+            assert_eq!(is_called(key, column), expected, "{key} {column}");
+        }
+    }
 }

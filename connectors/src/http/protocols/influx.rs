@@ -73,8 +73,8 @@ async fn write_v1(
     request: Request<Body>,
 ) -> Response {
     let source = parameters.get("db").ok_or_else(|| missing("db")).map(|database| {
-        // A retention policy may have a source of its own, by the name that version 2 gives it.
-        let policy = parameters.get("rp").map(|policy| format!("{database}/{policy}"));
+        // A retention policy may have a source of its own.
+        let policy = parameters.get("rp").map(|policy| format!("{database}_{policy}"));
         policy.filter(|name| ingest.knows(name)).unwrap_or_else(|| database.clone())
     });
     Version::One.answer(write(&ingest, source, &parameters, request).await)

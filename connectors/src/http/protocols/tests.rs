@@ -90,7 +90,7 @@ mod influx {
     #[tokio::test]
     async fn points_are_stored_as_they_were_sent_and_answered_with_204() {
         // A source of any format takes them: its columns are found by name.
-        let server = serve(&[("cpu", PayloadEncoding::Json), ("plant/week", telemetry(Protocol::LINE_PROTOCOL))]).await;
+        let server = serve(&[("cpu", PayloadEncoding::Json), ("plant_week", telemetry(Protocol::LINE_PROTOCOL))]).await;
         let body = "cpu,host=a value=1 1000\ncpu,host=b value=2 2000\n";
         let answer = server.post("/influx/api/v2/write?org=o&bucket=cpu&precision=ms", body).await;
         assert_eq!((answer.status, answer.body.len()), (StatusCode::NO_CONTENT, 0));

@@ -63,7 +63,7 @@ fn a_data_point_is_a_row_with_the_attributes_of_its_resource_behind_its_own() {
         double("value"),
         time("ts"),
         text("host"),
-        text("service.name"),
+        text("service_name"),
         map("attributes"),
     ];
     let shown = both(Protocol::OtlpMetrics, &columns, &metrics(), protobuf(&metrics()));
@@ -153,7 +153,7 @@ fn a_log_record_is_a_row() {
         text("trace_id"),
         text("span_id"),
         Field::new("port", DataType::Int64, true),
-        text("service.name"),
+        text("service_name"),
         map("attributes"),
         text("scope"),
     ];
