@@ -21,7 +21,7 @@ use super::notes::Notes;
 use super::outlet::Shared;
 use super::positions::Positions;
 use super::progress::Progress;
-use super::recorder::{Recorder, Recording, check_committed};
+use super::recorder::{Links, Recorder, Recording, check_committed};
 use super::restart::Restart;
 use super::turns::{self, Turns};
 use super::worker::{self, Guards, Threads};
@@ -334,7 +334,8 @@ impl Starting {
         let intervals = (options.epoch_interval, options.checkpoint_interval);
         let (marks, failure) = (Arc::clone(&job.marks), job.failure.clone());
         let positions = Arc::clone(&job.positions);
-        let mut recorder = Recorder::new(bridge, recorded, clock, intervals, marks, failure, log_bytes, positions);
+        let links = Links { marks, failure, log_bytes, positions };
+        let mut recorder = Recorder::new(bridge, recorded, clock, intervals, links);
         if let Some(checkpoint) = &self.checkpoint {
             recorder.restore(checkpoint, self.notes);
         }

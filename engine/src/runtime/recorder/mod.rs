@@ -91,6 +91,14 @@ impl From<Closed> for RecorderError {
     }
 }
 
+/// What a recorder shares with other threads of its job.
+pub(super) struct Links {
+    pub(super) marks: Arc<Marks>,
+    pub(super) failure: Failure,
+    pub(super) log_bytes: Arc<std::sync::atomic::AtomicU64>,
+    pub(super) positions: Arc<Positions>,
+}
+
 /// The recorder's state, from the start of the replay on.
 pub(super) struct Recorder {
     pub(super) bridge: Bridge,
@@ -123,11 +131,9 @@ impl Recorder {
         sources: BTreeMap<NodeId, Recorded>,
         clock: Arc<dyn Clock>,
         (epoch_interval, checkpoint_interval): (Duration, Duration),
-        marks: Arc<Marks>,
-        failure: Failure,
-        log_bytes: Arc<std::sync::atomic::AtomicU64>,
-        positions: Arc<Positions>,
+        links: Links,
     ) -> Recorder {
+        let Links { marks, failure, log_bytes, positions } = links;
         Recorder {
             marked_us: clock.monotonic_us(),
             sealed_since_mark: false,
