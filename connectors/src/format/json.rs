@@ -121,7 +121,8 @@ impl JsonDecoder {
         for (range, raw) in salvaged.good {
             let found: usize = raw.columns().iter().map(|column| raw.num_rows() - column.null_count()).sum();
             let values: usize = present[range.clone()].iter().sum();
-            rows.nulled += values.saturating_sub(found) as u64;
+            // One at least in each row: it may be inside of a map.
+            rows.nulled += values.saturating_sub(found).max(raw.num_rows()) as u64;
             self.take(&raw, &lenient[range], &origin, &mut dead, &mut rows);
         }
         Decoded { batches: joined(self.layout.schema(), rows.batches), dead: dead.finish(), nulled: rows.nulled }

@@ -275,17 +275,24 @@ impl Folder {
                 None if file.is_over => continue,
                 None => file.look_at_open(),
             };
-            if let Some(entry) = entry {
-                file.path.clone_from(&entry.path);
-                file.missing = 0;
-                file.is_over = false;
-            } else {
-                file.missing = file.missing.saturating_add(1);
-            }
-            let has_changed = file.look != look;
-            file.quiet = if has_changed { 0 } else { file.quiet.saturating_add(1) };
-            file.look = look;
             let must_be_whole = file.must_be_whole(&self.shared);
+            let has_left = match entry {
+                Some(entry) => {
+                    let has_left = file.path != entry.path;
+                    file.path.clone_from(&entry.path);
+                    (file.missing, file.is_over) = (0, false);
+                    has_left
+                }
+                None => {
+                    file.missing = file.missing.saturating_add(1);
+                    file.missing == 1
+                }
+            };
+            let has_changed = file.look != look;
+            // Who writes may have something to end when the file gets another name.
+            let is_quiet = !has_changed && (!has_left || must_be_whole);
+            file.quiet = if is_quiet { file.quiet.saturating_add(1) } else { 0 };
+            file.look = look;
             let is_due = match (must_be_whole, has_changed) {
                 (true, _) => file.quiet == 1,
                 (false, true) => true,
