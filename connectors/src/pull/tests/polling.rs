@@ -76,7 +76,7 @@ async fn every_failure_is_counted_by_its_kind_and_the_breaker_opens_and_closes()
         ("http", Reply::Reset),
         ("http", Reply::Whole(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{\"v\"".to_vec())),
         ("http", Reply::Whole(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec())),
-        ("http", answer("200 OK", &[&format!("x-long: {}", "x".repeat(100_000))], b"")),
+        ("http", answer("200 OK", &[&format!("x-long: {}", "x".repeat(1_000_000))], b"")),
         ("timeout", Reply::Hang),
         ("timeout", Reply::Open(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{\"v\"".to_vec())),
         ("too_big", bomb),
