@@ -62,6 +62,8 @@ async fn messages_of_other_libraries_are_read_and_a_damaged_one_is_a_dead_letter
     let mut sql = String::new();
     let mut ports = Vec::new();
     for (name, options) in formats {
+        let here = format!("_file = '{}/", folder.path().display());
+        let options = options.replace("_file = '", &here);
         let port = free_port();
         ports.push(port);
         sql += &format!(
