@@ -26,11 +26,15 @@ const TICK: Duration = Duration::from_millis(10);
 /// A debug build that reads the rest.
 const REST_MAX: Duration = Duration::from_secs(120);
 
-const SQL: &str = "
-CREATE SOURCE lines (who TEXT NOT NULL, seq BIGINT NOT NULL, file TEXT METADATA FROM 'path')
-WITH (connector = 'file', path = 'logs/*.ndjson*', format = 'json', follow = 'true', poll_interval = '50 ms');
-CREATE MATERIALIZED VIEW seen AS SELECT who, seq, file FROM lines;
-";
+fn sql(folder: &Folder) -> String {
+    let path = folder.join("logs/*.ndjson*");
+    format!(
+        "CREATE SOURCE lines (who TEXT NOT NULL, seq BIGINT NOT NULL, file TEXT METADATA FROM 'path') WITH (\
+         connector = 'file', path = '{}', format = 'json', follow = 'true', poll_interval = '50 ms');\n\
+         CREATE MATERIALIZED VIEW seen AS SELECT who, seq, file FROM lines;\n",
+        path.display()
+    )
+}
 
 fn seed() -> u64 {
     std::env::var("TIDEMILL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
@@ -42,7 +46,7 @@ async fn each_line_is_there_once_through_rotations_and_kills() {
     let folder = Folder::new();
     let logs = folder.join("logs");
     std::fs::create_dir(&logs).expect("a new folder");
-    let serve = Serve::new(&folder, SQL);
+    let serve = Serve::new(&folder, &sql(&folder));
     let mut dice = StdRng::seed_from_u64(seed());
     let mut writers = [
         Writer::new(&logs, "renamed", Rotation::Rename),
@@ -123,7 +127,7 @@ fn judge_dead(judge: &mut Judge, serve: &Serve) -> i64 {
 async fn a_folder_is_followed_and_what_happens_to_it_is_counted() {
     let folder = Folder::new();
     std::fs::create_dir(folder.join("logs")).expect("a new folder");
-    let serve = Serve::new(&folder, SQL);
+    let serve = Serve::new(&folder, &sql(&folder));
     let program = serve.start_ready().await;
     let line = |seq: i64| format!("{{\"who\":\"a\",\"seq\":{seq}}}\n");
     folder.write("logs/a.ndjson", &(line(1) + "{\"who\":\"a\",\"se"));

@@ -410,7 +410,12 @@ fn checked_name(name: Name, what: &str) -> Result<Name, Problem> {
             Problem::new(Code::BadName, name.span, message).hint("$ is for hidden tables, such as readings$dead")
         );
     }
-    if !is_name(&name.value) {
+    // A column may be a field of a field: "position.lat".
+    let is_good = match what {
+        "column" => name.value.split('.').all(is_name),
+        _ => is_name(&name.value),
+    };
+    if !is_good {
         let message =
             format!("\"{}\" cannot be the name of a {}", name.value, if what == "name" { "table" } else { what });
         return Err(Problem::new(Code::BadName, name.span, message).hint("use letters, digits, _ and -"));
