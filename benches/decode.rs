@@ -4,6 +4,7 @@
 
 mod workload;
 
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::io::Cursor;
 use std::path::Path;
@@ -111,16 +112,13 @@ fn formats() {
         ("arrow", taken(Encoding::Arrow, layout(), &[]), arrow_messages()),
     ];
     let formats = formats.map(|(name, format, messages)| (name, format, Data::Messages(messages)));
-    let mut counts = [0; 6];
-    let mut variants: Vec<Box<dyn FnMut() + '_>> = Vec::new();
-    for ((_, format, data), count) in formats.iter().zip(&mut counts) {
-        variants.push(Box::new(move || *count = decode(&**format, std::slice::from_ref(data))));
-    }
-    let mut variants: Vec<&mut dyn FnMut()> =
-        variants.iter_mut().map(|variant| &mut **variant as &mut dyn FnMut()).collect();
+    let counts: [Cell<usize>; 6] = Default::default();
+    let mut variants: Vec<_> = (formats.iter().zip(&counts))
+        .map(|((_, format, data), count)| move || count.set(decode(&**format, std::slice::from_ref(data))))
+        .collect();
+    let mut variants: Vec<&mut dyn FnMut()> = variants.iter_mut().map(|variant| variant as &mut dyn FnMut()).collect();
     let times = workload::interleaved(Count::Thread, 5, &mut variants);
-    drop(variants);
-    assert!(counts.iter().all(|count| *count == FORMAT_ROWS), "every format gives every row: {counts:?}");
+    assert!(counts.iter().all(|count| count.get() == FORMAT_ROWS), "every format gives every row: {counts:?}");
     let names = formats.each_ref().map(|(name, _, _)| *name);
     workload::report(
         "readings in messages to columns, one thread",

@@ -221,11 +221,11 @@ impl Followed {
     pub(super) fn step(&mut self, id: FileId, shared: &Shared, last_line: LastLine) -> Step {
         let taken = match self.opened(id, shared, last_line) {
             Ok(Opened::Reader(mut reader)) => {
-                let taken = match &mut reader {
+                let taken = match &mut *reader {
                     Reader::Text(reader) => self.step_text(reader, last_line),
                     Reader::Columns(reader) => self.step_columns(reader),
                 };
-                self.reader = Some(reader);
+                self.reader = Some(*reader);
                 taken
             }
             Ok(Opened::NotYet) => Ok(Step::AtEnd),
@@ -252,7 +252,7 @@ impl Followed {
 
     fn opened(&mut self, id: FileId, shared: &Shared, last_line: LastLine) -> Result<Opened, SourceError> {
         if let Some(reader) = self.reader.take() {
-            return Ok(Opened::Reader(reader));
+            return Ok(Opened::Reader(Box::new(reader)));
         }
         let path = shared.base_dir.join(&self.path);
         let complain = |error: std::io::Error| unreadable(&path, &error);
@@ -267,7 +267,7 @@ impl Followed {
         if shared.encoding.is_columns() {
             self.marks = Marks::of_whole(&mut input).map_err(complain)?;
             let reader = ColumnsReader::open(&path, &self.name, shared.encoding, &shared.layout, self.next)?;
-            return Ok(Opened::Reader(Reader::Columns(reader)));
+            return Ok(Opened::Reader(Box::new(Reader::Columns(reader))));
         }
         if let (Encoding::Csv { delimiter }, LastLine::Waits) = (shared.encoding, last_line) {
             let head = input.read(0, HEADER_BYTES_MAX).map_err(complain)?;
@@ -277,7 +277,7 @@ impl Followed {
         }
         let mut reader = TextReader::over(input, &path, &self.name, shared.encoding, self.next)?;
         reader.set_line(if self.next == 0 { reader.first_line() } else { self.line });
-        Ok(Opened::Reader(Reader::Text(reader)))
+        Ok(Opened::Reader(Box::new(Reader::Text(reader))))
     }
 
     fn step_text(&mut self, reader: &mut TextReader, last_line: LastLine) -> Result<Step, SourceError> {
@@ -318,7 +318,7 @@ impl Followed {
 
 /// What opening has given.
 enum Opened {
-    Reader(Reader),
+    Reader(Box<Reader>),
     NotYet,
     Changed,
 }

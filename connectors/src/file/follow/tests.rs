@@ -43,6 +43,7 @@ impl Scene {
         file.write_all(text.as_ref()).unwrap();
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a writer of logs, not the program")]
     fn rename(&self, from: &str, to: &str) {
         std::fs::rename(self.path(from), self.path(to)).unwrap();
     }

@@ -99,7 +99,7 @@ fn check_batch(batch: &ipc::RecordBatch<'_>, body_bytes: usize) -> Result<(), St
     }
     let nodes = batch.nodes().into_iter().flat_map(|nodes| nodes.iter());
     let is_sound = |node: &ipc::FieldNode| (0..=node.length()).contains(&node.null_count());
-    if batch.length() < 0 || !nodes.clone().all(|node| is_sound(node)) {
+    if batch.length() < 0 || !nodes.clone().all(is_sound) {
         return Err("a column of a negative length".to_owned());
     }
     let mut variadic = batch.variadicBufferCounts().into_iter().flat_map(|counts| counts.iter());

@@ -238,7 +238,9 @@ impl Poller {
                     (messages, notes)
                 }
                 Some(Err(failure)) => {
-                    next = Instant::now() + self.health.failed(&failure);
+                    // The wait begins when the failure is noted: asked before, the clock would end it too early.
+                    let wait = self.health.failed(&failure);
+                    next = Instant::now() + wait;
                     if self.shared.wanted != Wanted::Prometheus || report_at.is_some() {
                         continue;
                     }

@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn fuzz_event_stream() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/pull/sse/corpus");
-        fuzz(path.to_owned(), |input| {
+        fuzz(path, |input| {
             let whole = parse_in(&[input]);
             let (left, right) = input.split_at(input.len() / 3);
             assert_eq!(parse_in(&[left, right]), whole, "where a piece ends changes nothing");

@@ -94,7 +94,7 @@ fn lines(text: &str) -> Result<Vec<String>, String> {
     let lines: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
     match lines.len() {
         0 => Err("holds no message".to_owned()),
-        ..=SUBSCRIBE_MESSAGES_MAX => Ok(lines),
+        1..=SUBSCRIBE_MESSAGES_MAX => Ok(lines),
         count => Err(format!("holds {count} messages, a line each: {SUBSCRIBE_MESSAGES_MAX} may be sent")),
     }
 }
