@@ -131,7 +131,7 @@ pub struct SourceState {
     /// Rows from the future.
     pub quarantined: u64,
     /// Values that did not fit in their column, and are NULL.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub nulled: u64,
 }
 
@@ -253,6 +253,11 @@ impl Checkpoint {
     pub fn packs(&self) -> BTreeSet<&str> {
         self.parts().map(|part| part.file.as_str()).collect()
     }
+}
+
+/// Whether a number need not be written.
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[cfg(test)]
