@@ -310,7 +310,8 @@ impl Folder {
         ready.into_iter().for_each(|(_, id)| self.is_ready(id));
     }
 
-    /// Finds out whether a file that is not known holds what was read of one that is; of the furthest, if there are several.
+    /// Finds out whether a file that is not known holds what was read of one that is; of the furthest, if there are several, and
+    /// of the last of those.
     fn origin(&self, entry: &Entry) -> Origin {
         let mut best: Option<(FileId, Copied)> = None;
         for (id, file) in self.files.iter().filter(|(_, file)| file.next > 0) {
@@ -320,7 +321,7 @@ impl Folder {
                 is_gone && [&file.path, &file.name].contains(&&entry.path) && file.next >= REPLACED_BYTES_MIN;
             let is_named_after = (entry.is_wanted || is_left) && entry.is_named_after(file);
             if !is_replaced && !is_named_after
-                || best.as_ref().is_some_and(|(best, _)| self.files[best].next >= file.next)
+                || best.as_ref().is_some_and(|(best, _)| self.files[best].is_further_than(file))
             {
                 continue;
             }
@@ -447,10 +448,10 @@ impl Folder {
         Ok(())
     }
 
-    /// Whether a copy of a file is read already, which has come after it.
+    /// Whether a copy of a file is read already. One of an earlier file of its name does not count, though it came later.
     fn has_copy(&self, id: FileId) -> bool {
-        let file = &self.files[&id];
-        self.files.values().any(|other| other.name == file.name && other.order > file.order)
+        let order = self.files[&id].order;
+        self.files.values().any(|other| other.copy_of == Some(order))
     }
 
     /// Looks for a copy of a file that was cut off.

@@ -47,6 +47,9 @@ pub(super) struct Followed {
     pub(super) next: u64,
     line: u64,
     marks: Marks,
+    /// The order of the file it is a copy of, if it goes on where that one was left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) copy_of: Option<u64>,
     /// Whether it is not there any more, and was read to its end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) is_over: bool,
@@ -139,6 +142,7 @@ impl Followed {
             next: 0,
             line: 1,
             marks: Marks::default(),
+            copy_of: None,
             is_over: false,
             is_read: false,
             partition: partition.to_owned(),
@@ -157,9 +161,9 @@ impl Followed {
             Copied::All => (original.next, original.marks.clone()),
             Copied::UpTo(end, marks) => (end, marks),
         };
-        let line = original.line;
+        let (line, copy_of) = (original.line, Some(original.order));
         let name = original.name.clone();
-        Followed { name, next, line, marks, ..Followed::new(path, &original.partition, order) }
+        Followed { name, next, line, marks, copy_of, ..Followed::new(path, &original.partition, order) }
     }
 
     /// Begins anew, behind all that is known.
@@ -194,6 +198,11 @@ impl Followed {
     pub(super) fn close(&mut self) {
         self.reader = None;
         self.written.clear();
+    }
+
+    /// Whether more was read of it, or as much and it came later.
+    pub(super) fn is_further_than(&self, other: &Followed) -> bool {
+        (self.next, self.order) > (other.next, other.order)
     }
 
     /// Whether it has another name than the one it was found by, or none.

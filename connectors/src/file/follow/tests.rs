@@ -337,6 +337,40 @@ fn a_file_that_is_compressed_after_its_rotation_is_not_read_twice() {
     }
 }
 
+/// Compressed files are often written while the next file is read already: so a copy that came later may be one of an earlier file.
+#[test]
+fn a_copy_of_an_earlier_file_is_not_taken_for_one_of_the_file_that_is_cut_off() {
+    for is_down in [false, true] {
+        let mut scene = Scene::new("app.ndjson*", &[("format", "json")]);
+        let compress = |scene: &Scene, from: &str, to: &str| {
+            scene.append(to, gzip(&std::fs::read(scene.path(from)).unwrap()));
+            std::fs::remove_file(scene.path(from)).unwrap();
+        };
+        scene.append("app.ndjson", lines(0..500));
+        scene.looks(1);
+        scene.rename("app.ndjson", "app.ndjson.1");
+        scene.append("app.ndjson", lines(500..600));
+        scene.looks(1);
+        compress(&scene, "app.ndjson.1", "app.ndjson.2.gz");
+        scene.looks(6);
+        assert_eq!(scene.numbers(), all(0..600), "down: {is_down}");
+        if is_down {
+            scene.crash();
+        }
+        // The file is compressed too, and the new one of its name gets its number, as may happen when nobody has it open.
+        scene.append("app.ndjson", lines(600..800));
+        scene.rename("app.ndjson.2.gz", "app.ndjson.3.gz");
+        scene.append("app.ndjson.2.gz", gzip(&std::fs::read(scene.path("app.ndjson")).unwrap()));
+        scene.cut_off("app.ndjson");
+        scene.append("app.ndjson", lines(800..1200));
+        scene.looks(8);
+        let mut numbers = scene.numbers();
+        numbers.sort_unstable();
+        assert_eq!(numbers, all(0..1200), "down: {is_down}");
+        assert!(scene.errors.is_empty(), "down: {is_down}: {:?}", scene.errors);
+    }
+}
+
 #[test]
 fn a_file_that_is_put_in_anothers_place_is_read_on_if_it_has_grown() {
     let mut scene = Scene::new("a.ndjson", &[]);
