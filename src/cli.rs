@@ -44,12 +44,17 @@ Examples:
   tidemill sniff mqtt://localhost 'plant/#' > plant.sql
   tidemill check plant.sql
   tidemill sniff mqtt://broker.example.com 'plant/{site}/+/telemetry' --seconds 60 --username me --password-env MQTT_PASSWORD
+  tidemill sniff http://localhost:9100/metrics > node.sql
+  tidemill sniff wss://feed.example.com --subscribe '{\"op\":\"subscribe\"}'
 
 Prints a CREATE SOURCE with typed columns, topic levels that differ as columns, and a watermark by the lateness it has
 measured; and a first view. What it saw stands in comments above: messages a second, retained copies (old readings that
 the broker sends again), payloads that are no JSON objects, and messages with other fields than the most common ones.
 
 It listens at QoS 0 and leaves no session at the broker. Numbers become DOUBLE; what was in every reading becomes NOT NULL.
+
+A URL of HTTP is asked several times: what differs between the answers is what changes. JSON, CSV, Prometheus' text and event
+streams are told apart by their look.
 Exit code 2: nothing was heard, or no readings.";
 
 const VERIFY_HELP: &str = "\
@@ -115,7 +120,7 @@ Example:
 Doing it again continues where it stopped; a run that is complete changes nothing.")]
     Run(RunArgs),
 
-    /// Listen to a broker for some seconds, and print a pipeline for what it publishes
+    /// Listen to a broker or a URL for some seconds, and print a pipeline for what it says
     #[command(after_help = SNIFF_HELP)]
     Sniff(SniffArgs),
 
@@ -196,10 +201,10 @@ pub(crate) struct RunArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct SniffArgs {
-    /// The broker
-    #[arg(value_name = "mqtt://HOST[:PORT]")]
+    /// The broker, or what is to be fetched: http, https, ws, wss
+    #[arg(value_name = "URL")]
     pub(crate) url: String,
-    /// What to listen to: + is one level of the topic, {name} one that becomes a column, # at the end all that follow
+    /// MQTT: what to listen to: + is one level of the topic, {name} one that becomes a column, # at the end all that follow
     #[arg(default_value = "#")]
     pub(crate) pattern: String,
     /// How long to listen
@@ -214,7 +219,13 @@ pub(crate) struct SniffArgs {
     /// The file with the password
     #[arg(long, value_name = "FILE", requires = "username")]
     pub(crate) password_file: Option<PathBuf>,
-    /// The authority that the broker's certificate is from, as PEM; without it those that this machine trusts
+    /// HTTP: the environment variable with a bearer token
+    #[arg(long, value_name = "VARIABLE", conflicts_with = "username")]
+    pub(crate) token_env: Option<String>,
+    /// WebSocket: what to send after connecting
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) subscribe: Option<String>,
+    /// The authority that the server's certificate is from, as PEM; without it those that this machine trusts
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
 }

@@ -31,6 +31,7 @@ mod inspect;
 mod listener;
 mod mqtt;
 mod protocols;
+mod pull;
 mod readers_while_running;
 mod readme;
 mod restart;

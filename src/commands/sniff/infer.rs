@@ -10,7 +10,7 @@ use crate::commands::words::count;
 use tidemill_connectors::mqtt::TopicPattern;
 
 /// Readings below which types and NOT NULL are guesses.
-const READINGS_FEW: usize = 10;
+pub(super) const READINGS_FEW: usize = 10;
 /// Groups that are named beside the one that is taken.
 const GROUPS_NAMED_MAX: usize = 5;
 /// Letters of a payload that are shown.
@@ -116,7 +116,7 @@ fn describe_retained(retained: usize, only: bool) -> Option<String> {
     }
 }
 
-fn describe_lateness(time: Option<&str>, lateness: Option<Lateness>) -> Vec<String> {
+pub(super) fn describe_lateness(time: Option<&str>, lateness: Option<Lateness>) -> Vec<String> {
     let Some(time) = time else {
         return vec!["No field is a time in every reading: a reading counts for when it arrives.".to_owned()];
     };
@@ -166,7 +166,7 @@ fn describe_others(others: &[Group<'_>], unreadable: &Unreadable<'_>, accepts: i
     notes
 }
 
-fn describe_unreadable(unreadable: &Unreadable<'_>) -> Vec<String> {
+pub(super) fn describe_unreadable(unreadable: &Unreadable<'_>) -> Vec<String> {
     let described = |(kind, (many, first)): (&&str, &(usize, &super::sample::Heard))| {
         let payload = String::from_utf8_lossy(&first.message.payload);
         let cut = payload.chars().count() > EXAMPLE_CHARS_MAX;
@@ -187,7 +187,7 @@ fn describe_unreadable(unreadable: &Unreadable<'_>) -> Vec<String> {
 }
 
 /// Says a time in the unit that suits it.
-fn seconds(us: i64) -> String {
+pub(super) fn seconds(us: i64) -> String {
     let s = us as f64 / 1e6;
     match s.abs() {
         small if small < 0.1 => format!("{:.0} ms", s * 1e3),
@@ -198,7 +198,7 @@ fn seconds(us: i64) -> String {
     }
 }
 
-fn rounded(number: f64) -> String {
+pub(super) fn rounded(number: f64) -> String {
     let digits = if number.abs() < 10.0 { 1 } else { 0 };
     let text = format!("{number:.digits$}");
     text.strip_suffix(".0").map_or(text.clone(), str::to_owned)

@@ -1,7 +1,7 @@
-//! Listening to a broker: the `mqtt` source itself, before a memory that keeps what it brings.
+//! Listening: the source itself, before a memory that keeps what it brings.
 //!
 //! So what was heard is what the source that is printed will hear: the same address, TLS, credentials and versions. Only
-//! the session differs: nothing is kept at the broker, at QoS 0, and retained copies are taken too, to be told apart.
+//! the session of MQTT differs: nothing is kept at the broker, at QoS 0, and retained copies are taken too, to be told apart.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -40,8 +40,12 @@ pub(super) async fn listen(options: &[(String, String)], pattern: &str, duration
     let refused = |error: OptionError| Error::Input(error.to_string());
     let (source, _) = mqtt::client("sniff", &mut options, &checking_context()?).map_err(refused)?;
     options.finish().map_err(refused)?;
-    source.prepare().await.map_err(|error| Error::Environment(error.to_string()))?;
+    listen_to(source, duration).await
+}
 
+/// Runs a source for so long, or until somebody presses Ctrl-C, and keeps what it brings.
+pub(super) async fn listen_to(source: impl Source, duration: Duration) -> Result<Listening> {
+    source.prepare().await.map_err(|error| Error::Environment(error.to_string()))?;
     let ear = Arc::new(Ear::default());
     let stop = Stop::new();
     let running = {
@@ -73,7 +77,7 @@ pub(super) async fn listen(options: &[(String, String)], pattern: &str, duration
         .map_err(|error| Error::Environment(error.to_string().replacen("source sniff: ", "", 1)))?;
     match ear.is_connected.load(Ordering::SeqCst) {
         true => Ok(ear.take()),
-        false => Err(Error::Environment("cannot connect to the broker; the lines above say why".to_owned())),
+        false => Err(Error::Environment("cannot connect; the lines above say why".to_owned())),
     }
 }
 

@@ -1,20 +1,25 @@
-//! `tidemill sniff`: listens to a broker for some seconds, and prints a pipeline for what it has heard.
+//! `tidemill sniff`: listens to a broker or a URL for some seconds, and prints a pipeline for what it has heard.
 //!
 //! ```text
 //!   listen ──► sample ──► groups ──► topics ───┐
-//!   MQTT       rows       the most   columns ──┼─► infer ──► pipeline: SQL, which is checked before it is printed
-//!                         common     lateness ─┘
+//!   a source   rows       the most   columns ──┼─► infer ──► pipeline: SQL, which is checked before it is printed
+//!     ▲                   common     lateness ─┘
+//!   fetched: http, ws: which connector, which format        samples, nested, table: what MQTT does not have
 //! ```
-//! Only `listen` knows where messages come from.
+//! Only `listen` and `fetched` know where messages come from.
 
 mod columns;
+mod fetched;
 mod groups;
 mod infer;
 mod instants;
 mod lateness;
 mod listen;
+mod nested;
 mod pipeline;
 mod sample;
+mod samples;
+mod table;
 mod topics;
 
 #[cfg(test)]
@@ -35,6 +40,18 @@ use crate::commands::answer;
 
 /// Listens, and prints what it understood.
 pub(crate) async fn sniff(args: SniffArgs, format: OutputFormat) -> Result<()> {
+    if ["http://", "https://", "ws://", "wss://"].iter().any(|scheme| args.url.starts_with(scheme)) {
+        let mut found = fetched::fetch(&args).await?;
+        check(&found.sql)?;
+        return match format {
+            OutputFormat::Json => {
+                found.facts["ok"] = json!(true);
+                found.facts["sql"] = json!(found.sql);
+                answer(format!("{:#}\n", found.facts).as_bytes())
+            }
+            OutputFormat::Table | OutputFormat::Csv => answer(found.sql.as_bytes()),
+        };
+    }
     let pattern = TopicPattern::parse(&args.pattern).map_err(|error| Error::Input(error.to_string()))?;
     let reach = Reach::of(&args);
     eprintln!("listening to {} on {} for {} s (Ctrl-C ends it earlier)", pattern.filter(), args.url, args.seconds);
@@ -62,6 +79,7 @@ impl Reach {
             ("username", args.username.clone()),
             ("password_env", args.password_env.clone()),
             ("password_file", args.password_file.as_ref().map(path)),
+            ("token_env", args.token_env.clone()),
         ];
         let given: Vec<(&str, String)> = given.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
         let mut in_sql = vec![("connector", text_in_sql("mqtt"), None)];
@@ -75,11 +93,16 @@ impl Reach {
 /// Writes the pipeline, and makes sure that `tidemill check` accepts it.
 fn checked(sniffed: &Sniffed) -> Result<String> {
     let sql = sniffed.draft.to_sql();
-    let file = SqlFile { name: "sniffed.sql".to_owned(), text: sql.clone() };
+    check(&sql)?;
+    Ok(sql)
+}
+
+fn check(sql: &str) -> Result<()> {
+    let file = SqlFile { name: "sniffed.sql".to_owned(), text: sql.to_owned() };
     let compiled = assemble::compile(&[file], &assemble::checking_context()?);
     let found = compiled.map(|pipeline| assemble::check_locations(&pipeline));
     match found {
-        Ok(Ok(())) => Ok(sql),
+        Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Error::Internal(format!("what was inferred cannot be a pipeline: {error}\n{sql}"))),
         Err(mistakes) => {
             let said: String = mistakes.iter().map(|mistake| mistake.render(false)).collect();

@@ -56,7 +56,7 @@ pub(super) fn in_comment(text: &str) -> String {
 }
 
 /// Writes a note as a comment of one or more lines.
-fn comment(note: &str) -> String {
+pub(super) fn comment(note: &str) -> String {
     let (mut text, mut line) = (String::new(), "--".to_owned());
     for word in in_comment(note).split(' ') {
         if line.chars().count() + word.chars().count() >= COMMENT_CHARS_MAX {

@@ -134,6 +134,8 @@ fn silence_and_noise_are_told_apart_with_what_to_look_at() {
         password_env: None,
         password_file: None,
         ca: None,
+        token_env: None,
+        subscribe: None,
     };
     let silence = infer::infer(&listening(Vec::new()), "#", options()).expect_err("nothing came");
     let error = explain(&silence, &args());
