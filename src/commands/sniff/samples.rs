@@ -78,6 +78,9 @@ fn labels(mut rest: &str) -> Option<(Vec<(&str, &str)>, &str)> {
     }
 }
 
+/// A metric and its labels.
+type Series<'a> = (&'a str, Vec<(&'a str, &'a str)>);
+
 /// Makes a pipeline of scrapes.
 pub(super) fn understand(
     listening: &Listening,
@@ -86,7 +89,7 @@ pub(super) fn understand(
 ) -> Fetched {
     let scrapes: Vec<String> =
         listening.heard.iter().map(|heard| String::from_utf8_lossy(&heard.message.payload).into_owned()).collect();
-    let mut values: BTreeMap<(&str, Vec<(&str, &str)>), BTreeSet<&str>> = BTreeMap::new();
+    let mut values: BTreeMap<Series<'_>, BTreeSet<&str>> = BTreeMap::new();
     for line in scrapes.iter().flat_map(|scrape| scrape.lines()) {
         if let Some(Sample { metric, labels, value }) = sample(line.trim()).filter(|_| !line.starts_with('#')) {
             values.entry((metric, labels)).or_default().insert(value);
@@ -122,7 +125,7 @@ fn label_columns<'t>(series: impl Iterator<Item = &'t [(&'t str, &'t str)]>, ser
     let is_free = |name: &str| is_column_name(name) && !TAKEN.iter().any(|taken| taken.eq_ignore_ascii_case(name));
     let mut often: Vec<(usize, &str)> = counts
         .into_iter()
-        .filter(|(name, count)| count * 100 >= series_count * LABEL_PERCENT_MIN && is_free(*name))
+        .filter(|(name, count)| count * 100 >= series_count * LABEL_PERCENT_MIN && is_free(name))
         .map(|(name, count)| (count, name))
         .collect();
     often.sort_by_key(|(count, name)| (std::cmp::Reverse(*count), *name));
