@@ -31,7 +31,7 @@ const HEADER_BYTES: usize = 12;
 /// A pack is written when it has this many bytes; the next one goes on.
 const PACK_BYTES: usize = 64 << 20;
 
-/// Zstd makes the state of a million keys half as large, and takes a whole second core to do it twice as long.
+/// The state of a million keys with four accumulators becomes 25 MB; zstd at level 1 made it 15 MB.
 const COMPRESSION: CompressionType = CompressionType::LZ4_FRAME;
 
 /// What a part of version 1 begins with. A stream begins with 0xFFFFFFFF.
