@@ -9,12 +9,13 @@
 //!
 //! What they have in common: the targets and who we are to them (`site.rs`), one connection and whom it may reach (`dial.rs`),
 //! one request with its redirects (`fetch.rs`), and a task for each target that is tried again and again, with a breaker
-//! (`target.rs`). Targets are apart: one that is slow, or down, holds up no other.
+//! (`target.rs`), and how that ends (`end.rs`). Targets are apart: one that is slow, or down, holds up no other.
 //!
 //! Nothing is acknowledged, since none of these protocols can be told that something was stored. Backpressure is not to read:
 //! a poll is late, a stream fills its socket.
 
 mod dial;
+mod end;
 mod fetch;
 mod site;
 mod target;

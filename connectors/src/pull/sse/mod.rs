@@ -26,11 +26,10 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use hyper::StatusCode;
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
-use tidemill_engine::source::{
-    Chunk, Intake, IntakeError, Message, Note, Resume, Source, SourceError, Stop, TargetStatus,
-};
+use tidemill_engine::source::{Chunk, Intake, Message, Note, Resume, Source, SourceError, Stop, TargetStatus};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::end::{End, settle};
 use super::fetch::{Answer, get};
 use super::poll::{take_between, take_timeout};
 use super::site::{Scheme, Site, Target};
@@ -124,25 +123,6 @@ struct Listener {
     retry: Duration,
 }
 
-/// Why a stream is not read any more.
-enum End {
-    /// The source is to stop.
-    Stopped,
-    /// It has to be asked for again.
-    Lost(Failure),
-    /// The log has failed.
-    Failed(SourceError),
-}
-
-impl From<IntakeError> for End {
-    fn from(error: IntakeError) -> End {
-        match error {
-            IntakeError::Stopping => End::Stopped,
-            error => End::Failed(error.into()),
-        }
-    }
-}
-
 impl Listener {
     async fn run(mut self, stop: Stop) -> Result<(), SourceError> {
         let mut receipts = Receipts::default();
@@ -156,11 +136,7 @@ impl Listener {
                 }
             }
         };
-        match (ended, receipts.all().await) {
-            (Ok(()), Err(IntakeError::Stopping)) => Ok(()),
-            (Ok(()), receipts) => Ok(receipts?),
-            (failed, _) => failed,
-        }
+        settle(ended, receipts).await
     }
 
     /// Connects, and reads as long as there is something to read.

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures::{FutureExt, SinkExt, StreamExt};
 use hyper::HeaderMap;
 use tidemill_engine::error::with_causes;
-use tidemill_engine::source::{Chunk, Intake, IntakeError, Message, Resume, Source, SourceError, Stop, TargetStatus};
+use tidemill_engine::source::{Chunk, Intake, Message, Resume, Source, SourceError, Stop, TargetStatus};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
@@ -29,6 +29,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message as Frame};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::dial::Reach;
+use super::end::{End, settle};
 use super::poll::{take_between, take_timeout};
 use super::site::{Scheme, Site, Target};
 use super::target::{Failure, Health, Own};
@@ -126,22 +127,6 @@ struct Conversation {
     health: Health,
 }
 
-/// Why a conversation has ended.
-enum End {
-    Stopped,
-    Lost(Failure),
-    Failed(SourceError),
-}
-
-impl From<IntakeError> for End {
-    fn from(error: IntakeError) -> End {
-        match error {
-            IntakeError::Stopping => End::Stopped,
-            error => End::Failed(error.into()),
-        }
-    }
-}
-
 type Socket = WebSocketStream<Stream>;
 
 impl Conversation {
@@ -157,11 +142,7 @@ impl Conversation {
                 }
             }
         };
-        match (ended, receipts.all().await) {
-            (Ok(()), Err(IntakeError::Stopping)) => Ok(()),
-            (Ok(()), receipts) => Ok(receipts?),
-            (failed, _) => failed,
-        }
+        settle(ended, receipts).await
     }
 
     async fn talk(&mut self, receipts: &mut Receipts, stop: &Stop) -> End {
