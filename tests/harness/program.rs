@@ -117,8 +117,13 @@ pub(crate) struct Program {
 impl Program {
     /// Waits until `/readyz` answers 200; fails at once if the process ends before.
     pub(crate) async fn ready(&mut self) {
+        self.ready_within(READY_MAX).await;
+    }
+
+    /// The same with more patience: what the sources connect to may be what is slow.
+    pub(crate) async fn ready_within(&mut self, limit: Duration) {
         let (child, http) = (&mut self.child, &self.http);
-        eventually("/readyz answers 200", READY_MAX, async || {
+        eventually("/readyz answers 200", limit, async || {
             if let Some(status) = child.try_wait().expect("a child to ask") {
                 panic!("the program ended before it was ready: {status}");
             }

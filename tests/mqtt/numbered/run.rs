@@ -25,7 +25,8 @@ const TICK: Duration = Duration::from_millis(4);
 const EARLY_OF: u64 = 4;
 /// A disk that can lose its power.
 const DISK_BYTES: &str = "800M";
-/// A debug build that takes the rest.
+/// A debug build that takes the rest; and a broker that still reads the acknowledgements of a connection that has ended, before
+/// it takes the next one: Mosquitto 2.0.11 searches its whole backlog for each (a minute beside other tests).
 const REST_MAX: Duration = Duration::from_secs(300);
 
 /// Sends, kills, and judges.
@@ -66,7 +67,7 @@ pub(super) async fn run(what: &str, inputs: &[Input], size: Size) {
         let half = before + (after - before) / 2;
         send_until(&running, half);
         if dice.random_range(0..EARLY_OF) > 0 {
-            program.ready().await;
+            program.ready_within(REST_MAX).await;
         }
         let life_ms = dice.random_range(LIFE_MS);
         let mut tick = tokio::time::interval(TICK);
@@ -79,12 +80,14 @@ pub(super) async fn run(what: &str, inputs: &[Input], size: Size) {
     }
     let killed = begin.elapsed();
     send_until(&running, size.messages);
-    let program = serve.start_ready().await;
+    let mut program = serve.start();
+    program.ready_within(REST_MAX).await;
     all_are_done(&running, size.messages).await;
     all_are_there(&program, &running, size.messages).await;
     program.stop().await;
     // What a broker believes to be unfinished would come now.
-    let program = serve.start_ready().await;
+    let mut program = serve.start();
+    program.ready_within(REST_MAX).await;
     all_are_there(&program, &running, size.messages).await;
     program.stop().await;
 
