@@ -125,7 +125,8 @@ impl JsonDecoder {
             rows.nulled += values.saturating_sub(found).max(raw.num_rows()) as u64;
             self.take(&raw, &lenient[range], &origin, &mut dead, &mut rows);
         }
-        Decoded { batches: joined(self.layout.schema(), rows.batches), dead: dead.finish(), nulled: rows.nulled }
+        let batches = joined(self.layout.schema(), rows.batches);
+        Decoded { batches, dead: dead.finish(), nulled: rows.nulled, ..Decoded::default() }
     }
 
     /// Converts rows that were read.

@@ -136,6 +136,12 @@ const OF_JOB: &[Metric<JobStatus>] = &[
         read: |job, _, out| each_source(job, out, |source| source.rows as f64),
     },
     Metric {
+        name: "tidemill_source_dropped_attributes_total",
+        kind: Kind::Counter,
+        help: "Tags, labels, fields and attributes that are in no column: none is declared for them, nor a map of all.",
+        read: |job, _, out| each_source(job, out, |source| source.dropped_attributes as f64),
+    },
+    Metric {
         name: "tidemill_source_errors_total",
         kind: Kind::Counter,
         help: "What was bad, by kind: decode (a dead letter), type (a value that does not fit in its column, and is NULL), future (quarantined), duplicate (a repeat, dropped), late (too old to tell a repeat), and what was refused before the log.",
