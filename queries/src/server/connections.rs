@@ -12,13 +12,15 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tidemill_connectors::descriptors;
+use tidemill_connectors::http::REQUESTS_MAX;
 use tidemill_engine::source::Stop;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-/// Connections at once; more wait in the system's queue.
-const CONNECTIONS_MAX: usize = 1_024;
+/// Connections at once; more wait in the system's queue. Twice as many as ingest takes requests at once: so who comes too
+/// much is told so, and `/healthz` answers while as many bodies as may be in flight are slow.
+const CONNECTIONS_MAX: usize = 2 * REQUESTS_MAX;
 /// Time to send the head of a request, on a new connection and after each answer. A body has its own limit, an answer its own.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Bytes of a head, and of a connection's buffers.
