@@ -5,6 +5,7 @@
 
 mod clients;
 mod kills;
+mod limits;
 mod prometheus;
 
 use std::process::Command;

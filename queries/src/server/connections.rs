@@ -18,6 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use super::linger;
+
 /// Connections at once; more wait in the system's queue. Twice as many as ingest takes requests at once: so who comes too
 /// much is told so, and `/healthz` answers while as many bodies as may be in flight are slow.
 const CONNECTIONS_MAX: usize = 2 * REQUESTS_MAX;
@@ -45,6 +47,7 @@ impl Connections {
     /// Serves until `stop` is cancelled and the answers under way have ended. Connections outlive a caller that does not
     /// wait so long.
     pub(super) async fn serve(self, listener: TcpListener, router: Router, stop: Stop) {
+        let router = linger::over(router);
         let slots = Arc::new(Semaphore::new(self.connections_max));
         let tasks = TaskTracker::new();
         let accepting = async {
