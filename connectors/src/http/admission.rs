@@ -204,9 +204,11 @@ impl Admitted {
     /// # Errors
     /// 400, 403, 409, 413, 415, 422, 429 or 503, and nothing was stored; or 500, and it is unknown whether something was.
     pub async fn append(self, post: Post) -> Result<Taken, Problem> {
-        let Admitted { endpoint, reservation, token, permit, .. } = self;
+        let Admitted { endpoint, ingest, reservation, token, permit } = self;
         let ack = post.ack;
-        let mut taken = append(&endpoint, post).await.map_err(|problem| endpoint.counted(problem))?;
+        let mut taken = append(&endpoint, post, ingest.shared.durable_time_max)
+            .await
+            .map_err(|problem| endpoint.counted(problem))?;
         // What it held is the log's now, and nobody has to wait for it any more.
         drop((reservation, permit, token));
         if let (Ack::Committed(wait), Some(at)) = (ack, taken.at) {
@@ -239,7 +241,7 @@ impl Endpoint {
     }
 }
 
-async fn append(endpoint: &Arc<Endpoint>, post: Post) -> Result<Taken, Problem> {
+async fn append(endpoint: &Arc<Endpoint>, post: Post, durable_time_max: Duration) -> Result<Taken, Problem> {
     let encoding = post.encoding.unwrap_or(endpoint.format.own());
     let Post { payload, on_error, once, ack, .. } = post;
     let once = once.map(|once| (once, ContentHash::of(&payload, encoding, on_error)));
@@ -280,7 +282,14 @@ async fn append(endpoint: &Arc<Endpoint>, post: Post) -> Result<Taken, Problem> 
     if ack == Ack::Accepted {
         return Ok(taken(None, Reached::Accepted, false));
     }
-    let at = durable.await.map_err(refused)?;
+    let Ok(appended) = tokio::time::timeout(durable_time_max, durable).await else {
+        let problem =
+            format!("the log was not synced within {durable_time_max:?}; it is unknown whether the rows are stored");
+        return Err(
+            Problem::new(Kind::LogFailed, problem).hint("send it again; with an Idempotency-Key it is stored once")
+        );
+    };
+    let at = appended.map_err(refused)?;
     Ok(taken(Some(at), Reached::Durable, false))
 }
 

@@ -150,6 +150,7 @@ fn wrong(what: &str) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use axum::extract::Query;
     use axum::http::{HeaderName, HeaderValue};
     use tidemill_engine::testing::fuzz::fuzz;
 
@@ -212,6 +213,23 @@ mod tests {
                     false
                 }
             }
+        });
+    }
+
+    #[test]
+    fn fuzz_parameters() {
+        fuzz(format!("{}/src/http/corpus/parameters", env!("CARGO_MANIFEST_DIR")), |input| {
+            let Ok(uri) = String::from_utf8_lossy(input).parse() else { return false };
+            let Ok(Query(given)) = Query::<BTreeMap<String, String>>::try_from_uri(&uri) else { return false };
+            match read_parameters(&given) {
+                Ok((_, Ack::Committed(wait))) => assert!(wait <= WAIT_MAX),
+                Ok(_) => {}
+                Err(problem) => {
+                    assert!(problem.kind == Kind::Parameter && problem.hint.is_some());
+                    return false;
+                }
+            }
+            true
         });
     }
 }
