@@ -112,7 +112,8 @@ fn split(format: &TaggedFormat, encoding: PayloadEncoding, payload: &Bytes) -> R
     if !encoding.is_one_message_a_row() {
         return Ok(vec![message(payload.clone())]);
     }
-    let mut messages = Vec::new();
+    let line_count = memchr::memchr_iter(b'\n', payload).count();
+    let mut messages = Vec::with_capacity((line_count + 1).min(ROWS_MAX));
     let mut row_count = 0;
     split_json(payload, |row| {
         row_count += 1;
