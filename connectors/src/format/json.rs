@@ -114,7 +114,15 @@ impl JsonDecoder {
         let mut dead = DeadLetters::new(messages);
         let spans = self.split(messages, &mut dead);
         let mut rows = Rows { origin: Origin::new(place, messages), spans, pieces: Pieces::default(), dead, nulled: 0 };
-        let left = self.take_plain(messages, &mut rows);
+        let mut left = self.take_plain(messages, &mut rows);
+        left.retain(|row| {
+            let bytes = span_bytes(messages, rows.spans[*row]);
+            let is_readable = !is_nested_too_deep(bytes);
+            if !is_readable {
+                rows.dead.push(rows.spans[*row], not_an_object(bytes));
+            }
+            is_readable
+        });
         let left_spans: Vec<Span> = left.iter().map(|row| rows.spans[*row]).collect();
         let salvaged = salvage(left.len(), |part| self.read(messages, &left_spans[part.clone()], part, Mode::Strict));
         for (part, raw) in salvaged.good {
@@ -201,7 +209,7 @@ impl JsonDecoder {
                 let span = Span { start: row.start as u32, end: row.end as u32, ..whole };
                 let bytes = &message.payload[row];
                 let is_object = bytes.first() == Some(&b'{') && bytes.last() == Some(&b'}');
-                if is_object && !is_nested_too_deep(bytes) {
+                if is_object {
                     spans.push(span);
                 } else {
                     dead.push(span, not_an_object(bytes));

@@ -88,7 +88,7 @@ pub(super) fn of(format: &TaggedFormat, encoding: PayloadEncoding, payload: &Byt
     };
     let rejected = decoded.dead.iter().take(ROW_ERRORS_MAX).map(row_error).collect();
     let is_known = rejected_count == 0
-        // Rows with values that do not fit come last, and are counted by the dataflow.
+        // Values that do not fit are counted by the dataflow.
         && decoded.nulled == 0
         // A point without a time has that of its arrival, which is not yet.
         && !matches!(encoding, PayloadEncoding::Telemetry(_))
