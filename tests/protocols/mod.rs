@@ -5,6 +5,7 @@
 
 mod clients;
 mod kills;
+mod npm;
 mod prometheus;
 
 use std::process::Command;
