@@ -5,6 +5,7 @@
 
 mod clients;
 mod kills;
+mod limits;
 mod npm;
 mod prometheus;
 
