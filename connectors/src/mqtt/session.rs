@@ -177,17 +177,26 @@ impl Session {
                 let answer = guest.unsubscribe(&unsubscribe);
                 self.answer(answer);
             }
-            Packet::PubAck(ack) => guest.answered(sender::Answer::Ack { id: ack.id, code: ack.code })?,
-            Packet::PubRec(ack) => guest.answered(sender::Answer::Received { id: ack.id, code: ack.code })?,
-            Packet::PubComp(ack) => guest.answered(sender::Answer::Complete { id: ack.id })?,
+            Packet::PubAck(ack) => self.answered(sender::Answer::Ack { id: ack.id, code: ack.code })?,
+            Packet::PubRec(ack) => self.answered(sender::Answer::Received { id: ack.id, code: ack.code })?,
+            Packet::PubComp(ack) => self.answered(sender::Answer::Complete { id: ack.id })?,
             other => return Err(unexpected(&other)),
         }
         Ok(())
     }
 
+    /// Takes the answer of a client to a message, and puts what the log must know of it into the next record.
+    fn answered(&mut self, answer: sender::Answer) -> Result<(), Violation> {
+        let Role::Server(guest) = &mut self.role else { return Ok(()) };
+        if let Some(note) = guest.answered(answer)? {
+            self.receiver.note(note);
+        }
+        Ok(())
+    }
+
     /// Plans the answer to a SUBSCRIBE or UNSUBSCRIBE: it leaves when the log knows what has changed.
-    fn answer(&mut self, (packet, note): (Bytes, Option<Note>)) {
-        if let Some(note) = note {
+    fn answer(&mut self, (packet, notes): (Bytes, Vec<Note>)) {
+        for note in notes {
             self.receiver.note(note);
         }
         self.receiver.answer(&packet[..]);

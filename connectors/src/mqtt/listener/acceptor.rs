@@ -78,6 +78,7 @@ pub fn listener(
         sessions: Sessions::default(),
         hub: Arc::default(),
         handshakes: Handshakes::default(),
+        clock: Arc::clone(&context.clock),
         dice: Arc::clone(&context.dice),
     };
     let source = MqttListener {
@@ -164,9 +165,9 @@ impl Source for MqttListener {
         intake.open(PARTITION).await?;
         let failed: Arc<Mutex<Option<IntakeError>>> = Arc::default();
         let log = Log { intake, ending: stop.child_token(), failed: Arc::clone(&failed) };
-        let orphans = self.house.restore(&resume);
-        if !orphans.is_empty() {
-            log.append(Vec::new(), orphans).await?;
+        let changes = self.house.restore(&resume);
+        if !changes.is_empty() {
+            log.append(Vec::new(), changes).await?;
         }
         let tasks = TaskTracker::new();
         tasks.spawn(Arc::clone(&self.house).watch_sessions(log.clone()));

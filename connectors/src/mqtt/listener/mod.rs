@@ -45,16 +45,19 @@ mod note;
 mod sessions;
 mod will;
 
+mod delivery;
 mod guest;
 mod hub;
+mod mailbox;
 mod outbox;
 mod results;
 mod retained;
+mod saved;
 mod tree;
 
 pub use acceptor::{MqttListener, listener};
 pub(super) use guest::{Guest, Verdict};
-pub(super) use hub::Mailbox;
+pub(super) use mailbox::Mailbox;
 pub use passwords::{PasswordError, password_line};
 
 /// The one partition of the source. A partition for each device would make the slowest one hold the watermark back.

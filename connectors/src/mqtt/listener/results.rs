@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidemill_engine::source::{BoxFuture, Note};
+use tidemill_engine::source::BoxFuture;
 use tokio::time::{Instant, sleep};
 
 use super::super::local::{LocalBroker, LocalMessage};
 use super::house::Log;
-use super::hub::{Hub, Mailbox, Publication};
+use super::hub::{Announced, Hub, Publication};
+use super::mailbox::Mailbox;
+use super::saved::Notes;
 
 /// How long a sink waits for subscribers that are behind, with each few hundred rows.
 const SLOW_SUBSCRIBER_PATIENCE: Duration = Duration::from_secs(1);
@@ -24,19 +26,21 @@ pub(super) struct Results {
 }
 
 impl LocalBroker for Results {
-    /// Gives rows of a sink to all who subscribed, when the log has what is retained of them. The rest is in memory then, as
-    /// everything on its way to subscribers. A window that closes for many keys brings more rows at once than a mailbox holds,
+    /// Gives rows of a sink to all who subscribed, when the log has what is retained of them, and what is for sessions that
+    /// outlive their connections. A window that closes for many keys brings more rows at once than a mailbox holds,
     /// so a subscriber that reads gets time for it.
     fn publish(&self, messages: Vec<LocalMessage>) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
-            let publications: Vec<Publication> = messages.into_iter().map(publication).collect();
-            let notes: Vec<Note> = publications.iter().flat_map(|publication| self.hub.notes_of(publication)).collect();
+            let mut notes = Notes::default();
+            let announce = |message| self.hub.announce(publication(message), &mut notes);
+            let announced: Vec<Announced> = messages.into_iter().map(announce).collect();
+            let notes = notes.take();
             if !notes.is_empty() {
                 self.log.append(Vec::new(), notes).await.map_err(|error| error.to_string())?;
             }
             let mut slow: BTreeMap<u64, Arc<Mailbox>> = BTreeMap::new();
-            for publication in publications {
-                let heard_by = self.hub.publish(publication);
+            for announced in announced {
+                let heard_by = self.hub.publish(announced);
                 slow.extend(heard_by.into_iter().filter(|m| m.is_half_full()).map(|mailbox| (mailbox.number, mailbox)));
             }
             let until = Instant::now() + SLOW_SUBSCRIBER_PATIENCE;
