@@ -6,20 +6,20 @@ use super::listener::{Running, connect4, connect5};
 use super::*;
 
 /// CONNECT of version 5 with Clean Start off and a session of an hour.
-fn connect5_kept(id: &str) -> Vec<u8> {
+pub(super) fn connect5_kept(id: &str) -> Vec<u8> {
     packet(0x10, &[&field(b"MQTT"), &[5, 0, 0, 60, 5, 17, 0, 0, 14, 16], &field(id.as_bytes())])
 }
 
 /// CONNECT of 3.1.1 without a clean session.
-fn connect4_kept(id: &str) -> Vec<u8> {
+pub(super) fn connect4_kept(id: &str) -> Vec<u8> {
     packet(0x10, &[&field(b"MQTT"), &[4, 0, 0, 60], &field(id.as_bytes())])
 }
 
-fn subscribe4(id: u8, filter: &str, qos: u8) -> Vec<u8> {
+pub(super) fn subscribe4(id: u8, filter: &str, qos: u8) -> Vec<u8> {
     packet(0x82, &[&[0, id], &field(filter.as_bytes()), &[qos]])
 }
 
-fn subscribe5(id: u8, filter: &str, options: u8) -> Vec<u8> {
+pub(super) fn subscribe5(id: u8, filter: &str, options: u8) -> Vec<u8> {
     packet(0x82, &[&[0, id, 0], &field(filter.as_bytes()), &[options]])
 }
 
@@ -31,7 +31,7 @@ async fn subscriber4(running: &Running, id: &str, filter: &str, qos: u8) -> Peer
 }
 
 /// Connects with bytes, and returns whether the session was there.
-async fn connected(running: &Running, connect: &[u8]) -> (Peer, bool) {
+pub(super) async fn connected(running: &Running, connect: &[u8]) -> (Peer, bool) {
     let mut peer = running.peer().await;
     peer.send(connect).await;
     let connack = peer.packet().await.expect("CONNACK");

@@ -4,6 +4,7 @@ mod bytes;
 mod client;
 mod exactly_once;
 mod guests;
+mod kept;
 mod lab;
 mod listener;
 mod members;
@@ -268,6 +269,11 @@ impl Peer {
             Some(packet)
         })
         .await
+    }
+
+    /// Says whether nothing has come yet.
+    async fn is_quiet(&mut self) -> bool {
+        timeout(Duration::from_millis(20), self.0.peek(&mut [0])).await.is_err()
     }
 
     async fn expect(&mut self, packet: &[u8]) {
