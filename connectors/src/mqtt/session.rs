@@ -161,12 +161,12 @@ impl Session {
             Packet::PingResp => Ok(Heard::Nothing),
             Packet::SubAck(ack) => self.suback(&ack),
             Packet::UnsubAck(ack) if ack.id == UNSUBSCRIBE_ID => Ok(Heard::Nothing),
-            other => Err(unexpected(&other)),
+            other => Err(other.unexpected()),
         }
     }
 
     fn receive_from_client(&mut self, packet: Packet) -> Result<(), Violation> {
-        let Role::Server(guest) = &mut self.role else { return Err(unexpected(&packet)) };
+        let Role::Server(guest) = &mut self.role else { return Err(packet.unexpected()) };
         match packet {
             Packet::PingReq => write::pingresp(&mut self.out),
             Packet::Subscribe(subscribe) => {
@@ -180,7 +180,7 @@ impl Session {
             Packet::PubAck(ack) => self.answered(sender::Answer::Ack { id: ack.id, code: ack.code })?,
             Packet::PubRec(ack) => self.answered(sender::Answer::Received { id: ack.id, code: ack.code })?,
             Packet::PubComp(ack) => self.answered(sender::Answer::Complete { id: ack.id })?,
-            other => return Err(unexpected(&other)),
+            other => return Err(other.unexpected()),
         }
         Ok(())
     }
@@ -353,10 +353,6 @@ impl Session {
             }
         }
     }
-}
-
-fn unexpected(packet: &Packet) -> Violation {
-    Violation::Protocol(format!("an unexpected {}", packet.name()))
 }
 
 #[cfg(test)]

@@ -77,6 +77,7 @@ pub fn listener(
         session_expiry_max_s: u32::try_from(session_expiry.as_secs()).unwrap_or(u32::MAX - 1),
         sessions: Sessions::default(),
         hub: Arc::default(),
+        taken: Arc::default(),
         handshakes: Handshakes::default(),
         clock: Arc::clone(&context.clock),
         dice: Arc::clone(&context.dice),
@@ -172,7 +173,8 @@ impl Source for MqttListener {
         let tasks = TaskTracker::new();
         tasks.spawn(Arc::clone(&self.house).watch_sessions(log.clone()));
         tasks.spawn(Arc::clone(&self.house).watch_files(log.clone()));
-        let results = Results { hub: Arc::clone(&self.house.hub), log: log.clone() };
+        let results =
+            Results { hub: Arc::clone(&self.house.hub), taken: Arc::clone(&self.house.taken), log: log.clone() };
         let _listed = self.local_brokers.add(&self.house.name, Arc::new(results));
         log.intake.set_connected(true);
         self.accept(&listener, &log, &tasks).await;

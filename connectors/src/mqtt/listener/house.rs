@@ -22,6 +22,7 @@ use super::guest::publication;
 use super::hub::Hub;
 use super::limits::Handshakes;
 use super::note;
+use super::results::Taken;
 use super::saved::{self, Notes, Place};
 use super::sessions::{Kept, Sessions};
 use super::watched::{FileError, Watched};
@@ -42,6 +43,7 @@ pub(super) struct House {
     pub(super) session_expiry_max_s: u32,
     pub(super) sessions: Sessions,
     pub(super) hub: Arc<Hub>,
+    pub(super) taken: Arc<Taken>,
     pub(super) handshakes: Handshakes,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) dice: Arc<dyn Dice>,
@@ -99,6 +101,7 @@ impl House {
         let (none, now) = (BTreeMap::new(), Instant::now());
         let notes = resume.iter().find(|resume| resume.partition == PARTITION).map_or(&none, |resume| &resume.notes);
         let mut changes = self.hub.restore_retained(notes);
+        changes.extend(self.taken.restore(notes));
         let mut remembered = Remembered::recall(notes);
         let (mut waiting, orphans) = saved::recall(notes, now);
         changes.extend(orphans);
