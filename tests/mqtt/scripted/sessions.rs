@@ -38,7 +38,12 @@ async fn a_resumed_session_of_3_1_1_is_not_subscribed_again_so_retained_messages
     link.play("> PUBLISH q1 id=2 v=2 \n < PUBACK 2").await;
     assert_eq!(link.subscribes, 0, "each SUBSCRIBE of 3.1.1 brings the retained messages again");
     link.cut().await;
-    // Also after a restart of the program: that it has subscribed is on disk.
+    // Also after a restart of the program: that it has subscribed is on disk, as soon as the disk has it.
+    let record = scene.serve.data.join("sources/readings/subscribed");
+    eventually("the subscription is on the disk", ANSWER_MAX, async || {
+        std::fs::read_to_string(&record).ok()?.contains("plant/+").then_some(())
+    })
+    .await;
     program.kill9();
     let program = scene.serve.start();
     let mut link = scene.broker.session(true).await;

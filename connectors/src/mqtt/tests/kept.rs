@@ -9,6 +9,7 @@ use tidemill_engine::clock::{Dice, SeededDice};
 use super::guests::{connect4_kept, connect5_kept, connected, subscribe4, subscribe5};
 use super::listener::{Running, connect5};
 use super::*;
+use crate::mqtt::{LocalBrokers, LocalMessage, QoS};
 
 const PUBCOMP: u8 = 0x70;
 
@@ -17,25 +18,30 @@ const PUBCOMP: u8 = 0x70;
 struct Lives {
     running: Running,
     clock: Arc<ManualClock>,
+    brokers: LocalBrokers,
     lived: u64,
 }
 
 impl Lives {
     async fn begin() -> Lives {
-        let clock = Arc::new(ManualClock::at(0));
-        Lives { running: Lives::live(HandIntake::by_itself(), &clock, 0).await, clock, lived: 0 }
+        let (log, clock, brokers) = (HandIntake::by_itself(), Arc::new(ManualClock::at(0)), LocalBrokers::default());
+        let running = Lives::live(log, &clock, &brokers, 0).await;
+        Lives { running, clock, brokers, lived: 0 }
     }
 
-    async fn live(log: Arc<HandIntake>, clock: &Arc<ManualClock>, lived: u64) -> Running {
-        let context = Context { clock: Arc::clone(clock) as _, dice: Arc::new(SeededDice::new(lived)), ..context() };
-        Running::start_in(log, &[], &context).await
+    async fn live(log: Arc<HandIntake>, clock: &Arc<ManualClock>, brokers: &LocalBrokers, lived: u64) -> Running {
+        let (dice, local_brokers) = (Arc::new(SeededDice::new(lived)), brokers.clone());
+        let context = Context { clock: Arc::clone(clock) as _, dice, local_brokers, ..context() };
+        let running = Running::start_in(log, &[], &context).await;
+        running.intake.until_connected().await;
+        running
     }
 
     async fn crash(&mut self) {
         let log = HandIntake::by_itself();
         log.inner.lock().notes = self.running.intake.inner.lock().notes.clone();
         self.lived += 1;
-        let next = Lives::live(log, &self.clock, self.lived).await;
+        let next = Lives::live(log, &self.clock, &self.brokers, self.lived).await;
         std::mem::replace(&mut self.running, next).crash();
     }
 
@@ -240,6 +246,36 @@ async fn a_retained_copy_of_qos_2_that_is_on_its_way_keeps_its_id_too() {
     lives.crash().await;
     let (mut reader, _) = connected(&lives.running, &connect4_kept("reader")).await;
     assert_eq!(publish_of(&mut reader).await, (0x3D, id, "kept".to_owned()));
+}
+
+#[tokio::test]
+async fn rows_of_a_sink_that_come_again_after_a_crash_are_known_by_their_numbers() {
+    let mut lives = Lives::begin().await;
+    drop({
+        let (mut reader, _) = connected(&lives.running, &connect4_kept("reader")).await;
+        reader.send(&subscribe4(1, "alerts/#", 2)).await;
+        reader.expect(&[0x90, 3, 0, 1, 2]).await;
+        reader
+    });
+    let publish = async |lives: &Lives, outbox: &str, numbers: std::ops::Range<u64>| {
+        let (topic, qos) = (Bytes::from_static(b"alerts/a"), QoS::ExactlyOnce);
+        let payload = |number| format!("{outbox} {number}").into();
+        let row = |number| LocalMessage { number, topic: topic.clone(), payload: payload(number), qos, retain: false };
+        let broker = lives.brokers.get("devices").expect("it runs");
+        broker.publish(outbox.to_owned(), numbers.map(row).collect()).await.expect("the log is good");
+    };
+    publish(&lives, "listener-1", 5..8).await;
+    lives.crash().await;
+    // The sink died before its own cursor was on the disk; another one begins.
+    publish(&lives, "listener-1", 5..8).await;
+    publish(&lives, "listener-1", 6..9).await;
+    publish(&lives, "listener-2", 0..1).await;
+    let (mut reader, _) = connected(&lives.running, &connect4_kept("reader")).await;
+    for expected in ["listener-1 5", "listener-1 6", "listener-1 7", "listener-1 8", "listener-2 0"] {
+        assert_eq!(publish_of(&mut reader).await.2, expected);
+    }
+    reader.send(PINGREQ).await;
+    reader.expect(PINGRESP).await;
 }
 
 #[tokio::test]

@@ -30,8 +30,8 @@ use tokio::time::timeout;
 
 use crate::{Context, Options};
 
-/// No wait of a test lasts longer: then something hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// No wait of a test for one thing lasts longer, whoever else uses the machine: then something hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
