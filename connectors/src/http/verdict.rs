@@ -88,7 +88,7 @@ pub(super) fn of(format: &TaggedFormat, encoding: PayloadEncoding, payload: &Byt
     };
     let rejected = decoded.dead.iter().take(ROW_ERRORS_MAX).map(row_error).collect();
     let is_known = rejected_count == 0
-        // Rows with values that do not fit come last, and are counted by the dataflow.
+        // Values that do not fit are counted by the dataflow.
         && decoded.nulled == 0
         // A point without a time has that of its arrival, which is not yet.
         && !matches!(encoding, PayloadEncoding::Telemetry(_))
@@ -112,7 +112,8 @@ fn split(format: &TaggedFormat, encoding: PayloadEncoding, payload: &Bytes) -> R
     if !encoding.is_one_message_a_row() {
         return Ok(vec![message(payload.clone())]);
     }
-    let mut messages = Vec::new();
+    let line_count = memchr::memchr_iter(b'\n', payload).count();
+    let mut messages = Vec::with_capacity((line_count + 1).min(ROWS_MAX));
     let mut row_count = 0;
     split_json(payload, |row| {
         row_count += 1;
