@@ -204,9 +204,9 @@ impl Admitted {
     /// # Errors
     /// 400, 403, 409, 413, 415, 422, 429 or 503, and nothing was stored; or 500, and it is unknown whether something was.
     pub async fn append(self, post: Post) -> Result<Taken, Problem> {
-        let Admitted { endpoint, reservation, token, permit, .. } = self;
+        let Admitted { endpoint, ingest, reservation, token, permit } = self;
         let ack = post.ack;
-        let mut taken = append(&endpoint, post).await.map_err(|problem| endpoint.counted(problem))?;
+        let mut taken = append(&ingest, &endpoint, post).await.map_err(|problem| endpoint.counted(problem))?;
         // What it held is the log's now, and nobody has to wait for it any more.
         drop((reservation, permit, token));
         if let (Ack::Committed(wait), Some(at)) = (ack, taken.at) {
@@ -239,12 +239,14 @@ impl Endpoint {
     }
 }
 
-async fn append(endpoint: &Arc<Endpoint>, post: Post) -> Result<Taken, Problem> {
+async fn append(ingest: &HttpIngest, endpoint: &Arc<Endpoint>, post: Post) -> Result<Taken, Problem> {
     let encoding = post.encoding.unwrap_or(endpoint.format.own());
     let Post { payload, on_error, once, ack, .. } = post;
     let once = once.map(|once| (once, ContentHash::of(&payload, encoding, on_error)));
-    let verdict = if payload.len() > BYTES_CHECKED_INLINE_MAX {
+    // What brings its schema along may be much larger than it looks.
+    let verdict = if payload.len() > BYTES_CHECKED_INLINE_MAX || encoding.of_body(&payload).enclosed().is_some() {
         let endpoint = Arc::clone(endpoint);
+        let _turn = ingest.shared.checks.acquire().await.expect("the semaphore is never closed");
         blocking(move || verdict::of(&endpoint.format, encoding, &payload)).await?
     } else {
         verdict::of(&endpoint.format, encoding, &payload)?

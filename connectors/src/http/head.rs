@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 
 use super::admission::{Ack, OnError};
 use super::once::{IDEMPOTENCY_KEY_BYTES_MAX, Once, PRODUCER_ID_BYTES_MAX};
 use super::problem::{Kind, Problem};
+use super::media_type::MediaType;
 use super::{COMMIT_WAIT, WAIT_MAX, parameter};
 use crate::format::PayloadEncoding;
 
@@ -37,7 +38,7 @@ impl Head {
         own: PayloadEncoding,
     ) -> Result<Head, Problem> {
         let (on_error, ack) = read_parameters(parameters)?;
-        Ok(Head { on_error, ack, encoding: content_type(headers, own)?, once: once(headers)? })
+        Ok(Head { on_error, ack, encoding: MediaType::encoding(headers, own)?, once: once(headers)? })
     }
 }
 
@@ -70,33 +71,6 @@ fn read_parameters(parameters: &BTreeMap<String, String>) -> Result<(OnError, Ac
         (_, Some(_)) => return Err(parameter::unknown("wait", "it belongs to ack=committed")),
     }
     Ok((on_error, ack))
-}
-
-/// Reads what a body is.
-fn content_type(headers: &HeaderMap, own: PayloadEncoding) -> Result<Option<PayloadEncoding>, Problem> {
-    let given = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_owned());
-    let given = given.unwrap_or_default();
-    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match essence.as_str() {
-        // The form type is what `curl -d` says when nobody tells it otherwise.
-        "" | "application/x-www-form-urlencoded" => Ok(None),
-        "application/json" | "application/x-ndjson" | "application/ndjson" | "application/jsonl" => {
-            Ok(Some(PayloadEncoding::Json))
-        }
-        "application/vnd.apache.arrow.stream" => Ok(Some(PayloadEncoding::Arrow)),
-        "application/vnd.apache.parquet" => Ok(Some(PayloadEncoding::Parquet)),
-        "text/csv" => match own {
-            PayloadEncoding::Csv { .. } => Ok(None),
-            _ => Ok(Some(PayloadEncoding::Csv { delimiter: b',' })),
-        },
-        _ => {
-            Err(Problem::new(Kind::ContentType, format!("the content type {essence} is not known; nothing was stored"))
-                .hint(
-                    "send application/x-ndjson, application/json, text/csv, application/vnd.apache.arrow.stream or \
-                 application/vnd.apache.parquet",
-                ))
-        }
-    }
 }
 
 /// Reads who a request is.
@@ -197,7 +171,8 @@ mod tests {
     fn fuzz_head() {
         fuzz(format!("{}/src/http/corpus/head", env!("CARGO_MANIFEST_DIR")), |input| {
             let headers = headers(input);
-            match Head::read(&BTreeMap::new(), &headers, PayloadEncoding::Json) {
+            let own = [PayloadEncoding::Json, PayloadEncoding::Avro, PayloadEncoding::Protobuf, PayloadEncoding::Raw];
+            match Head::read(&BTreeMap::new(), &headers, own[input.len() % own.len()]) {
                 Ok(head) => {
                     let id = match &head.once {
                         Some(Once::Producer { id, .. }) => id,

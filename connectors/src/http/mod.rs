@@ -19,6 +19,7 @@
 //! only it knows why, and every request is answered with 503 and the reason ([`HttpIngest::refuse`]).
 
 mod head;
+mod media_type;
 mod parameter;
 mod position;
 mod protocols;
@@ -86,6 +87,8 @@ struct Shared {
     refusal: RwLock<Option<Arc<str>>>,
     requests: Arc<Semaphore>,
     bodies_kib: Arc<Semaphore>,
+    /// Bodies that are looked through at once: as many as there are cores, since each may take much memory for a while.
+    checks: Semaphore,
     body_time_max: Duration,
 }
 
@@ -139,6 +142,7 @@ impl HttpIngest {
                 refusal: RwLock::default(),
                 requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
                 bodies_kib: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
+                checks: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
                 body_time_max,
             }),
         }

@@ -20,6 +20,7 @@ use crate::testing::TestIntake;
 
 mod bodies;
 mod once;
+mod records;
 
 fn clock() -> Arc<dyn Clock> {
     Arc::new(ManualClock::at(1_000_000))
