@@ -238,7 +238,7 @@ mod tests {
         let mut encodings = vec![PayloadEncoding::Json, PayloadEncoding::Csv { delimiter: b';' }];
         encodings.extend([PayloadEncoding::Arrow, PayloadEncoding::Parquet, PayloadEncoding::AvroContainer]);
         encodings.extend(Protocol::WORDS.map(|(_, protocol)| PayloadEncoding::Telemetry(protocol)));
-        let precision = crate::format::Precision::named("ms");
+        let precision = Some(crate::format::Precision::Milliseconds);
         encodings.push(PayloadEncoding::Telemetry(Protocol::LineProtocol { precision }));
         for encoding in encodings {
             assert_eq!(PayloadEncoding::of(&message(&encoding.attributes())), Ok(Some(encoding)));

@@ -15,10 +15,13 @@ use arrow::array::RecordBatch;
 use axum::body::Body;
 use axum::http::HeaderMap;
 use bytes::Bytes;
+use serde::Serialize;
+use serde_json::{Value, json};
 use tidemill_engine::source::{Appended, Chunk, IntakeError, Message, Note, Offset, Receipt, Stage};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::api::{Components, Shape};
 use super::body::{self, Reservation};
 use super::content_encoding::ContentEncoding;
 use super::once::{Begun, ContentHash, Once, Pass};
@@ -57,7 +60,8 @@ pub enum Ack {
 }
 
 /// How far the rows of a request are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Reached {
     /// On their way to the log.
     Accepted,
@@ -68,14 +72,9 @@ pub enum Reached {
     Committed,
 }
 
-impl Reached {
-    /// Returns its name in answers.
-    pub fn name(self) -> &'static str {
-        match self {
-            Reached::Accepted => "accepted",
-            Reached::Durable => "durable",
-            Reached::Committed => "committed",
-        }
+impl Shape for Reached {
+    fn shape(_: &mut Components) -> Value {
+        json!({"enum": [Reached::Accepted, Reached::Durable, Reached::Committed]})
     }
 }
 

@@ -11,7 +11,9 @@
 //! or `encoding=delimited`, as Prometheus has it.
 
 use axum::http::{HeaderMap, header};
+use serde_json::{Value, json};
 
+use super::api::{Components, Media};
 use super::problem::{Kind, Problem};
 use crate::format::PayloadEncoding;
 
@@ -79,6 +81,15 @@ impl MediaType {
         }
     }
 
+    /// Describes a body of it.
+    pub(super) fn media(self) -> Media {
+        let (name, description) = (self.names()[0], self.description());
+        match self {
+            MediaType::Json => Media { name, description, shape: rows },
+            _ => Media::bytes(name, description),
+        }
+    }
+
     /// Reads what a body is; `None`: what the source declares, which is `own`.
     pub(super) fn encoding(headers: &HeaderMap, own: PayloadEncoding) -> Result<Option<PayloadEncoding>, Problem> {
         // All that somebody else sends, as it came: what it says of itself is no matter.
@@ -112,6 +123,12 @@ impl MediaType {
             (MediaType::Text, _) => Err(not_declared("text", own).hint("say in Content-Type what the body is")),
         }
     }
+}
+
+/// An object, or several. Which columns it has, its source declares.
+fn rows(_: &mut Components) -> Value {
+    let row = json!({"type": "object"});
+    json!({"anyOf": [row, {"type": "array", "items": row, "minItems": 1}]})
 }
 
 /// Reads what the parameters say of several messages.
