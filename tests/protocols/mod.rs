@@ -6,6 +6,7 @@
 mod clients;
 mod kills;
 mod limits;
+mod npm;
 mod prometheus;
 
 use std::process::Command;

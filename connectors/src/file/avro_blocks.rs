@@ -236,7 +236,7 @@ impl Schema {
         if level > LEVELS_MAX {
             return None;
         }
-        let mut bytes = |count: usize, at: &mut usize| {
+        let bytes = |count: usize, at: &mut usize| {
             *at = at.checked_add(count).filter(|end| *end <= data.len())?;
             Some(())
         };

@@ -6,12 +6,14 @@ use std::fmt::Write as _;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use tidemill_connectors::http::api::{Api, Media, Operation, Verb};
 use tidemill_connectors::outbox::OutboxStatus;
 use tidemill_engine::runtime::{DedupStatus, JobStatus};
 use tidemill_engine::source::TargetStatus;
 use tidemill_engine::time::Watermark;
 
-use super::{ServiceState, ServiceStatus};
+use super::{ServiceState, ServiceStatus, refusal};
+use crate::problem::ProblemKind;
 
 /// What a metric counts, with its unit in its name. Labels never hold devices or topics: their number has no bound.
 struct Metric<Status> {
@@ -284,8 +286,15 @@ const OF_JOB: &[Metric<JobStatus>] = &[
     },
 ];
 
+pub(super) fn api() -> Api<ServiceState> {
+    Api::new([Operation::new(Verb::Get, "/metrics", "metrics", metrics)
+        .summary("health", "Tells counters and gauges for Prometheus")
+        .answer(200, "every metric", [Media::bytes("text/plain", "the text format of Prometheus, 0.0.4")])
+        .refusals([refusal(ProblemKind::TimedOut)])])
+}
+
 /// Tells counters and gauges for Prometheus.
-pub(super) async fn metrics(State(state): State<ServiceState>) -> Response {
+async fn metrics(State(state): State<ServiceState>) -> Response {
     let text = render(&(state.status)(), state.clock.now_us(), state.version);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

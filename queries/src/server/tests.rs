@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use axum::routing::{get, post};
 use serde_json::{Value, json};
 use tidemill_engine::clock::ManualClock;
 use tidemill_engine::runtime::SourceStatus;

@@ -173,7 +173,8 @@ mod influx {
                 let format = TelemetryFormat::new(protocol, layout.clone());
                 shown(&format.decoder().decode(&Data::Messages(vec![Message::new("", payload)]), &Place::default()))
             };
-            let precision = Some(Precision::named(word).expect(word));
+            let precision = Precision::WORDS.iter().find(|(known, _)| *known == word);
+            let precision = Some(precision.expect(word).1);
             assert_eq!(decode(Protocol::LineProtocol { precision }, "m f=1 3000"), [us.to_string()], "{word}");
             assert_eq!(decode(Protocol::LINE_PROTOCOL, "m f=1 7"), ["7000000"], "the source's own unit");
         }
