@@ -246,11 +246,7 @@ describe!(Document as "Problem" {
     span: "the place in the statement",
 });
 
-describe!(Span {
-    line: "from 1",
-    column: "the character in the line, from 1",
-    length: "how many characters",
-});
+describe!(Span { line: "from 1", column: "the character in the line, from 1", length: "how many characters" });
 
 #[cfg(test)]
 mod tests {

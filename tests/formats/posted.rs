@@ -69,8 +69,7 @@ async fn post(program: &Program, key: usize, request: &Request) -> bool {
     // Every second one is packed on its way.
     let (encoding, body) = if key % 2 == 0 { ("gzip", packed) } else { ("identity", request.body.clone()) };
     let key = format!("key-{key}");
-    let headers =
-        [("content-type", request.content_type), ("content-encoding", encoding), ("idempotency-key", &*key)];
+    let headers = [("content-type", request.content_type), ("content-encoding", encoding), ("idempotency-key", &*key)];
     let (status, text) = program.http.post_with(&path, &headers, body).await.expect("an answer");
     let answer: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!((status, answer["rows"].as_u64()), (200, Some(request.rows)), "{key} to {path}: {text}");

@@ -51,7 +51,8 @@ impl TaggedFormat {
             }
             _ => {
                 let own = encoding.of_payloads();
-                let own = own.ok_or_else(|| OptionError::new("format", "is for files: say 'json', 'csv' or 'arrow'"))?;
+                let own =
+                    own.ok_or_else(|| OptionError::new("format", "is for files: say 'json', 'csv' or 'arrow'"))?;
                 return Ok(TaggedFormat::new(layout, own));
             }
         };

@@ -7,9 +7,9 @@ use axum::http::HeaderMap;
 use super::admission::{Ack, OnError};
 use super::api::Parameter;
 use super::api::parameter::{self, NumberHeader, TextHeader, Wait, Words, wrong_header};
+use super::media_type::MediaType;
 use super::once::{IDEMPOTENCY_KEY_BYTES_MAX, Once, PRODUCER_ID_BYTES_MAX};
 use super::problem::Problem;
-use super::media_type::MediaType;
 use super::{COMMIT_WAIT, WAIT_MAX};
 use crate::format::PayloadEncoding;
 
@@ -23,8 +23,12 @@ const ACK: Words<Ack> = Words {
     description: "what the answer waits for",
     words: &[("durable", Ack::Durable), ("accepted", Ack::Accepted), ("committed", Ack::Committed(COMMIT_WAIT))],
 };
-const WAIT: Wait =
-    Wait { name: "wait", description: "with ack=committed: how long the answer waits for it", max: WAIT_MAX };
+const WAIT: Wait = Wait {
+    name: "wait",
+    description: "with ack=committed: how long the answer waits for it",
+    default: Some(COMMIT_WAIT),
+    max: WAIT_MAX,
+};
 const PRODUCER_ID: TextHeader = TextHeader {
     name: "producer-id",
     description: "who sends; with producer-epoch and producer-seq",

@@ -170,10 +170,7 @@ fn check_lines(encoding: PayloadEncoding, payload: &[u8]) -> Result<(), Problem>
 }
 
 fn row_too_large(row: usize) -> Problem {
-    Problem::new(
-        Kind::TooLarge,
-        format!("row {row} has more than {} MiB; nothing was stored", ROW_BYTES_MAX >> 20),
-    )
+    Problem::new(Kind::TooLarge, format!("row {row} has more than {} MiB; nothing was stored", ROW_BYTES_MAX >> 20))
 }
 
 fn unreadable(unreadable: Unreadable) -> Problem {

@@ -29,8 +29,9 @@ const HELD_BYTES_MAX: usize = 1 << 20;
 const AS_OF: &str = "x-tidemill-as-of";
 
 pub(super) fn api() -> Api<ServiceState> {
-    let is_other_route =
-        |kind: &ProblemKind| matches!(kind, ProblemKind::UnknownPath | ProblemKind::MethodNotAllowed | ProblemKind::NotReady);
+    let is_other_route = |kind: &ProblemKind| {
+        matches!(kind, ProblemKind::UnknownPath | ProblemKind::MethodNotAllowed | ProblemKind::NotReady)
+    };
     let kinds = ProblemKind::ALL.iter().copied().filter(|kind| !is_other_route(kind));
     Api::new([Operation::new(Verb::Post, "/api/v1/query", "query", query)
         .summary("questions", "Answers a question over tables")
@@ -73,11 +74,7 @@ impl Shape for Scalar {
 }
 
 /// Answers a question over tables, in the format that `Accept` names.
-async fn query(
-    State(state): State<ServiceState>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
+async fn query(State(state): State<ServiceState>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
     match answer(&state, &headers, body).await {
         Ok(response) => response,
         Err(problem) => {

@@ -17,23 +17,25 @@ use super::{ReadOnly, ServiceState, ServiceStatus, problem_response, refusal};
 use crate::problem::{Problem, ProblemKind};
 
 pub(super) fn api() -> Api<ServiceState> {
-    Api::new([
-        Operation::new(Verb::Get, "/healthz", "healthz", healthz)
-            .summary("health", "Says that the process answers")
-            .answer(200, "it does", [Media::json::<Health>("")]),
-        Operation::new(Verb::Get, "/readyz", "readyz", readyz)
-            .summary("health", "Says whether every source runs, and if not, why")
-            .answer(200, "every source runs", [Media::json::<Readiness>("")])
-            .answer(503, "not yet, or read only", [Media::json::<Readiness>("")]),
-        Operation::new(Verb::Get, "/version", "version", version)
-            .summary("health", "Names the program and its version")
-            .answer(200, "name and version", [Media::json::<Version>("")]),
-        Operation::new(Verb::Get, "/api/v1/status", "status", status)
-            .summary("health", "Says what the job is doing")
-            .answer(200, "sources, windows, tables, sinks and checkpoints", [Media::json::<Map<String, Value>>("")])
-            .refusals([refusal(ProblemKind::NotReady)]),
-    ]
-    .map(|operation| operation.refusals([refusal(ProblemKind::TimedOut)])))
+    Api::new(
+        [
+            Operation::new(Verb::Get, "/healthz", "healthz", healthz)
+                .summary("health", "Says that the process answers")
+                .answer(200, "it does", [Media::json::<Health>("")]),
+            Operation::new(Verb::Get, "/readyz", "readyz", readyz)
+                .summary("health", "Says whether every source runs, and if not, why")
+                .answer(200, "every source runs", [Media::json::<Readiness>("")])
+                .answer(503, "not yet, or read only", [Media::json::<Readiness>("")]),
+            Operation::new(Verb::Get, "/version", "version", version)
+                .summary("health", "Names the program and its version")
+                .answer(200, "name and version", [Media::json::<Version>("")]),
+            Operation::new(Verb::Get, "/api/v1/status", "status", status)
+                .summary("health", "Says what the job is doing")
+                .answer(200, "sources, windows, tables, sinks and checkpoints", [Media::json::<Map<String, Value>>("")])
+                .refusals([refusal(ProblemKind::NotReady)]),
+        ]
+        .map(|operation| operation.refusals([refusal(ProblemKind::TimedOut)])),
+    )
 }
 
 /// Says that the process answers.

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use serde_json::{Value, json};
 use axum::routing::{get, post};
+use serde_json::{Value, json};
 use tidemill_engine::clock::ManualClock;
 use tidemill_engine::runtime::SourceStatus;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -104,7 +104,9 @@ struct Head<'p> {
 impl<'p> Head<'p> {
     fn read(rest: &mut Rest<'p>) -> Result<Head<'p>, Unreadable> {
         if !rest.whole.starts_with(&MAGIC) {
-            return Err(Unreadable::Damaged("not an Avro container, which begins with the bytes 4F 62 6A 01".to_owned()));
+            return Err(Unreadable::Damaged(
+                "not an Avro container, which begins with the bytes 4F 62 6A 01".to_owned(),
+            ));
         }
         rest.at = MAGIC.len();
         let (mut schema, mut codec, mut entries) = (None, None, 0);

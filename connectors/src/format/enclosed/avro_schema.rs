@@ -57,7 +57,11 @@ impl Schema {
 
     /// Returns the schema of a datum whose one field is an array of records, and the same with only those fields of theirs that are
     /// `wanted`, for at most so many rows.
-    pub(super) fn of_rows(&self, wanted: impl Fn(&str) -> bool, row_count: usize) -> Result<(String, String), Unreadable> {
+    pub(super) fn of_rows(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+        row_count: usize,
+    ) -> Result<(String, String), Unreadable> {
         let (all, size_min, _) = self.walk(|_| true)?;
         if size_min == 0 {
             return Err(wrong("is that of records without bytes".to_owned()));
@@ -115,12 +119,7 @@ fn namespace_of(name: &str) -> &str {
 }
 
 /// Collects the types that have names, with all names in them made full.
-fn define(
-    schema: &Value,
-    around: &str,
-    definitions: &mut Definitions,
-    levels: usize,
-) -> Result<Value, Unreadable> {
+fn define(schema: &Value, around: &str, definitions: &mut Definitions, levels: usize) -> Result<Value, Unreadable> {
     let Some(levels) = levels.checked_sub(1) else { return Err(too_deep()) };
     match schema {
         Value::String(name) if PRIMITIVES.contains(&name.as_str()) => Ok(schema.clone()),
@@ -304,7 +303,9 @@ mod tests {
         }
         let deep = (0..100).fold("\"int\"".to_owned(), |inner, _| format!(r#"{{"type": "array", "items": {inner}}}"#));
         let with = |inner: &str| {
-            format!(r#"{{"type": "record", "name": "R", "fields": [{{"name": "n", "type": "int"}}, {{"name": "a", "type": {inner}}}]}}"#)
+            format!(
+                r#"{{"type": "record", "name": "R", "fields": [{{"name": "n", "type": "int"}}, {{"name": "a", "type": {inner}}}]}}"#
+            )
         };
         for (schema, expected) in [
             (doubling, "more than 10000 types"),
@@ -312,7 +313,10 @@ mod tests {
             (with(r#"["null", "R"]"#), "type R that holds itself"),
             (with(r#"{"type": "array", "items": "null"}"#), "items that take no bytes"),
             (with(r#"{"type": "fixed", "name": "F", "size": 1000000}"#), "1000 rows with 1000000 bytes"),
-            (with(r#"{"type": "array", "items": {"type": "fixed", "name": "F", "size": 1000}}"#), "1000 bytes in an array"),
+            (
+                with(r#"{"type": "array", "items": {"type": "fixed", "name": "F", "size": 1000}}"#),
+                "1000 bytes in an array",
+            ),
             (with("\"nothing\""), "names a type nothing that it has not"),
             (r#"{"type": "record", "name": "R", "fields": []}"#.to_owned(), "records without bytes"),
             ("\"long\"".to_owned(), "not that of records"),

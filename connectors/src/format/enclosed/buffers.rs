@@ -51,7 +51,9 @@ pub(super) fn inflated(parts: &[Part<'_>]) -> Result<Bytes, Unreadable> {
         let codec = match compression.codec() {
             CompressionType::LZ4_FRAME => Codec::Lz4,
             CompressionType::ZSTD => Codec::Zstd,
-            other => return Err(damaged(format!("its buffers are compressed by a codec {} that is not known", other.0))),
+            other => {
+                return Err(damaged(format!("its buffers are compressed by a codec {} that is not known", other.0)));
+            }
         };
         let (mut buffers, mut body) = (Vec::new(), Vec::new());
         for buffer in batch.buffers().into_iter().flat_map(|buffers| buffers.iter()) {

@@ -10,7 +10,7 @@ use crate::http::HttpIngest;
 /// # Panics
 /// If the operation, the status or the code of a problem is not described.
 pub(crate) fn assert_described(method: &str, path: &str, status: u16, body: &[u8]) {
-    let document = Description::default().add(&HttpIngest::api()).finish("1");
+    let document = Description::default().with(&HttpIngest::api()).finish("1");
     let fits = |template: &str| {
         let (mut parts, mut found) = (template.split('/'), path.split('/'));
         loop {
@@ -28,11 +28,16 @@ pub(crate) fn assert_described(method: &str, path: &str, status: u16, body: &[u8
     if status == 405 && operation.is_null() {
         return;
     }
-    let responses = operation["responses"].as_object().unwrap_or_else(|| panic!("{method} {template} is not described"));
+    let responses =
+        operation["responses"].as_object().unwrap_or_else(|| panic!("{method} {template} is not described"));
     let response =
         responses.get(&status.to_string()).unwrap_or_else(|| panic!("{method} {template}: {status} is not described"));
     let codes = &response["content"]["application/problem+json"]["schema"]["allOf"][1]["properties"]["code"]["enum"];
     if let (Some(codes), Ok(problem)) = (codes.as_array(), serde_json::from_slice::<Value>(body)) {
-        assert!(codes.contains(&problem["code"]), "{method} {template}: {status} with {} is not described", problem["code"]);
+        assert!(
+            codes.contains(&problem["code"]),
+            "{method} {template}: {status} with {} is not described",
+            problem["code"]
+        );
     }
 }

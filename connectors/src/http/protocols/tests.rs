@@ -136,7 +136,13 @@ mod influx {
         for (uri, body, status, code, message) in [
             ("bucket=gpu", "x v=1", 404, "not found", "there is no HTTP source \"gpu\": did you mean cpu?"),
             ("org=x", "x v=1", 400, "invalid", "the parameter bucket is missing"),
-            ("bucket=cpu&precision=d", "x v=1", 400, "invalid", "precision=d is not known; nothing was stored: precision=ns (the default)"),
+            (
+                "bucket=cpu&precision=d",
+                "x v=1",
+                400,
+                "invalid",
+                "precision=d is not known; nothing was stored: precision=ns (the default)",
+            ),
             ("bucket=cpu", "", 400, "invalid", "the body is empty"),
             ("bucket=cpu", many.as_str(), 413, "request too large", "a request may have 100000 rows"),
             ("bucket=cpu", blank.as_str(), 400, "invalid", "the body is empty"),
@@ -328,6 +334,8 @@ mod otlp {
             (URI, &PROTOBUF[..], vec![b'{'; (8 << 20) - 1], 400, 3, "not OTLP in JSON"),
             ("/otlp/v1/logs", &JSON[..], b"{}".to_vec(), 404, 5, "no source has format = 'otlp_logs'"),
             ("/otlp/v1/traces", &JSON[..], b"{}".to_vec(), 404, 5, "traces are not taken"),
+            // Fields 5 and 6 of nothing that we know, if it were Protobuf.
+            ("/otlp/v1/metrics", &JSON[..], b"-315601".to_vec(), 400, 3, "is said to be JSON and is no object"),
             ("/otlp/v1/traces", &PROTOBUF[..], b"".to_vec(), 404, 5, "traces are not taken"),
         ] {
             let answer = server.send(Method::POST, uri, headers, body).await;

@@ -51,13 +51,13 @@ async fn protobuf() -> Server {
 async fn a_body_is_one_message_of_protobuf_or_many_behind_their_lengths() {
     let server = protobuf().await;
     let one = reading("a", Some(1.5));
-    for content_type in ["application/x-protobuf", "application/octet-stream", "application/protobuf; delimited=false"] {
+    for content_type in ["application/x-protobuf", "application/octet-stream", "application/protobuf; delimited=false"]
+    {
         let (status, answer) = server.post_as("content-type", content_type, one.clone()).await;
         assert_eq!((status, &answer["rows"]), (StatusCode::OK, &json!(1)), "{content_type}: {answer}");
     }
     let many = delimited(&[one.clone(), reading("", Some(2.5)), reading("c", Some(3.5))]);
-    let (status, answer) =
-        server.post_as("content-type", "application/x-protobuf; delimited=true", many.clone()).await;
+    let (status, answer) = server.post_as("content-type", "application/x-protobuf; delimited=true", many.clone()).await;
     assert_eq!((status, &answer["rows"], &answer["position"]), (StatusCode::OK, &json!(3), &json!("readings@6")));
     assert_eq!(server.intake.messages()[5].payload, reading("c", Some(3.5)), "each is a message of its own");
     let request = Request::post("/api/v1/ingest/readings?ack=accepted").header("content-encoding", "gzip");
@@ -83,7 +83,10 @@ async fn a_message_that_cannot_be_used_says_which_it_is_and_takes_all_with_it_un
     let cut = body[..body.len() - 1].to_vec();
     let (status, answer) = server.post_as("content-type", kind, cut).await;
     assert_eq!((status, answer["code"].as_str()), (StatusCode::BAD_REQUEST, Some("TM2108")), "{answer}");
-    assert!(answer["detail"].as_str().unwrap().starts_with("message 4, at byte 19, is not whole: it is 12"), "{answer}");
+    assert!(
+        answer["detail"].as_str().unwrap().starts_with("message 4, at byte 19, is not whole: it is 12"),
+        "{answer}"
+    );
     let many = vec![0; 100_001];
     let (status, answer) = server.post_as("content-type", kind, many).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{answer}");
@@ -159,7 +162,9 @@ async fn each_line_of_text_is_a_row_and_one_that_is_none_is_named() {
 async fn bytes_are_kept_as_they_came_whatever_they_say_of_themselves() {
     let image = vec![Field::new("image", DataType::Binary, false)];
     let server = serve_declared(Encoding::Raw, image, &[]).await;
-    for (content_type, body) in [("image/jpeg", &b"\xff\xd8\xff"[..]), ("application/json", b"{\"a\": 1}"), ("text/csv", b"\n ")] {
+    for (content_type, body) in
+        [("image/jpeg", &b"\xff\xd8\xff"[..]), ("application/json", b"{\"a\": 1}"), ("text/csv", b"\n ")]
+    {
         let (status, answer) = server.post_as("content-type", content_type, body.to_vec()).await;
         assert_eq!((status, &answer["rows"]), (StatusCode::OK, &json!(1)), "{answer}");
         let stored = server.intake.messages();
