@@ -1,7 +1,7 @@
 //! HTTP at full speed, with answers that wait for `fdatasync`.
 //!
 //! - `ingest`: large bodies of NDJSON over two connections: MB/s, and MB for each second of CPU of the whole program, which
-//!   decodes the rows and keeps a table, too. The same with Arrow streams.
+//!   decodes the rows and keeps a table, too. The same with Arrow streams and with line protocol.
 //! - `clients`: a thousand clients that keep their connections, each with one row in each request: answers a second.
 //! - `decode`: NDJSON to columns, one thread, against DuckDB's `read_json` over the same file.
 //!
@@ -28,8 +28,9 @@ use workload::{Count, now};
 
 /// Bytes of one body of NDJSON, about.
 const BODY_BYTES: usize = 4 << 20;
-/// Rows of one body of columns.
+/// Rows of one body of columns, and of one of line protocol.
 const COLUMN_ROWS: usize = 65_536;
+const POINTS: usize = 50_000;
 const BODIES: usize = 200;
 const CONNECTIONS: usize = 2;
 const CLIENTS: usize = 1_000;
@@ -75,14 +76,17 @@ fn lines(bytes: usize, rows: usize) -> String {
 }
 
 fn ingest() {
-    let text = lines(BODY_BYTES, usize::MAX).into_bytes();
+    let text = lines(BODY_BYTES, usize::MAX);
+    let text_rows = text.lines().count();
     let batch = workload::readings(COLUMN_ROWS, 10_000, 1_000).swap_remove(0);
     let mut writer = StreamWriter::try_new(Vec::new(), &workload::schema()).expect("a stream");
     writer.write(&batch).and_then(|()| writer.finish()).expect("memory");
     let columns = writer.into_inner().expect("finished");
-    for (name, kind, body) in
-        [("NDJSON", "application/x-ndjson", text), ("Arrow", "application/vnd.apache.arrow.stream", columns)]
-    {
+    for (name, path, kind, body, rows) in [
+        ("NDJSON", "/api/v1/ingest/bench", "application/x-ndjson", text.into_bytes(), text_rows),
+        ("Arrow", "/api/v1/ingest/bench", "application/vnd.apache.arrow.stream", columns, batch.num_rows()),
+        ("line protocol", "/influx/api/v2/write?bucket=bench", "text/plain", points(), POINTS),
+    ] {
         let folder = tempfile::tempdir().expect("a folder");
         let running = Program::new(folder.path()).start();
         let (bodies, mut rates) = (part(BODIES), Vec::new());
@@ -90,7 +94,7 @@ fn ingest() {
             let (begin, cpu) = (now(Count::Wall), running.cpu_s());
             std::thread::scope(|scope| {
                 for _ in 0..CONNECTIONS {
-                    scope.spawn(|| post_all(running.http, kind, &body, bodies / CONNECTIONS));
+                    scope.spawn(|| post_all(running.http, path, kind, &body, bodies / CONNECTIONS));
                 }
             });
             let megabytes = (body.len() * (bodies / CONNECTIONS) * CONNECTIONS) as f64 / 1e6;
@@ -99,25 +103,42 @@ fn ingest() {
         }
         rates.sort_by(|a, b| a.0.total_cmp(&b.0));
         let (wall, core) = rates[rates.len() / 2];
+        let k_rows = |megabytes: f64| megabytes * 1e3 * rows as f64 / body.len() as f64;
         println!(
-            "{name}: {wall:.0} MB/s to durable over {CONNECTIONS} connections, {core:.0} MB for each second of CPU"
+            "{name}: {wall:.0} MB/s ({:.0} k rows/s) to durable over {CONNECTIONS} connections, {core:.0} MB ({:.0} k rows) \
+             for each second of CPU",
+            k_rows(wall),
+            k_rows(core)
         );
         running.stop();
     }
 }
 
-/// Posts a body again and again on one connection; each answer must be 200.
-fn post_all(port: u16, kind: &str, body: &[u8], times: usize) {
+/// The same readings as points of Influx.
+fn points() -> Vec<u8> {
+    let mut text = String::new();
+    for row in 0..POINTS {
+        let (device, celsius, humidity) =
+            (row * 7_919 % 10_000, (row % 4_001) as f64 / 100.0, 30.0 + (row % 300) as f64 / 10.0);
+        let ts = 1_767_225_600_000_000_000 + row as u64 * 1_000_000;
+        writeln!(text, "reading,device=dev-{device:05} temperature={celsius},humidity={humidity} {ts}")
+            .expect("writing to memory");
+    }
+    text.into_bytes()
+}
+
+/// Posts a body again and again on one connection; each answer must be of success.
+fn post_all(port: u16, path: &str, kind: &str, body: &[u8], times: usize) {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).expect("connects");
     socket.set_nodelay(true).expect("no delay");
-    let head = head(kind, body.len());
+    let head = head(path, kind, body.len());
     let mut answer = vec![0; 4 << 10];
     for _ in 0..times {
         loop {
             socket.write_all(head.as_bytes()).and_then(|()| socket.write_all(body)).expect("sends");
             let count = socket.read(&mut answer).expect("an answer");
             let answer = String::from_utf8_lossy(&answer[..count]);
-            if answer.starts_with("HTTP/1.1 200") {
+            if answer.starts_with("HTTP/1.1 20") {
                 break;
             }
             // The log is behind the network: what it is there for.
@@ -127,8 +148,8 @@ fn post_all(port: u16, kind: &str, body: &[u8], times: usize) {
     }
 }
 
-fn head(kind: &str, length: usize) -> String {
-    format!("POST /api/v1/ingest/bench HTTP/1.1\r\nhost: x\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n")
+fn head(path: &str, kind: &str, length: usize) -> String {
+    format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n")
 }
 
 fn clients() {
@@ -152,7 +173,7 @@ fn clients() {
 async fn keep_alive(port: u16, requests: usize) {
     let left = Arc::new(AtomicUsize::new(requests));
     let row = lines(1, 1);
-    let request = Arc::new(head("application/json", row.len()) + &row);
+    let request = Arc::new(head("/api/v1/ingest/bench", "application/json", row.len()) + &row);
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..CLIENTS {
         let (left, request) = (Arc::clone(&left), Arc::clone(&request));

@@ -160,11 +160,12 @@ mod tests {
     }
 
     impl LocalBroker for Subscribers {
-        fn publish(&self, messages: Vec<LocalMessage>) -> BoxFuture<'_, Result<(), String>> {
+        fn publish(&self, outbox: String, messages: Vec<LocalMessage>) -> BoxFuture<'_, Result<(), String>> {
             Box::pin(async move {
                 if self.calls.fetch_add(1, Ordering::SeqCst) == 0 {
                     return Err("the log is busy".to_owned());
                 }
+                assert!(outbox.starts_with("listener-"), "{outbox}");
                 self.got.lock().extend(messages);
                 Ok(())
             })
@@ -227,14 +228,18 @@ mod tests {
         let subscribers = Arc::new(Subscribers::default());
         let listed = context.local_brokers.add("readings", Arc::clone(&subscribers) as Arc<dyn LocalBroker>);
         until("all are delivered", &|status| status.delivered == 3 && status.rows == 0).await;
-        let message = |topic: &'static str, payload: &'static str| LocalMessage {
+        let message = |number, topic: &'static str, payload: &'static str| LocalMessage {
+            number,
             topic: topic.into(),
             payload: payload.into(),
             qos: QoS::ExactlyOnce,
             retain: true,
         };
-        let expected =
-            [message("alerts/a", "{\"n\":1}"), message("alerts/b%2Fc", "{\"n\":2}"), message("alerts/_", "{\"n\":3}")];
+        let expected = [
+            message(0, "alerts/a", "{\"n\":1}"),
+            message(1, "alerts/b%2Fc", "{\"n\":2}"),
+            message(2, "alerts/_", "{\"n\":3}"),
+        ];
         assert_eq!(*subscribers.got.lock(), expected);
         drop(listed);
         assert!(context.local_brokers.get("readings").is_none(), "it is gone with its listener");
@@ -259,6 +264,8 @@ mod tests {
             ("on_full", "pause", "'drop_oldest', 'drop_newest'"),
             ("commit_interval", "now", "is not a duration"),
             ("password", "x", "needs a username"),
+            ("password_env", "X", "needs a username"),
+            ("secret", "broker", "there is no secret \"broker\": write CREATE SECRET"),
             ("client_id", "", "is empty"),
             ("tls.ca", "x", "say mqtts://"),
             ("retian", "true", "did you mean retain?"),
@@ -266,7 +273,10 @@ mod tests {
             let options: Vec<(&str, &str)> =
                 good.into_iter().filter(|(known, _)| *known != key).chain([(key, value)]).collect();
             let problem = connected(&options, &context()).err().expect("refused").to_string();
-            assert!(problem.contains(&format!("option {key}: ")) && problem.contains(expected), "{key}: {problem}");
+            assert!(
+                problem.contains(&format!("option {}: ", key.trim_end_matches("_env"))) && problem.contains(expected),
+                "{key}: {problem}"
+            );
         }
     }
 }

@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::wait::eventually;
+use super::wait::while_it_moves;
 
 /// Longer than anything the program should need for one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// How long a question may have the same answer that is not yet the expected one.
+const QUERY_STILL_MAX: Duration = Duration::from_secs(30);
+/// How long a source may get no further.
+const SETTLE_STILL_MAX: Duration = Duration::from_secs(60);
 
 /// A client of one server.
 #[derive(Clone)]
@@ -48,9 +52,7 @@ impl Client {
         headers: &[(&str, &str)],
         body: Vec<u8>,
     ) -> reqwest::Result<(u16, String)> {
-        let request = self.client.post(format!("{}{path}", self.base));
-        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-        let answer = request.body(body).send().await?;
+        let answer = self.answer(path, headers, body).await?;
         Ok((answer.status().as_u16(), answer.text().await?))
     }
 
@@ -68,11 +70,22 @@ impl Client {
 
     /// Posts a row that is to be refused: status, `Retry-After` and body of the answer.
     pub(crate) async fn ingest_refused(&self, source: &str, row: &str) -> (u16, Option<String>, String) {
-        let request = self.client.post(format!("{}/api/v1/ingest/{source}", self.base));
-        let answer = request.header("content-type", "application/json").body(row.to_owned()).send().await;
-        let answer = answer.expect("an answer");
+        let path = format!("/api/v1/ingest/{source}");
+        let answer = self.answer(&path, &[("content-type", "application/json")], row).await.expect("an answer");
         let retry_after = answer.headers().get("retry-after").map(|value| value.to_str().expect("text").to_owned());
         (answer.status().as_u16(), retry_after, answer.text().await.expect("a body"))
+    }
+
+    /// Posts a body with headers: the answer as it is.
+    pub(crate) async fn answer(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Vec<u8>>,
+    ) -> reqwest::Result<reqwest::Response> {
+        let request = self.client.post(format!("{}{path}", self.base));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        request.body(body.into()).send().await
     }
 
     /// Posts NDJSON rows that must be acknowledged; what does not decode becomes a dead letter.
@@ -92,32 +105,38 @@ impl Client {
         }
     }
 
-    /// Asks again and again until the first column of the first row equals a number.
+    /// Asks again and again until the first column of the first row equals a number, as long as the answers change.
     pub(crate) async fn query_until(&self, sql: &str, expected: i64) {
-        let mut last = String::new();
-        let limit = Duration::from_secs(30);
-        let asked = async || {
-            last = format!("{:?}", self.query(sql).await);
-            let rows = self.query(sql).await.ok()?;
-            let first = rows.first()?.as_object()?.values().next()?.as_i64()?;
-            (first == expected).then_some(())
-        };
-        eventually(&format!("{sql} gives {expected}"), limit, asked).await;
+        while_it_moves(&format!("{sql} gives {expected}"), QUERY_STILL_MAX, async || {
+            let answer = self.query(sql).await;
+            let number = |rows: &Vec<Value>| rows.first()?.as_object()?.values().next()?.as_i64();
+            match answer.as_ref().ok().and_then(number) {
+                Some(first) if first == expected => Ok(()),
+                _ => Err(answer),
+            }
+        })
+        .await;
     }
 
     /// Waits until a source has dealt with this many rows since the log's beginning, and nothing is in flight: what
     /// is sent after it falls into a later epoch.
     pub(crate) async fn settled(&self, source: &str, rows: u64) {
-        eventually(&format!("{source} has dealt with {rows} rows"), Duration::from_secs(60), async || {
-            let (_, text) = self.get("/api/v1/status").await.ok()?;
-            let status: Value = serde_json::from_str(&text).ok()?;
-            let sources = status["sources"].as_array()?;
-            let found = sources.iter().find(|entry| entry["name"] == source)?;
-            let dealt = ["rows", "dead", "quarantined"].iter().filter_map(|key| found[*key].as_u64()).sum::<u64>();
-            (dealt >= rows && status["rows_in_flight"] == 0 && status["sealed_epoch"] == status["completed_epoch"])
-                .then_some(())
+        let what = format!("{source} has dealt with {rows} rows");
+        while_it_moves(&what, SETTLE_STILL_MAX, async || {
+            let (dealt, is_quiet) = self.dealt(source).await.unwrap_or_default();
+            if dealt >= rows && is_quiet { Ok(()) } else { Err((dealt, is_quiet)) }
         })
         .await;
+    }
+
+    /// Returns how many rows a source has dealt with, and whether nothing is in flight.
+    async fn dealt(&self, source: &str) -> Option<(u64, bool)> {
+        let (_, text) = self.get("/api/v1/status").await.ok()?;
+        let status: Value = serde_json::from_str(&text).ok()?;
+        let found = status["sources"].as_array()?.iter().find(|entry| entry["name"] == source)?;
+        let dealt = ["rows", "dead", "quarantined"].iter().filter_map(|key| found[*key].as_u64()).sum::<u64>();
+        let is_quiet = status["rows_in_flight"] == 0 && status["sealed_epoch"] == status["completed_epoch"];
+        Some((dealt, is_quiet))
     }
 }
 

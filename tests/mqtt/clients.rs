@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use rand::{Rng, SeedableRng};
+
 use crate::harness::broker::{VERSIONS, mosquitto_pub, mosquitto_pub_lines, mosquitto_pub_retained};
 use crate::harness::folder::Folder;
 use crate::harness::program::{Program, Serve, free_port, installed};
@@ -94,6 +96,11 @@ impl Subscriber {
     async fn got_until(&self, count: usize) -> Vec<String> {
         let what = format!("mosquitto_sub gets {count} messages in {}", self.seen.display());
         eventually(&what, ARRIVAL_MAX, async || (self.got().len() >= count).then(|| self.got())).await
+    }
+
+    /// Returns how often it was let in.
+    fn let_in(&self) -> usize {
+        self.said().matches("received CONNACK (0)").count()
     }
 
     async fn ended(mut self) -> (ExitStatus, String) {
@@ -262,6 +269,56 @@ async fn a_session_that_is_kept_gets_what_it_missed_and_its_subscription_outlive
         assert_eq!(got.last(), results("freezer", 2, 0, [20]).last(), "{version}: {got:?}");
         program.stop().await;
     }
+}
+
+/// A subscriber that keeps its session, and is away as often as the program is: of devices' messages and of a sink's rows it
+/// gets each once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_session_outlives_kills_and_arrives_once_at_qos_2() {
+    const ROUNDS: u64 = 8;
+    const EACH: u64 = 10;
+    let seed = std::env::var("TIDEMILL_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(4);
+    println!("TIDEMILL_SEED={seed}");
+    let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+    let scene = Scene::new(false);
+    let mut program = scene.serve.start_ready().await;
+    // It lives through all kills of the program, and connects again by itself.
+    let words = ["-c", "-i", "keeps", "-q", "2", "-t", "plant/#", "-t", "alerts/#"];
+    let subscriber = scene.subscriber("keeps", "311", &words).await;
+    for round in 0..ROUNDS {
+        let lines: String = (round * EACH..(round + 1) * EACH).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+        // Acknowledged when this returns.
+        mosquitto_pub_lines(scene.port, "5", 2, "plant/lab/freezer", &lines);
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..200))).await;
+        program.kill9();
+        let before = subscriber.let_in();
+        program = scene.serve.start_ready().await;
+        if random.random_range(0..2) == 0 {
+            // Otherwise it is still away when the next messages come.
+            let is_back = async || (subscriber.let_in() > before).then_some(());
+            eventually("mosquitto_sub connects again", ARRIVAL_MAX, is_back).await;
+        }
+    }
+    let all = ROUNDS * EACH;
+    program.http.query_until("SELECT count(*) AS n FROM hot", i64::try_from(all).expect("small")).await;
+    subscriber.got_until(usize::try_from(2 * all).expect("small")).await;
+    // What would come twice comes before this.
+    let program = delivered(program, i64::try_from(all).expect("small")).await;
+    scene.publish("5", 2, "oven", all);
+    subscriber.has(&format!("alerts/lab/oven 2 0 {{\"n\":{all}}}")).await;
+    let got = subscriber.got();
+    for topic in ["plant/lab/freezer", "alerts/lab/freezer"] {
+        let begin = format!("{topic} 2 0 ");
+        let number =
+            |line: &String| line.strip_prefix(&begin)?.strip_prefix("{\"n\":")?.strip_suffix('}')?.parse().ok();
+        let mut numbers: Vec<u64> = got.iter().filter_map(number).collect();
+        if topic.starts_with("alerts") {
+            // Rows of one epoch have no order.
+            numbers.sort_unstable();
+        }
+        assert_eq!(numbers, (0..all).collect::<Vec<_>>(), "{topic}, each once");
+    }
+    program.stop().await;
 }
 
 /// Waits until the sink has delivered everything of so many rows.

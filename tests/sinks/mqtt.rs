@@ -1,6 +1,7 @@
 //! A sink, Mosquitto, and `mosquitto_sub`.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
@@ -9,7 +10,7 @@ use super::subscriber::Subscriber;
 use super::{DELIVERY_MAX, lines, pipeline, sink_until};
 use crate::harness::broker::Broker;
 use crate::harness::folder::Folder;
-use crate::harness::program::Serve;
+use crate::harness::program::{Serve, installed};
 use crate::harness::wait::eventually;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,9 +43,38 @@ async fn results_arrive_with_their_topic_in_both_versions() {
         assert_eq!(status, 200);
         assert!(text.contains("tidemill_sink_delivered_rows_total{sink=\"alerts\"} 2"), "{text}");
         assert!(text.contains("tidemill_sink_outbox_rows{sink=\"alerts\"} 0"), "{text}");
-        assert!(text.contains("tidemill_sink_breaker_open{sink=\"alerts\"} 0"), "{text}");
+        assert!(text.contains("tidemill_circuit_breaker_state{sink=\"alerts\"} 0"), "{text}");
         program.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_says_who_it_is_by_a_secret_that_is_read_anew_for_each_connection() {
+    let folder = Folder::new();
+    let users = folder.join("users");
+    let made = std::process::Command::new(installed("mosquitto_passwd"))
+        .args(["-c", "-b", users.to_str().expect("a plain name"), "tide", "right"])
+        .output()
+        .expect("mosquitto_passwd starts");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let config = format!("allow_anonymous false\npassword_file {}\n", users.display());
+    let broker = Broker::with(&folder, &config).await;
+    let password = folder.join("password");
+    let write = |text: &str| std::fs::File::create(&password).and_then(|mut file| file.write_all(text.as_bytes()));
+    write("wrong\n").expect("a writable file");
+    let secret =
+        format!("CREATE SECRET broker (TYPE mqtt, USERNAME 'tide', PASSWORD FILE '{}');\n", password.display());
+    let sql = secret + &pipeline(&format!("url = '{}', secret = 'broker'", broker.url()));
+    let program = Serve::new(&folder, &sql).start_ready().await;
+    program.http.ingest_durably("readings", &lines(0, 3)).await;
+    let is_refused = |sink: &serde_json::Value| {
+        sink["error"].as_str().is_some_and(|error| error.contains("username") || error.contains("not authorized"))
+    };
+    let refused = sink_until(&program.http, "the broker refuses it", is_refused).await;
+    assert!(!refused.to_string().contains("wrong"), "{refused}");
+    write("right\n").expect("a writable file");
+    sink_until(&program.http, "all are delivered", |sink| sink["delivered"] == 3).await;
+    program.stop().await;
 }
 
 /// Kills the program again and again while rows come. Returns what arrived, and what the view's table has.

@@ -46,7 +46,7 @@ fn the_pipelines_and_the_configuration_of_the_page_of_sinks_are_right() {
     assert!(configuration.contains("allow"), "{configuration}");
     let configuration = folder.write("tidemill.toml", &configuration);
     let pipelines = blocks("sql");
-    assert_eq!(pipelines.len(), 3);
+    assert_eq!(pipelines.len(), 4);
     for text in pipelines {
         let file = folder.write("shown.sql", &text);
         let output = tidemill(["--config".as_ref(), configuration.as_os_str(), "check".as_ref(), file.as_os_str()]);

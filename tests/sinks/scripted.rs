@@ -98,3 +98,19 @@ async fn a_session_that_is_lost_while_the_program_dies_in_its_handshake_goes_unn
     }
     scene.end(program).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_auth_of_the_broker_is_refused_and_the_status_says_what_to_do() {
+    let folder = Folder::new();
+    let broker = ScriptedBroker::start().await;
+    let serve = Serve::new(&folder, &pipeline(&format!("url = '{}', qos = 1", broker.url())));
+    let program = serve.start_ready().await;
+    let mut link = broker.accept().await;
+    link.play("< CONNECT ... \n > AUTH rc=0x18").await;
+    let said = link.next(ANSWER_MAX).await.unwrap_or_default();
+    assert!(said.starts_with("DISCONNECT rc=0x82"), "{said:?}");
+    let is_told =
+        |sink: &serde_json::Value| sink["error"].as_str().is_some_and(|error| error.contains("use a username"));
+    sink_until(&program.http, "why there is no connection", is_told).await;
+    program.stop().await;
+}

@@ -63,7 +63,8 @@ impl<'m> DeadLetters<'m> {
 /// Joins small batches, which come from salvage, in one.
 pub(super) fn joined(schema: &SchemaRef, batches: Vec<RecordBatch>) -> Vec<RecordBatch> {
     const ROWS_SMALL: usize = super::BATCH_ROWS / 2;
-    if batches.len() < 2 || batches.iter().all(|batch| batch.num_rows() >= ROWS_SMALL) {
+    let row_count: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    if batches.len() < 2 || row_count >= batches.len() * ROWS_SMALL {
         return batches;
     }
     vec![concat_batches(schema, &batches).expect("all batches have the format's schema")]

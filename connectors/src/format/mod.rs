@@ -29,6 +29,8 @@ mod json_rows;
 mod layout;
 mod metadata;
 mod payload;
+mod pieces;
+mod plain;
 mod protobuf;
 mod rows;
 mod salvage;

@@ -132,11 +132,9 @@ impl TaggedDecoder {
         };
         let first = run.start;
         let runs = place.runs_of(run.clone());
-        let decoded = decoder.decode(&Data::Messages(messages[run].to_vec()), &Place { runs: &runs, ..*place });
-        whole.batches.extend(decoded.batches);
-        whole.nulled += decoded.nulled;
-        let in_chunk = |letter: DeadLetter| DeadLetter { message: letter.message + first, ..letter };
-        whole.dead.extend(decoded.dead.into_iter().map(in_chunk));
+        let mut decoded = decoder.decode(&Data::Messages(messages[run].to_vec()), &Place { runs: &runs, ..*place });
+        decoded.dead.iter_mut().for_each(|letter| letter.message += first);
+        whole.extend(decoded);
     }
 }
 

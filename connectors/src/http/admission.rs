@@ -188,7 +188,7 @@ impl Admitted {
     async fn read_within_limits(&mut self, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
         let encoding = ContentEncoding::of(headers)?;
         body::check_length(headers)?;
-        let sent = body::read(body, self.ingest.shared.body_time_max, &mut self.reservation).await?;
+        let sent = body::read(body, headers, self.ingest.shared.body_time_max, &mut self.reservation).await?;
         if encoding == ContentEncoding::Identity {
             return Ok(sent);
         }

@@ -13,6 +13,9 @@ use super::problem::{Kind, Problem};
 
 /// Bytes of a body as it is sent.
 pub const SENT_BYTES_MAX: usize = 8 << 20;
+/// Once this part of a body has come, its announced length is believed, and it is not moved any more while it grows.
+const BELIEVED_PART: usize = 16;
+
 /// A share of the memory for bodies, which grows with the body and is given back when it is dropped.
 pub(super) struct Reservation {
     semaphore: Arc<Semaphore>,
@@ -52,8 +55,14 @@ pub(super) fn check_length(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// Reads a whole body, within a time.
-pub(super) async fn read(body: Body, time_max: Duration, reservation: &mut Reservation) -> Result<Bytes, Problem> {
-    match tokio::time::timeout(time_max, collect(body, reservation)).await {
+pub(super) async fn read(
+    body: Body,
+    headers: &HeaderMap,
+    time_max: Duration,
+    reservation: &mut Reservation,
+) -> Result<Bytes, Problem> {
+    let length = content_length(headers).and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+    match tokio::time::timeout(time_max, collect(body, length, reservation)).await {
         Ok(read) => read,
         Err(_) => Err(Problem::new(
             Kind::SlowBody,
@@ -62,7 +71,7 @@ pub(super) async fn read(body: Body, time_max: Duration, reservation: &mut Reser
     }
 }
 
-async fn collect(mut body: Body, reservation: &mut Reservation) -> Result<Bytes, Problem> {
+async fn collect(mut body: Body, length: usize, reservation: &mut Reservation) -> Result<Bytes, Problem> {
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -79,6 +88,10 @@ async fn collect(mut body: Body, reservation: &mut Reservation) -> Result<Bytes,
             first = data;
         } else {
             all.extend_from_slice(&std::mem::take(&mut first));
+            if all.len() >= length / BELIEVED_PART {
+                // At most what was checked: a body that is longer than it says breaks off.
+                all.reserve(length.saturating_sub(all.len()));
+            }
             all.extend_from_slice(&data);
         }
     }

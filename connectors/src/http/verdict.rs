@@ -91,7 +91,7 @@ pub(super) fn of(format: &TaggedFormat, encoding: PayloadEncoding, payload: &Byt
     };
     let rejected = decoded.dead.iter().take(ROW_ERRORS_MAX).map(row_error).collect();
     let is_known = rejected_count == 0
-        // Rows with values that do not fit come last, and are counted by the dataflow.
+        // Values that do not fit are counted by the dataflow.
         && decoded.nulled == 0
         // A point without a time has that of its arrival, which is not yet.
         && !matches!(encoding, PayloadEncoding::Telemetry(_))
@@ -112,7 +112,8 @@ pub(super) fn refused(rows: usize, rejected: Vec<RowError>, rejected_count: usiz
 fn split(format: &TaggedFormat, encoding: PayloadEncoding, payload: &Bytes) -> Result<Vec<Message>, Problem> {
     let attributes = if encoding == format.own() { Bytes::new() } else { encoding.attributes() };
     let message = |payload: Bytes| Message { topic: Bytes::new(), payload, attributes: attributes.clone() };
-    let mut messages = Vec::new();
+    let line_count = if encoding == PayloadEncoding::Json { memchr::memchr_iter(b'\n', payload).count() } else { 0 };
+    let mut messages = Vec::with_capacity((line_count + 1).min(ROWS_MAX));
     let mut row_count = 0;
     let row = |row: Range<usize>| {
         row_count += 1;

@@ -16,6 +16,7 @@ use tidemill_engine::source::Stop;
 use tidemill_engine::storage::Storage;
 
 use super::client::stored_or_new;
+use super::credentials::{Credentials, Known};
 use super::link::{Broker, Link, Message, NoLink, Session};
 use super::packet::{QoS, Version};
 use super::publisher::{Before, Ended, Outbound, Supplied, Supply};
@@ -27,6 +28,8 @@ use crate::outbox::{Courier, DeliveryError, Desk, DeskEvent, Progress, Row};
 pub(super) struct Publishing {
     /// Without a client id if one is to be made and kept.
     pub(super) broker: Broker,
+    /// Read anew for each connection.
+    pub(super) credentials: Credentials,
     pub(super) version: Version,
     pub(super) qos: QoS,
     pub(super) retain: bool,
@@ -59,9 +62,12 @@ impl MqttCourier {
     }
 
     async fn connect(&mut self, session: Session, stop: &Stop) -> Result<Option<Link>, DeliveryError> {
+        let known = self.publishing.credentials.read().await;
+        let Known { username, password } = known.map_err(|error| DeliveryError::Failed(error.to_string()))?;
+        let broker = Broker { username, password, ..self.publishing.broker.clone() };
         loop {
             let link = tokio::select! {
-                link = Link::connect(&self.publishing.broker, self.publishing.version, session) => link,
+                link = Link::connect(&broker, self.publishing.version, session) => link,
                 () = stop.cancelled() => return Ok(None),
             };
             match link {

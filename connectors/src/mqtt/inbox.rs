@@ -8,7 +8,7 @@ use std::io;
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::codec::{self, Header, Stopped};
-use super::packet::{Packet, Version, Violation};
+use super::packet::{Packet, Version, Violation, unexpected_auth};
 use super::session::{Heard, Session};
 use super::transport::Stream;
 
@@ -80,7 +80,10 @@ impl Inbox {
     /// Takes the first packet of a connection if it is all there; its first byte must be `expected`.
     pub(super) fn first_packet(&mut self, expected: u8) -> Result<Option<(Header, Bytes)>, Violation> {
         // Seen at the first byte: what speaks another protocol may never send as much as its "length" says.
-        if self.buffer.first().is_some_and(|first| *first != expected) {
+        if let Some(first) = self.buffer.first().filter(|first| **first != expected) {
+            if *first == codec::AUTH {
+                return Err(unexpected_auth());
+            }
             return Err(Violation::Protocol("the first packet is not what begins a connection of MQTT".to_owned()));
         }
         let Some(header) = Header::read(&self.buffer)? else { return Ok(None) };

@@ -148,12 +148,21 @@ impl Link {
             if let Some(packet) = self.packet().map_err(|violation| invalid(&violation))? {
                 return match packet {
                     Packet::ConnAck(connack) => Ok(*connack),
-                    _ => Err(io::Error::new(io::ErrorKind::InvalidData, "its first packet is no CONNACK")),
+                    other => Err(self.refuse(&other.unexpected()).await),
                 };
             }
             self.stream.ready(Interest::READABLE).await?;
             self.fill()?;
         }
+    }
+
+    /// Tells the broker what is wrong with its answer, if it listens.
+    async fn refuse(&mut self, violation: &Violation) -> io::Error {
+        if self.version == Version::V5 {
+            write::disconnect(self.version, violation.code(), &violation.to_string(), &mut self.out);
+            let _ = timeout(CLOSE_TIMEOUT, self.stream.write_all(&self.out)).await;
+        }
+        invalid(violation)
     }
 
     /// Returns how many messages the broker takes at a time.

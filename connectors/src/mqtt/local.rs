@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tidemill_engine::clock::Dice;
 use tidemill_engine::source::{BoxFuture, Stop};
 
 use super::packet::QoS;
-use crate::outbox::{Courier, DeliveryError, Desk, DeskEvent, Progress};
+use crate::outbox::{Courier, DeliveryError, Desk, DeskEvent, Progress, Row};
 
 /// A message for the subscribers of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalMessage {
+    /// The number of its row in the outbox; those of one outbox grow.
+    pub number: u64,
     /// Its topic; without wildcards.
     pub topic: Bytes,
     /// Its payload.
@@ -27,8 +30,9 @@ pub struct LocalMessage {
 pub trait LocalBroker: Send + Sync + 'static {
     /// Takes messages for all who subscribe to their topics, in their order. Resolves when every session has them that has to
     /// get them: those that must not be lost are durable then. With an error none or some of them may be taken, and they come
-    /// again.
-    fn publish(&self, messages: Vec<LocalMessage>) -> BoxFuture<'_, Result<(), String>>;
+    /// again, as they do after a crash: then those that it had made durable are known by the name of their outbox and by their
+    /// numbers, and not taken twice.
+    fn publish(&self, outbox: String, messages: Vec<LocalMessage>) -> BoxFuture<'_, Result<(), String>>;
 }
 
 /// The listeners of a process, by the names of their sources. Clones are the same list.
@@ -65,6 +69,8 @@ impl Drop for Listed {
     }
 }
 
+/// What the name of an outbox begins with, as listeners know it; a number by chance follows.
+const OUTBOX: &str = "listener-";
 /// How many rows are handed over at a time.
 const ROWS_MAX: usize = 256;
 
@@ -74,6 +80,7 @@ pub(super) struct LocalCourier {
     pub(super) source: String,
     pub(super) qos: QoS,
     pub(super) retain: bool,
+    pub(super) dice: Arc<dyn Dice>,
     /// Rows that were taken from the desk and are not handed over.
     pub(super) waiting: Vec<LocalMessage>,
     /// The number behind the last of them.
@@ -86,6 +93,10 @@ impl Courier for LocalCourier {
         let Some(broker) = self.brokers.get(&self.source) else {
             return Err(DeliveryError::Failed(format!("the listener of source {} does not run", self.source)));
         };
+        if !desk.session().starts_with(OUTBOX) {
+            desk.begin_session(&format!("{OUTBOX}{:016x}", self.dice.roll())).await?;
+        }
+        let outbox = desk.session().to_owned();
         desk.gauges().set_connected(true);
         loop {
             // The first row is waited for; those that are there come with it.
@@ -103,12 +114,13 @@ impl Courier for LocalCourier {
                 };
                 if let DeskEvent::Row(row) = event {
                     self.end = row.number + 1;
+                    let Row { number, key: topic, payload } = row;
                     let (qos, retain) = (self.qos, self.retain);
-                    self.waiting.push(LocalMessage { topic: row.key, payload: row.payload, qos, retain });
+                    self.waiting.push(LocalMessage { number, topic, payload, qos, retain });
                 }
             }
             tokio::select! {
-                published = broker.publish(self.waiting.clone()) => published.map_err(DeliveryError::Failed)?,
+                published = broker.publish(outbox.clone(), self.waiting.clone()) => published.map_err(DeliveryError::Failed)?,
                 () = stop.cancelled() => return Ok(()),
             }
             self.waiting.clear();

@@ -34,6 +34,7 @@ mod client;
 mod codec;
 mod connection;
 mod courier;
+mod credentials;
 mod held;
 mod inbox;
 mod keep_alive;

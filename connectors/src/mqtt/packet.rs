@@ -245,6 +245,21 @@ impl Packet {
             Packet::Other(name) => name,
         }
     }
+
+    /// Makes the violation that it is where it has nothing to answer.
+    pub(super) fn unexpected(&self) -> Violation {
+        match self.name() {
+            "AUTH" => unexpected_auth(),
+            name => Violation::Protocol(format!("an unexpected {name}")),
+        }
+    }
+}
+
+/// Makes the violation that an AUTH is: we never ask for it in CONNECT, so nobody may send one.
+pub(super) fn unexpected_auth() -> Violation {
+    let problem =
+        "an AUTH: tidemill has no extended authentication; use a username and a password, or a client certificate";
+    Violation::Protocol(problem.to_owned())
 }
 
 /// The bytes or the order of packets break the protocol; the connection ends with the reason code.

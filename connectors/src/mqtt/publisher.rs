@@ -212,7 +212,7 @@ impl Outbound {
                 Told::Refused { code, .. } => {
                     return Err(format!("the broker refuses to take a message (reason {code:#04x}{})", meaning(code)));
                 }
-                Told::Nothing | Told::Received | Told::Delivered { .. } => {}
+                Told::Nothing | Told::Received { .. } | Told::Delivered { .. } => {}
             }
         }
         Ok(())

@@ -161,12 +161,12 @@ impl Session {
             Packet::PingResp => Ok(Heard::Nothing),
             Packet::SubAck(ack) => self.suback(&ack),
             Packet::UnsubAck(ack) if ack.id == UNSUBSCRIBE_ID => Ok(Heard::Nothing),
-            other => Err(unexpected(&other)),
+            other => Err(other.unexpected()),
         }
     }
 
     fn receive_from_client(&mut self, packet: Packet) -> Result<(), Violation> {
-        let Role::Server(guest) = &mut self.role else { return Err(unexpected(&packet)) };
+        let Role::Server(guest) = &mut self.role else { return Err(packet.unexpected()) };
         match packet {
             Packet::PingReq => write::pingresp(&mut self.out),
             Packet::Subscribe(subscribe) => {
@@ -177,17 +177,26 @@ impl Session {
                 let answer = guest.unsubscribe(&unsubscribe);
                 self.answer(answer);
             }
-            Packet::PubAck(ack) => guest.answered(sender::Answer::Ack { id: ack.id, code: ack.code })?,
-            Packet::PubRec(ack) => guest.answered(sender::Answer::Received { id: ack.id, code: ack.code })?,
-            Packet::PubComp(ack) => guest.answered(sender::Answer::Complete { id: ack.id })?,
-            other => return Err(unexpected(&other)),
+            Packet::PubAck(ack) => self.answered(sender::Answer::Ack { id: ack.id, code: ack.code })?,
+            Packet::PubRec(ack) => self.answered(sender::Answer::Received { id: ack.id, code: ack.code })?,
+            Packet::PubComp(ack) => self.answered(sender::Answer::Complete { id: ack.id })?,
+            other => return Err(other.unexpected()),
+        }
+        Ok(())
+    }
+
+    /// Takes the answer of a client to a message, and puts what the log must know of it into the next record.
+    fn answered(&mut self, answer: sender::Answer) -> Result<(), Violation> {
+        let Role::Server(guest) = &mut self.role else { return Ok(()) };
+        if let Some(note) = guest.answered(answer)? {
+            self.receiver.note(note);
         }
         Ok(())
     }
 
     /// Plans the answer to a SUBSCRIBE or UNSUBSCRIBE: it leaves when the log knows what has changed.
-    fn answer(&mut self, (packet, note): (Bytes, Option<Note>)) {
-        if let Some(note) = note {
+    fn answer(&mut self, (packet, notes): (Bytes, Vec<Note>)) {
+        for note in notes {
             self.receiver.note(note);
         }
         self.receiver.answer(&packet[..]);
@@ -344,10 +353,6 @@ impl Session {
             }
         }
     }
-}
-
-fn unexpected(packet: &Packet) -> Violation {
-    Violation::Protocol(format!("an unexpected {}", packet.name()))
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use arrow::datatypes::SchemaRef;
 use tidemill_engine::clock::Dice;
 use tidemill_engine::storage::Storage;
 
-use super::client::{Address, FIELD_BYTES_MAX, keep_alive_s, session_expiry_s};
+use super::client::{Address, keep_alive_s, session_expiry_s};
 use super::courier::{MqttCourier, Publishing};
+use super::credentials::{Credentials, FIELD_BYTES_MAX};
 use super::link::Broker;
 use super::local::{LocalBrokers, LocalCourier};
 use super::packet::{QoS, Version};
@@ -94,27 +95,22 @@ fn publishing(
         let problem = "is empty: the broker could not find our session again; leave it out, and one is made and kept";
         return Err(OptionError::new("client_id", problem));
     }
-    let (username, password) = (options.take("username"), options.take("password"));
-    if password.is_some() && username.is_none() {
-        return Err(OptionError::new("password", "needs a username beside it"));
+    if client_id.as_deref().is_some_and(|id| id.len() > FIELD_BYTES_MAX || id.contains('\0')) {
+        return Err(OptionError::new("client_id", format!("must have at most {FIELD_BYTES_MAX} bytes and no NUL")));
     }
-    for (key, value) in [("client_id", &client_id), ("username", &username), ("password", &password)] {
-        if value.as_ref().is_some_and(|value| value.len() > FIELD_BYTES_MAX || value.contains('\0')) {
-            return Err(OptionError::new(key, format!("must have at most {FIELD_BYTES_MAX} bytes and no NUL")));
-        }
-    }
+    let credentials = Credentials::take(options, &context.base_dir)?;
     let version = options.choice("version", &[("5", Version::V5), ("3.1.1", Version::V311)])?.unwrap_or(Version::V5);
     let broker = Broker {
         host,
         port,
         tls,
         client_id: client_id.unwrap_or_default(),
-        username,
-        password,
+        username: None,
+        password: None,
         keep_alive_s: keep_alive_s(options)?,
         session_expiry_s: session_expiry_s(options, 0)?,
     };
-    Ok(Publishing { broker, version, qos, retain })
+    Ok(Publishing { broker, credentials, version, qos, retain })
 }
 
 impl Destination for MqttDestination {
@@ -136,6 +132,7 @@ impl Destination for MqttDestination {
                 source: source.clone(),
                 qos: *qos,
                 retain: *retain,
+                dice: Arc::clone(&self.dice),
                 waiting: Vec::new(),
                 end: 0,
             }),

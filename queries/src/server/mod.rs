@@ -16,6 +16,7 @@
 
 mod client;
 mod connections;
+mod linger;
 mod metrics;
 mod openapi;
 mod query;

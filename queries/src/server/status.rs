@@ -147,7 +147,8 @@ fn status_document(service: &ServiceStatus) -> Value {
             json!({
                 "name": source.name, "state": source_state(source), "messages": source.messages,
                 "bytes": source.bytes, "rows": source.rows, "dead": source.dead,
-                "quarantined": source.quarantined, "nulled": source.nulled, "errors": errors,
+                "quarantined": source.quarantined, "nulled": source.nulled,
+                "dropped_attributes": source.dropped_attributes, "errors": errors,
                 "watermark": source.watermark.map_or(Value::Null, watermark_value),
                 "targets": source.targets.iter().map(target_value).collect::<Vec<_>>(),
             })

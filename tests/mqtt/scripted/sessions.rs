@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Scene, counted};
+use super::{ANSWER_MAX, Scene, counted};
+use crate::harness::mqtt_script::Link;
 use crate::harness::mqtt_script::words::Version;
+use crate::harness::wait::eventually;
 
 /// A program that has been told to end, in a debug build.
 const END_MAX: Duration = Duration::from_secs(20);
@@ -36,7 +38,12 @@ async fn a_resumed_session_of_3_1_1_is_not_subscribed_again_so_retained_messages
     link.play("> PUBLISH q1 id=2 v=2 \n < PUBACK 2").await;
     assert_eq!(link.subscribes, 0, "each SUBSCRIBE of 3.1.1 brings the retained messages again");
     link.cut().await;
-    // Also after a restart of the program: that it has subscribed is on disk.
+    // Also after a restart of the program: that it has subscribed is on disk, as soon as the disk has it.
+    let record = scene.serve.data.join("sources/readings/subscribed");
+    eventually("the subscription is on the disk", ANSWER_MAX, async || {
+        std::fs::read_to_string(&record).ok()?.contains("plant/+").then_some(())
+    })
+    .await;
     program.kill9();
     let program = scene.serve.start();
     let mut link = scene.broker.session(true).await;
@@ -115,6 +122,42 @@ async fn a_broker_that_says_good_bye_is_connected_again_and_resends() {
         drop(link);
         let mut link = scene.broker.session(true).await;
         link.play("> PUBLISH q1 id=2 dup=1 v=2 \n < PUBACK 2").await;
+        scene.holds(program, &[1, 2]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_auth_of_the_broker_is_refused_and_the_log_says_what_to_do() {
+    const REMEDY: &str = "no extended authentication; use a username and a password, or a client certificate";
+    for (version, auth) in [(Version::V5, "AUTH rc=0x18"), (Version::V5, "hex f0 00"), (Version::V4, "hex f0 00")] {
+        let scene = Scene::new(version, 1).await;
+        let program = scene.serve.start();
+        let refused = async |link: &mut Link| {
+            if version == Version::V5 {
+                let said = link.next(ANSWER_MAX).await.unwrap_or_default();
+                assert!(said.starts_with("DISCONNECT rc=0x82"), "{said:?}");
+            }
+            link.expect_close().await;
+        };
+        // In place of the CONNACK.
+        let mut link = scene.broker.accept().await;
+        link.expect("CONNECT ...").await;
+        link.send(auth).await;
+        refused(&mut link).await;
+        eventually(REMEDY, ANSWER_MAX, async || program.log().contains(REMEDY).then_some(())).await;
+        // And in the middle of a session, which goes on.
+        let mut link = scene.broker.session(false).await;
+        link.play("> PUBLISH q1 id=1 v=1 \n < PUBACK 1").await;
+        link.send(auth).await;
+        if version == Version::V4 {
+            // There the type is reserved.
+            link.expect_close().await;
+        } else {
+            refused(&mut link).await;
+        }
+        let mut link = scene.broker.session(true).await;
+        link.play("> PUBLISH q1 id=2 v=2 \n < PUBACK 2").await;
+        counted(&program, "protocol", 1).await;
         scene.holds(program, &[1, 2]).await;
     }
 }

@@ -88,11 +88,8 @@ impl Enclosed {
         let mut whole = Decoded::default();
         let mut rows_before = 0;
         for batch in batches {
-            let decoded = decode_columns_of(layout, &batch, &origin, message, rows_before);
+            whole.extend(decode_columns_of(layout, &batch, &origin, message, rows_before));
             rows_before += batch.num_rows();
-            whole.batches.extend(decoded.batches);
-            whole.dead.extend(decoded.dead);
-            whole.nulled += decoded.nulled;
         }
         Ok(whole)
     }
@@ -149,11 +146,7 @@ impl Decoder for EnclosedDecoder {
         for (message, found) in messages.iter().enumerate() {
             let read = layout.check_topic(found).map_err(Unreadable::Columns);
             match read.and_then(|()| enclosed.decode(layout, messages, message, place)) {
-                Ok(decoded) => {
-                    whole.batches.extend(decoded.batches);
-                    whole.dead.extend(decoded.dead);
-                    whole.nulled += decoded.nulled;
-                }
+                Ok(decoded) => whole.extend(decoded),
                 Err(unreadable) => whole.dead.push(DeadLetter {
                     message,
                     topic: found.topic.clone(),

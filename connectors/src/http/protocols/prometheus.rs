@@ -66,16 +66,21 @@ async fn take(
 ) -> Result<(StatusCode, String, Tally), Problem> {
     let source = super::source_of(ingest, parameters.get(SOURCE.name), Protocol::RemoteWrite)?;
     let mut admitted = ingest.admit(&source)?;
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    // Remote write is snappy. Some senders do not say so, such as prometheus-remote-write of npm.
+    let is_said = head.headers.contains_key(header::CONTENT_ENCODING);
+    if !is_said {
+        head.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("snappy"));
+    }
     check_content_type(&head.headers).map_err(|problem| admitted.refuse(problem))?;
-    let payload = admitted.read(&head.headers, body).await?;
-    let is_plain = !head.headers.contains_key(header::CONTENT_ENCODING);
-    let sent = Tally::of(&payload);
-    let taken = super::append(admitted, Protocol::RemoteWrite, payload).await;
-    let taken = taken.map_err(|problem| match problem.kind {
-        Kind::BadRows if is_plain => problem.hint("remote write is sent with Content-Encoding: snappy"),
+    let payload = admitted.read(&head.headers, body).await.map_err(|problem| match problem.kind {
+        Kind::DamagedBody if !is_said => {
+            problem.hint("remote write is taken for snappy: say Content-Encoding: identity where it is not")
+        }
         _ => problem,
     })?;
+    let sent = Tally::of(&payload);
+    let taken = super::append(admitted, Protocol::RemoteWrite, payload).await?;
     if taken.rejected_count == 0 {
         return Ok((StatusCode::NO_CONTENT, String::new(), sent));
     }

@@ -212,12 +212,17 @@ mod prometheus {
         });
         assert_eq!(written, ["1", "1", "0"]);
         assert_eq!(server.chunks(), 2);
+        // What is said to be nothing else is snappy.
+        assert_eq!(server.send(Method::POST, URI, &SNAPPY[1..], snappy(ONE)).await.status.as_u16(), 204);
+        let plain = [("content-encoding", "identity")];
+        assert_eq!(server.send(Method::POST, URI, &plain, ONE.to_vec()).await.status.as_u16(), 204);
+        assert_eq!(server.chunks(), 4);
         // Metadata alone, and nothing at all.
         for nothing in [&b"\x1a\x02\x08\x01"[..], b""] {
             let body = snappy(nothing);
             assert_eq!(server.send(Method::POST, URI, &SNAPPY, body).await.status.as_u16(), 204);
         }
-        assert_eq!(server.chunks(), 2, "there was nothing to store");
+        assert_eq!(server.chunks(), 4, "there was nothing to store");
     }
 
     #[tokio::test]
@@ -233,7 +238,7 @@ mod prometheus {
         for (headers, body, status, message) in [
             (&SNAPPY[..], b"\x03\x08abc".to_vec(), 400, "not remote write"),
             (&SNAPPY[..], b"no snappy".to_vec(), 400, "snappy"),
-            (&SNAPPY[1..], snappy(ONE), 400, "Content-Encoding: snappy"),
+            (&SNAPPY[1..], ONE.to_vec(), 400, "Content-Encoding: identity"),
             (&[("content-type", "application/json")][..], b"{}".to_vec(), 415, "application/x-protobuf"),
             (&[("content-type", "application/x-protobuf;proto=x.Y")][..], b"".to_vec(), 415, "write.v2.Request"),
         ] {

@@ -9,8 +9,9 @@ use tokio::time::timeout;
 use super::member::{Attempt, Member};
 use crate::mqtt::codec;
 use crate::mqtt::connection::{NoPacket, first_packet};
+use crate::mqtt::credentials::Known;
 use crate::mqtt::inbox::{self, Inbox};
-use crate::mqtt::packet::{ConnAck, Connect, Version, reason};
+use crate::mqtt::packet::{ConnAck, Connect, Version, reason, unexpected_auth};
 use crate::mqtt::receiver::TOPIC_ALIAS_MAX;
 use crate::mqtt::transport::Stream;
 use crate::mqtt::write;
@@ -67,7 +68,8 @@ impl Member {
     ) -> Result<(Stream, Inbox, ConnAck), Attempt> {
         let settings = &self.shared.settings;
         let again = Attempt::Again;
-        let (username, password) = settings.credentials().await.map_err(|error| again(error.to_string()))?;
+        let Known { username, password } =
+            settings.credentials.read().await.map_err(|error| again(error.to_string()))?;
         let connect = Connect {
             client_id: self.client_id.clone(),
             // A session that is not to outlive its connection leaves nothing behind; 3.1.1 knows no other way to say so.
@@ -87,29 +89,45 @@ impl Member {
         write::connect(version, &connect, &mut out).map_err(|error| again(error.to_string()))?;
         stream.write_all(&out).await.map_err(|error| again(error.to_string()))?;
         let mut inbox = Inbox::new();
-        let (header, frame) = first_packet(&mut stream, &mut inbox, codec::CONNACK).await.map_err(|no_packet| {
-            let why = match no_packet {
-                NoPacket::Closed => "the broker closed the connection without an answer to CONNECT".to_owned(),
-                NoPacket::Io(error) => error.to_string(),
-                NoPacket::Violation(violation) => violation.to_string(),
-            };
-            again(match settings.tls {
-                Some(_) => why,
-                None => format!("{why} (if it speaks TLS at this port, say mqtts:// in the url)"),
-            })
-        })?;
+        let (header, frame) = match first_packet(&mut stream, &mut inbox, codec::CONNACK).await {
+            Ok(packet) => packet,
+            Err(no_packet) => return Err(self.no_answer(stream, version, no_packet).await),
+        };
         let connack = inbox::connack(version, header, frame).map_err(|violation| again(violation.to_string()))?;
         match refusal(version, &connack) {
             None => Ok((stream, inbox, connack)),
             Some(attempt) => Err(attempt),
         }
     }
+
+    /// Says why there is no CONNACK; to the broker too, where its answer was MQTT and cannot be ours.
+    async fn no_answer(&self, stream: Stream, version: Version, no_packet: NoPacket) -> Attempt {
+        let why = match no_packet {
+            NoPacket::Closed => "the broker closed the connection without an answer to CONNECT".to_owned(),
+            NoPacket::Io(error) => error.to_string(),
+            NoPacket::Violation(violation) if violation == unexpected_auth() => {
+                if version == Version::V5 {
+                    disconnect(stream, version, violation.code(), &violation.to_string()).await;
+                }
+                return Attempt::Again(format!("the broker broke the protocol: {violation}"));
+            }
+            NoPacket::Violation(violation) => violation.to_string(),
+        };
+        Attempt::Again(match self.shared.settings.tls {
+            Some(_) => why,
+            None => format!("{why} (if it speaks TLS at this port, say mqtts:// in the url)"),
+        })
+    }
 }
 
 /// Sends DISCONNECT, and leaves the session's expiry as it is.
-pub(super) async fn say_good_bye(mut stream: Stream, version: Version) {
+pub(super) async fn say_good_bye(stream: Stream, version: Version) {
+    disconnect(stream, version, reason::SUCCESS, "").await;
+}
+
+async fn disconnect(mut stream: Stream, version: Version, code: u8, why: &str) {
     let mut out = BytesMut::new();
-    write::disconnect(version, reason::SUCCESS, "", &mut out);
+    write::disconnect(version, code, why, &mut out);
     let _ = timeout(HANDSHAKE_TIMEOUT, async {
         stream.write_all(&out).await?;
         stream.shutdown().await

@@ -41,7 +41,7 @@ use member::{Member, Shared};
 use retired::left_behind;
 use settings::Settings;
 
-pub(super) use settings::{Address, FIELD_BYTES_MAX, keep_alive_s, session_expiry_s};
+pub(super) use settings::{Address, keep_alive_s, session_expiry_s};
 
 /// The partition of a source with one connection: a broker's topics have no order among each other that a partition could keep.
 const PARTITION: &str = "broker";

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use crate::Context;
+use crate::mqtt::credentials::{Credentials, FIELD_BYTES_MAX};
 use crate::mqtt::packet::{QoS, Version};
 use crate::mqtt::receiver::RECEIVE_MAXIMUM;
 use crate::mqtt::session::Retained;
 use crate::mqtt::subscribing::{DROPS_TOPIC, Drops, OnDowngrade};
 use crate::mqtt::topics::TopicPatterns;
 use crate::options::{OptionError, Options};
-use crate::secret::{Secret, SecretError};
 use crate::tls::TlsClient;
 
 const PORT_DEFAULT: u16 = 1883;
@@ -18,8 +18,6 @@ const KEEP_ALIVE_DEFAULT: Duration = Duration::from_secs(30);
 const SESSION_EXPIRY_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Each connection is a task, a session at the broker, and a partition.
 pub(super) const CONNECTIONS_MAX: u16 = 64;
-/// MQTT's length field has 16 bits.
-pub(in crate::mqtt) const FIELD_BYTES_MAX: usize = u16::MAX as usize;
 
 /// What the options say.
 #[derive(Debug)]
@@ -31,8 +29,7 @@ pub(super) struct Settings {
     pub(super) on_downgrade: OnDowngrade,
     pub(super) drops: Drops,
     pub(super) connections: u16,
-    pub(super) username: Option<Secret>,
-    pub(super) password: Option<Secret>,
+    pub(super) credentials: Credentials,
     pub(super) version: Version,
     pub(super) keep_alive_s: u16,
     pub(super) session_expiry_s: u32,
@@ -68,9 +65,6 @@ pub(in crate::mqtt) struct Address {
     pub(in crate::mqtt) has_tls: bool,
 }
 
-/// What a connection says who it is with.
-pub(super) type Credentials = (Option<String>, Option<String>);
-
 impl Settings {
     /// Takes the options, and the client id if one is given.
     pub(super) fn take(options: &mut Options, context: &Context) -> Result<(Settings, Option<String>), OptionError> {
@@ -92,16 +86,7 @@ impl Settings {
         let connections = number(options, "connections", 1, CONNECTIONS_MAX)?.unwrap_or(1);
         let client_id = options.take("client_id");
         check_client_id(client_id.as_deref(), connections)?;
-        let username = options.secret(["username", "username_env", "username_file"], &context.base_dir)?;
-        let password = options.secret(["password", "password_env", "password_file"], &context.base_dir)?;
-        if password.is_some() && username.is_none() {
-            return Err(OptionError::new("password", "needs a username beside it"));
-        }
-        for (key, secret) in [("username", &username), ("password", &password)] {
-            if matches!(secret, Some(Secret::Text(text)) if text.len() > FIELD_BYTES_MAX || text.contains('\0')) {
-                return Err(OptionError::new(key, format!("must have at most {FIELD_BYTES_MAX} bytes and no NUL")));
-            }
-        }
+        let credentials = Credentials::take(options, &context.base_dir)?;
         let yes_or_no = [("true", true), ("false", false)];
         let accepts_downgrade = options.choice("allow_qos_downgrade", &yes_or_no)?.unwrap_or(false);
         let watches_drops = options.choice("watch_drops", &yes_or_no)?.unwrap_or(false);
@@ -118,8 +103,7 @@ impl Settings {
             on_downgrade: if accepts_downgrade { OnDowngrade::Accept } else { OnDowngrade::Refuse },
             drops: if watches_drops { Drops::Watch } else { Drops::Ignore },
             connections,
-            username,
-            password,
+            credentials,
             version: options.choice("version", &[("5", Version::V5), ("3.1.1", Version::V311)])?.unwrap_or(Version::V5),
             keep_alive_s: keep_alive_s(options)?,
             // At QoS 0 nothing waits for us at the broker, so a session need not outlive its connection.
@@ -132,23 +116,6 @@ impl Settings {
             on_foreign_session: options.choice("on_foreign_session", &foreign)?.unwrap_or(OnForeignSession::Keep),
         };
         Ok((settings, client_id))
-    }
-
-    /// Reads who we are, as it is now.
-    pub(super) async fn credentials(&self) -> Result<Credentials, SecretError> {
-        let (username, password) = (self.username.clone(), self.password.clone());
-        let reading = tokio::task::spawn_blocking(move || {
-            let read = |secret: Option<Secret>| secret.map(|secret| secret.read()).transpose();
-            Ok((read(username)?, read(password)?))
-        });
-        match reading.await {
-            Ok(credentials) => credentials,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // The runtime is going down; so is the connection.
-                Err(_) => Ok((None, None)),
-            },
-        }
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) const PACKET_BYTES_MAX: usize = 16 << 20;
 
 /// The first byte of a CONNECT.
 pub(super) const CONNECT: u8 = 0x10;
+/// The first byte of an AUTH.
+pub(super) const AUTH: u8 = 0xF0;
 /// The first byte of a CONNACK.
 pub(super) const CONNACK: u8 = 0x20;
 

@@ -77,7 +77,9 @@ pub fn listener(
         session_expiry_max_s: u32::try_from(session_expiry.as_secs()).unwrap_or(u32::MAX - 1),
         sessions: Sessions::default(),
         hub: Arc::default(),
+        taken: Arc::default(),
         handshakes: Handshakes::default(),
+        clock: Arc::clone(&context.clock),
         dice: Arc::clone(&context.dice),
     };
     let source = MqttListener {
@@ -164,14 +166,15 @@ impl Source for MqttListener {
         intake.open(PARTITION).await?;
         let failed: Arc<Mutex<Option<IntakeError>>> = Arc::default();
         let log = Log { intake, ending: stop.child_token(), failed: Arc::clone(&failed) };
-        let orphans = self.house.restore(&resume);
-        if !orphans.is_empty() {
-            log.append(Vec::new(), orphans).await?;
+        let changes = self.house.restore(&resume);
+        if !changes.is_empty() {
+            log.append(Vec::new(), changes).await?;
         }
         let tasks = TaskTracker::new();
         tasks.spawn(Arc::clone(&self.house).watch_sessions(log.clone()));
         tasks.spawn(Arc::clone(&self.house).watch_files(log.clone()));
-        let results = Results { hub: Arc::clone(&self.house.hub), log: log.clone() };
+        let results =
+            Results { hub: Arc::clone(&self.house.hub), taken: Arc::clone(&self.house.taken), log: log.clone() };
         let _listed = self.local_brokers.add(&self.house.name, Arc::new(results));
         log.intake.set_connected(true);
         self.accept(&listener, &log, &tasks).await;

@@ -13,24 +13,25 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tidemill_engine::source::{Chunk, Message, Note};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::super::attributes::{self, Attributes};
-use super::super::packet::{
-    Publish, QoS, RetainHandling, Subscribe, Subscription, Unsubscribe, Version, Violation, reason,
-};
-use super::super::properties;
+use super::super::packet::{QoS, RetainHandling, Subscribe, Subscription, Unsubscribe, Version, Violation, reason};
 use super::super::sender::{Answer, Outgoing};
 use super::super::topic::TopicPattern;
 use super::super::write;
 use super::acl::{Access, Acl, Permits};
 use super::auth::Who;
+use super::delivery::{Delivery, Grant};
 use super::filter;
-use super::hub::{Delivery, Grant, Hub, Mailbox, Publication, expiry_of};
+use super::hub::{Announced, Hub, Publication, expiry_of};
+use super::mailbox::{Mailbox, Reserved, Waits};
 use super::note;
+use super::outbox::Progress;
+use super::saved::Notes;
 use super::sessions::{Expiry, Kept, SUBSCRIPTIONS_MAX};
 
 /// So many bytes of packets may wait for the socket before no more are made.
@@ -87,8 +88,22 @@ pub(in crate::mqtt) struct Guest {
     /// The largest packet it takes.
     packet_bytes_max: usize,
     session_expiry_max_s: u32,
-    /// What has come for subscribers in the batches that are not durable yet.
-    handed_over: VecDeque<Vec<Publication>>,
+    /// What comes with the batch that is received now.
+    next: Batch,
+    /// What comes with the batches that are not durable yet.
+    handed_over: VecDeque<Batch>,
+}
+
+/// What is to be done when a batch of the receiver is durable.
+#[derive(Default)]
+struct Batch {
+    /// For subscribers.
+    announced: Vec<Announced>,
+    /// Retained copies that this client's subscriptions bring.
+    reserved: Vec<Reserved>,
+    /// The messages of which this client has said that it has them.
+    received: Vec<u64>,
+    notes: Notes,
 }
 
 impl std::fmt::Debug for Guest {
@@ -128,6 +143,7 @@ impl Guest {
             kept,
             packet_bytes_max,
             session_expiry_max_s,
+            next: Batch::default(),
             handed_over: VecDeque::new(),
         }
     }
@@ -167,25 +183,36 @@ impl Guest {
             // A device sends neither.
             chunk @ (Chunk::Range { .. } | Chunk::Decoded { .. }) => return chunk,
         };
+        let mut batch = std::mem::take(&mut self.next);
+        notes.extend(self.kept.mailbox.take_gone());
+        batch.notes.list = notes;
         let is_idle = self.hub.is_idle();
         let wanted = messages.iter().filter(|message| !is_idle || attributes::is_retained(message));
         let publisher = self.kept.mailbox.number;
-        let publications: Vec<Publication> = wanted.filter_map(|message| publication(message, publisher)).collect();
-        notes.extend(publications.iter().flat_map(|publication| self.hub.notes_of(publication)));
-        self.handed_over.push_back(publications);
+        let publications = wanted.filter_map(|message| publication(message, publisher));
+        batch.announced = publications.map(|publication| self.hub.announce(publication, &mut batch.notes)).collect();
+        let notes = batch.notes.take();
+        self.handed_over.push_back(batch);
         if notes.is_empty() { Chunk::Messages(messages) } else { Chunk::Noted(messages, notes) }
     }
 
     /// Says that the oldest batch handed over is durable: subscribers get it.
     pub(in crate::mqtt) fn durable(&mut self) {
-        for publication in self.handed_over.pop_front().unwrap_or_default() {
+        let Some(batch) = self.handed_over.pop_front() else { return };
+        for reserved in batch.reserved {
+            drop(reserved.ready());
+        }
+        for number in batch.received {
+            self.kept.outbox.release(number);
+        }
+        for announced in batch.announced {
             // Who is slow is dealt with by its mailbox; who publishes does not wait for it.
-            let _ = self.hub.publish(publication);
+            let _ = self.hub.publish(announced);
         }
     }
 
     /// Takes a SUBSCRIBE; returns the SUBACK, and what the log must know first.
-    pub(in crate::mqtt) fn subscribe(&mut self, subscribe: &Subscribe) -> (Bytes, Option<Note>) {
+    pub(in crate::mqtt) fn subscribe(&mut self, subscribe: &Subscribe) -> (Bytes, Vec<Note>) {
         let mut codes = Vec::with_capacity(subscribe.subscriptions.len());
         let mut has_changed = false;
         for subscription in &subscribe.subscriptions {
@@ -201,11 +228,11 @@ impl Guest {
         }
         let mut suback = BytesMut::new();
         write::suback(self.version, subscribe.id, &codes, &mut suback);
-        (suback.freeze(), self.note_if(has_changed))
+        (suback.freeze(), self.notes_of(has_changed))
     }
 
     /// Takes an UNSUBSCRIBE; returns the UNSUBACK, and what the log must know first.
-    pub(in crate::mqtt) fn unsubscribe(&mut self, unsubscribe: &Unsubscribe) -> (Bytes, Option<Note>) {
+    pub(in crate::mqtt) fn unsubscribe(&mut self, unsubscribe: &Unsubscribe) -> (Bytes, Vec<Note>) {
         let mut has_changed = false;
         let codes: Vec<u8> = unsubscribe
             .filters
@@ -221,12 +248,24 @@ impl Guest {
             .collect();
         let mut unsuback = BytesMut::new();
         write::unsuback(self.version, unsubscribe.id, &codes, &mut unsuback);
-        (unsuback.freeze(), self.note_if(has_changed))
+        (unsuback.freeze(), self.notes_of(has_changed))
     }
 
-    /// Takes an answer to what was sent. After an error the connection must end.
-    pub(in crate::mqtt) fn answered(&mut self, answer: Answer) -> Result<(), Violation> {
-        self.kept.outbox.answered(answer)
+    /// Takes an answer to what was sent; returns what the log must know. After an error the connection must end.
+    pub(in crate::mqtt) fn answered(&mut self, answer: Answer) -> Result<Option<Note>, Violation> {
+        let Kept { outbox, mailbox, .. } = &mut self.kept;
+        Ok(match outbox.answered(answer)? {
+            Progress::Nothing => None,
+            Progress::Done(number) => mailbox.done(number),
+            Progress::Received(number) => {
+                let note = mailbox.received(number);
+                match note {
+                    Some(_) => self.next.received.push(number),
+                    None => outbox.release(number),
+                }
+                note
+            }
+        })
     }
 
     /// Changes how long the session outlives its connection, as a good-bye may.
@@ -247,7 +286,8 @@ impl Guest {
         while out.len() < OUT_BYTES_MAX {
             let has_written = match self.kept.outbox.next() {
                 Some(Outgoing::Publish { id, qos, dup, message, .. }) => {
-                    put_delivery(self.version, message, id, qos, dup, now, out);
+                    debug_assert_eq!(message.qos, qos);
+                    message.write(self.version, id, dup, now, out);
                     true
                 }
                 Some(Outgoing::Release { id }) => {
@@ -262,9 +302,9 @@ impl Guest {
             };
             // One at a time: what the window holds back stays in the mailbox, where it is counted.
             if !has_written {
-                let delivery = if self.kept.outbox.has_room() { self.kept.mailbox.take() } else { None };
-                match delivery {
-                    Some(delivery) => self.offer(delivery, now),
+                let next = if self.kept.outbox.has_room() { self.kept.mailbox.take() } else { None };
+                match next {
+                    Some((number, waits)) => self.offer(number, waits, now),
                     None => return Ok(false),
                 }
             }
@@ -272,20 +312,30 @@ impl Guest {
         Ok(true)
     }
 
-    fn offer(&mut self, delivery: Delivery, now: Instant) {
-        let publication = &delivery.publication;
-        if publication.is_expired(now) || !self.rules.permits().allow(Access::Read, publication.topic()) {
-            return;
-        }
-        if self.packet_bytes_max < usize::MAX {
-            let mut packet = BytesMut::new();
-            put_delivery(self.version, &delivery, 1, delivery.qos, false, now, &mut packet);
-            if packet.len() > self.packet_bytes_max {
+    fn offer(&mut self, number: u64, waits: Waits, now: Instant) {
+        let waits = match waits {
+            Waits::New(delivery) if !self.may_be_sent(&delivery, now) => {
                 // The standard's way: as if it had been delivered.
-                return;
+                return self.kept.mailbox.drop_one(number);
             }
-        }
-        self.kept.outbox.offer(delivery);
+            Waits::PerhapsSent(delivery) if !self.may_be_sent(&delivery, now) => {
+                if delivery.qos != QoS::ExactlyOnce {
+                    return self.kept.mailbox.drop_one(number);
+                }
+                // If it was sent, the client holds its id until it is released.
+                Waits::Received
+            }
+            waits => waits,
+        };
+        self.kept.outbox.offer(number, waits);
+    }
+
+    fn may_be_sent(&mut self, delivery: &Delivery, now: Instant) -> bool {
+        let publication = &delivery.publication;
+        !publication.is_expired(now)
+            && self.rules.permits().allow(Access::Read, publication.topic())
+            && (self.packet_bytes_max == usize::MAX
+                || delivery.packet_bytes(self.version, now) <= self.packet_bytes_max)
     }
 
     /// Says why a subscription is refused, if it is.
@@ -309,22 +359,29 @@ impl Guest {
     fn add(&mut self, subscription: &Subscription, subscription_id: Option<u32>) -> bool {
         let grant = Grant::new(subscription, subscription_id);
         let mailbox = &self.kept.mailbox;
-        self.hub.subscribe(mailbox, &subscription.filter, grant.clone());
         let before = self.kept.subscriptions.insert(subscription.filter.clone(), grant.clone());
         let wants_retained = match subscription.retain_handling {
             RetainHandling::Always => true,
             RetainHandling::IfNew => before.is_none(),
             RetainHandling::Never => false,
         };
+        let has_changed = before.as_ref() != Some(&grant);
         if wants_retained {
-            self.hub.send_retained(mailbox, &subscription.filter, &grant);
+            let Batch { reserved, notes, .. } = &mut self.next;
+            reserved.extend(self.hub.subscribe_with_retained(mailbox, &subscription.filter, &grant, notes));
+        } else {
+            self.hub.subscribe(mailbox, &subscription.filter, grant);
         }
-        before != Some(grant)
+        has_changed
     }
 
-    fn note_if(&self, has_changed: bool) -> Option<Note> {
-        let Kept { expiry, subscriptions, noted, .. } = &self.kept;
-        (has_changed && noted.is_some()).then(|| note::remember(&self.client_id, *expiry, subscriptions))
+    /// Returns what the log must know before a change of subscriptions is confirmed.
+    fn notes_of(&mut self, has_changed: bool) -> Vec<Note> {
+        let mut notes = self.next.notes.take();
+        let Kept { expiry, subscriptions, mailbox, .. } = &self.kept;
+        let tag = mailbox.tag().filter(|_| has_changed);
+        notes.extend(tag.map(|tag| note::remember(&self.client_id, *expiry, tag, subscriptions)));
+        notes
     }
 }
 
@@ -342,48 +399,6 @@ pub(super) fn publication(message: &Message, publisher: u64) -> Option<Publicati
         publisher: Some(publisher),
         expires_at: expiry_of(attributes.message_expiry_s, Instant::now()),
     })
-}
-
-fn put_delivery(version: Version, delivery: &Delivery, id: u16, qos: QoS, dup: bool, now: Instant, out: &mut BytesMut) {
-    let publication = &delivery.publication;
-    let publish = Publish {
-        topic: publication.topic.clone(),
-        payload: publication.payload.clone(),
-        qos,
-        retain: delivery.retain,
-        duplicate: dup,
-        id,
-        alias: None,
-        properties: if version == Version::V5 { properties_for(delivery, now) } else { Bytes::new() },
-    };
-    // It came through the codec, or from a sink that keeps to the same lengths; the ids add some bytes only.
-    let written = write::publish(version, &publish, out);
-    debug_assert!(written.is_ok(), "{written:?}");
-}
-
-/// Returns the properties for one subscriber: with its subscription ids, and the time that is left.
-fn properties_for(delivery: &Delivery, now: Instant) -> Bytes {
-    let publication = &delivery.publication;
-    if delivery.subscription_ids.is_empty() && publication.expires_at.is_none() {
-        return publication.properties.clone();
-    }
-    let mut block = BytesMut::with_capacity(publication.properties.len() + 5 * delivery.subscription_ids.len());
-    let _ = properties::read_block("PUBLISH", &publication.properties, properties::IN_PUBLISH, |id, _, raw| {
-        match (id, publication.expires_at) {
-            (properties::MESSAGE_EXPIRY, Some(at)) => {
-                let left_s = (at.saturating_duration_since(now)).as_secs_f64().ceil();
-                block.put_u8(properties::MESSAGE_EXPIRY);
-                // At most what came, which had 32 bits.
-                block.put_u32(left_s as u32);
-            }
-            _ => block.extend_from_slice(raw),
-        }
-    });
-    for subscription_id in &delivery.subscription_ids {
-        block.put_u8(properties::SUBSCRIPTION_ID);
-        write::put_variable_integer(&mut block, usize::try_from(*subscription_id).unwrap_or(usize::MAX));
-    }
-    block.freeze()
 }
 
 #[cfg(test)]

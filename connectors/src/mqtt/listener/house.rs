@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tidemill_engine::clock::Dice;
+use tidemill_engine::clock::{Clock, Dice};
 use tidemill_engine::source::{Chunk, Intake, IntakeError, Message, Note, Resume, Stop};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
@@ -22,9 +22,11 @@ use super::guest::publication;
 use super::hub::Hub;
 use super::limits::Handshakes;
 use super::note;
+use super::results::Taken;
+use super::saved::{self, Notes, Place};
 use super::sessions::{Kept, Sessions};
 use super::watched::{FileError, Watched};
-use super::will::Bequest;
+use super::will::{self, Bequest, Recalled};
 use crate::tls::TlsServer;
 
 /// How often files are looked at.
@@ -41,7 +43,9 @@ pub(super) struct House {
     pub(super) session_expiry_max_s: u32,
     pub(super) sessions: Sessions,
     pub(super) hub: Arc<Hub>,
+    pub(super) taken: Arc<Taken>,
     pub(super) handshakes: Handshakes,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) dice: Arc<dyn Dice>,
 }
 
@@ -89,33 +93,74 @@ impl House {
         Ok(())
     }
 
-    /// Puts back the sessions that the log knows, all of them without their clients, and what is retained. Returns what the log
-    /// need not know any more.
+    /// Puts back the sessions that the log knows, all of them without their clients, with what waits for them and their wills,
+    /// and what is retained. Returns what the log must know instead, or need not know any more.
     pub(super) fn restore(&self, resume: &[Resume]) -> Vec<Note> {
         self.sessions.clear();
         self.hub.forget_subscribers();
-        let none = BTreeMap::new();
+        let (none, now) = (BTreeMap::new(), Instant::now());
         let notes = resume.iter().find(|resume| resume.partition == PARTITION).map_or(&none, |resume| &resume.notes);
-        let mut orphans = self.hub.restore_retained(notes);
+        let mut changes = self.hub.restore_retained(notes);
+        changes.extend(self.taken.restore(notes));
         let mut remembered = Remembered::recall(notes);
+        let (mut waiting, orphans) = saved::recall(notes, now);
+        changes.extend(orphans);
+        let mut wills: BTreeMap<&str, Recalled<'_>> = BTreeMap::new();
+        for (key, value) in notes.iter().filter(|(key, _)| will::is_will(key)) {
+            match will::recall(key, value) {
+                Some(recalled) => drop(wills.insert(recalled.client_id, recalled)),
+                None => changes.push(Note::forget(key.clone())),
+            }
+        }
         for (key, value) in notes {
-            let Some((client_id, expiry, subscriptions)) = note::recall(key, value) else { continue };
-            let mut kept = Kept::new(self.sessions.new_number(), self.first_number(), client_id);
+            let Some(note::Recalled { client_id, expiry, tag, subscriptions }) = note::recall(key, value) else {
+                continue;
+            };
+            let messages = tag.and_then(|tag| waiting.remove(&tag)).unwrap_or_default();
+            let first = messages.first().map_or_else(|| self.first_number(), |(number, ..)| *number);
+            let mut kept = Kept::new(self.sessions.new_number(), first, client_id);
             if let Some(remembered) = remembered.remove(&session_name(client_id)) {
                 kept.remembered = remembered;
             }
             kept.mailbox.set_present(false);
+            let new_tag = self.hub.save(&kept.mailbox, tag.unwrap_or_else(|| self.new_tag()));
+            if tag.is_none() {
+                changes.push(note::remember(client_id, expiry, new_tag, &subscriptions));
+            }
+            for (number, what, bytes) in messages {
+                kept.mailbox.restore(number, what, self.hub.room().take_over(bytes));
+            }
             for (filter, grant) in &subscriptions {
                 self.hub.subscribe(&kept.mailbox, filter, grant.clone());
             }
+            kept.will = wills.remove(client_id).map(|recalled| self.restore_will(recalled, kept.mailbox.number, now));
             kept.expiry = expiry;
             kept.noted = Some(expiry);
             kept.subscriptions = subscriptions;
             self.sessions.restore(client_id, kept);
         }
-        // Packet ids of sessions that have ended: the program died before it could say so.
-        orphans.extend(remembered.into_values().flat_map(|mut remembered| remembered.end()));
-        orphans
+        // Of sessions that have ended: the program died before it could say so.
+        changes.extend(remembered.into_values().flat_map(|mut remembered| remembered.end()));
+        let orphans = waiting.into_iter().flat_map(|(tag, messages)| messages.into_iter().map(move |m| (tag, m.0)));
+        changes.extend(orphans.map(|(tag, number)| Place { tag, number }.done()));
+        changes.extend(wills.into_keys().map(will::forget));
+        changes
+    }
+
+    /// Puts a will back that waits for its time.
+    fn restore_will(&self, recalled: Recalled<'_>, publisher: u64, now: Instant) -> (Instant, Bequest) {
+        let Recalled { client_id, due_at_us, will } = recalled;
+        let left_us = due_at_us.saturating_sub(self.clock.now_us());
+        // Its note has as many bytes, nearly.
+        let bytes = client_id.len() + will.topic.len() + will.properties.len() + will.payload.len();
+        let saved = Some(self.hub.room().take_over(bytes));
+        let bequest = Bequest { client_id: Arc::from(client_id), will, publisher, saved };
+        (now + Duration::from_micros(u64::try_from(left_us).unwrap_or(0)), bequest)
+    }
+
+    /// Returns a tag for the messages of a session.
+    pub(super) fn new_tag(&self) -> u64 {
+        self.dice.roll()
     }
 
     /// Returns the number that a session's messages begin with.
@@ -125,7 +170,9 @@ impl House {
 
     /// Publishes what a client has left.
     pub(super) async fn publish_will(&self, bequest: Bequest, log: &Log) {
-        let Bequest { will, publisher } = bequest;
+        let mut notes = Notes::default();
+        notes.list.extend(bequest.forget());
+        let Bequest { will, publisher, .. } = bequest;
         let Will { topic, payload, qos, retain, properties, .. } = will;
         let publish = Publish { topic, payload, qos, retain, properties, ..Publish::default() };
         if !std::str::from_utf8(&publish.topic).is_ok_and(|topic| self.pattern.accepts(topic)) {
@@ -133,12 +180,11 @@ impl House {
         }
         let attributes = attributes::encode(&publish, &mut Arena::default());
         let message = Message { topic: publish.topic, payload: publish.payload, attributes };
-        let publication = publication(&message, publisher);
-        let notes = publication.iter().flat_map(|publication| self.hub.notes_of(publication)).collect();
-        if log.append(vec![message], notes).await.is_ok()
-            && let Some(publication) = publication
+        let announced = publication(&message, publisher).map(|publication| self.hub.announce(publication, &mut notes));
+        if log.append(vec![message], notes.take()).await.is_ok()
+            && let Some(announced) = announced
         {
-            let _ = self.hub.publish(publication);
+            let _ = self.hub.publish(announced);
         }
     }
 
@@ -185,6 +231,9 @@ impl House {
             }
             for _ in 0..self.hub.take_dropped() {
                 log.intake.count_error("subscriber");
+            }
+            for _ in 0..self.hub.room().take_refused() {
+                log.intake.count_error("subscriber_unsaved");
             }
             let house = Arc::clone(&self);
             let looked = tokio::task::spawn_blocking(move || house.look()).await.unwrap_or_default();

@@ -13,7 +13,8 @@
 //! | sessions that outlive their connections | 10,000 | refused: 0x97, in 3.1.1 code 3 |
 //! | subscriptions of a session | 100 | refused: 0x97, in 3.1.1 0x80 |
 //! | messages for one subscriber | 4,096 and 4 MiB waiting, 1,024 and 4 MiB unconfirmed | QoS 0 dropped; else 0x97 and the end of the connection |
-//! | retained messages | 10,000 and 32 MiB | not retained |
+//! | messages and wills that wait for sessions, all together | 32 MiB in the log | in memory only, counted as `subscriber_unsaved` |
+//! | retained messages | 10,000 and 16 MiB | not retained |
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,7 +28,7 @@ pub(super) const CONNECTIONS_MAX_DEFAULT: usize = 10_000;
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many connections may be on the way to their CONNECT. Who is slow on purpose can hold so many, and 512 KiB for each,
 /// and no honest client waits behind them.
-pub(super) const HANDSHAKES_MAX: usize = 512;
+pub(in crate::mqtt) const HANDSHAKES_MAX: usize = 512;
 
 /// The connections on the way to their CONNECT, the longest on its way first.
 #[derive(Default)]

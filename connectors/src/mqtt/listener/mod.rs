@@ -23,11 +23,11 @@
 //! ```text
 //!   acceptor ─► visit: limits ─► auth ─► sessions ─► guest ◄──► hub, tree, retained ◄── results
 //!                                 │         │          │
-//!                            passwords    note        acl, outbox, will          house: what they share
+//!                            passwords    note        acl, mailbox, outbox       house: what they share
 //! ```
 //!
-//! Not a broker in one respect: what is on its way *to* clients is in memory. Messages that wait for an absent subscriber are
-//! gone after a restart; subscriptions, packet ids of publishers and retained messages are not.
+//! Sessions, what waits for their clients, wills that are delayed and retained messages are notes in the log (`note`, `saved`,
+//! `will`, `retained`): a restart goes on with them. What ends with its connection is in memory.
 
 mod acceptor;
 mod house;
@@ -45,16 +45,21 @@ mod note;
 mod sessions;
 mod will;
 
+mod delivery;
 mod guest;
 mod hub;
+mod mailbox;
 mod outbox;
 mod results;
 mod retained;
+mod saved;
 mod tree;
 
 pub use acceptor::{MqttListener, listener};
 pub(super) use guest::{Guest, Verdict};
-pub(super) use hub::Mailbox;
+#[cfg(test)]
+pub(super) use limits::HANDSHAKES_MAX;
+pub(super) use mailbox::Mailbox;
 pub use passwords::{PasswordError, password_line};
 
 /// The one partition of the source. A partition for each device would make the slowest one hold the watermark back.

@@ -2,11 +2,14 @@
 //!
 //! ```text
 //!   key     's' │ client id
-//!   value   version: 1 │ expiry: u32, seconds │ subscriptions …
+//!   value   version: 2 │ expiry: u32, seconds │ tag: u64 │ subscriptions …
+//!           version: 1 │ expiry: u32, seconds │ subscriptions …      as older programs wrote it
 //!           subscription: options: u8 │ id: u32, 0 for none │ length: u16 │ filter
 //!           options: bits 0-1 QoS, bit 2 no-local, bit 3 retain-as-published
 //!   numbers big-endian
 //! ```
+//!
+//! The tag is that of the messages which wait for the session (`saved.rs`).
 //!
 //! At most 100 subscriptions, so a note has seven mebibytes at the very most, and some dozen bytes in life. The packet ids of
 //! QoS 2 that a session holds are notes of their own, of the receiver.
@@ -18,18 +21,21 @@ use tidemill_engine::source::Note;
 
 use super::super::packet::QoS;
 use super::super::properties::Reader;
-use super::hub::Grant;
+use super::delivery::Grant;
 use super::sessions::Expiry;
 
 /// The first byte of a session's key.
 const SESSION: u8 = b's';
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Without a tag.
+const VERSION_1: u8 = 1;
 
 /// Makes the note of a session.
-pub(super) fn remember(client_id: &str, expiry: Expiry, subscriptions: &BTreeMap<String, Grant>) -> Note {
+pub(super) fn remember(client_id: &str, expiry: Expiry, tag: u64, subscriptions: &BTreeMap<String, Grant>) -> Note {
     let mut value = BytesMut::new();
     value.put_u8(VERSION);
     value.put_u32(expiry.0);
+    value.put_u64(tag);
     for (filter, grant) in subscriptions {
         let options = grant.qos as u8 | u8::from(grant.no_local) << 2 | u8::from(grant.retain_as_published) << 3;
         value.put_u8(options);
@@ -53,15 +59,28 @@ fn key(client_id: &str) -> Bytes {
     key.freeze()
 }
 
+/// What a note says of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Recalled<'n> {
+    pub(super) client_id: &'n str,
+    pub(super) expiry: Expiry,
+    /// It has none if an older version has written it.
+    pub(super) tag: Option<u64>,
+    pub(super) subscriptions: BTreeMap<String, Grant>,
+}
+
 /// Reads a note; `None` if it is not one of a session, or not of a version that we know.
-pub(super) fn recall<'n>(key: &'n [u8], value: &[u8]) -> Option<(&'n str, Expiry, BTreeMap<String, Grant>)> {
+pub(super) fn recall<'n>(key: &'n [u8], value: &[u8]) -> Option<Recalled<'n>> {
     let client_id = std::str::from_utf8(key.strip_prefix(&[SESSION])?).ok()?;
     let mut reader = Reader { packet: "note", bytes: value };
-    if reader.u8().ok()? != VERSION {
-        return None;
-    }
+    let version = reader.u8().ok()?;
     let number = |reader: &mut Reader<'_>| reader.take(4, "a number").ok()?.try_into().ok().map(u32::from_be_bytes);
     let expiry = Expiry(number(&mut reader)?);
+    let tag = match version {
+        VERSION => Some(reader.take(8, "a number").ok()?.try_into().ok().map(u64::from_be_bytes)?),
+        VERSION_1 => None,
+        _ => return None,
+    };
     let mut subscriptions = BTreeMap::new();
     while !reader.bytes.is_empty() {
         let options = reader.u8().ok()?;
@@ -75,7 +94,7 @@ pub(super) fn recall<'n>(key: &'n [u8], value: &[u8]) -> Option<(&'n str, Expiry
         };
         subscriptions.insert(filter, grant);
     }
-    Some((client_id, expiry, subscriptions))
+    Some(Recalled { client_id, expiry, tag, subscriptions })
 }
 
 #[cfg(test)]
@@ -83,6 +102,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::super::retained::Retained;
+    use super::super::{saved, will};
     use super::*;
     use crate::mqtt::remembered::Remembered;
 
@@ -101,9 +121,13 @@ mod tests {
             for session in sessions.values_mut() {
                 assert!(session.end().iter().all(|note| note.value.is_empty()));
             }
-            let Some((client_id, expiry, subscriptions)) = recall(key, value) else { return is_of_others };
-            let again = remember(client_id, expiry, &subscriptions);
-            assert_eq!(recall(&again.key, &again.value), Some((client_id, expiry, subscriptions)));
+            let (waiting, orphans) = saved::recall(&notes, Instant::now());
+            let is_of_others = is_of_others || !waiting.is_empty() || will::recall(key, value).is_some();
+            assert!(orphans.iter().all(|note| note.value.is_empty()));
+            let Some(recalled) = recall(key, value) else { return is_of_others };
+            let tag = recalled.tag.unwrap_or(7);
+            let again = remember(recalled.client_id, recalled.expiry, tag, &recalled.subscriptions);
+            assert_eq!(recall(&again.key, &again.value), Some(Recalled { tag: Some(tag), ..recalled }));
             true
         });
     }
@@ -115,17 +139,22 @@ mod tests {
             ("a/+".to_owned(), grant(QoS::ExactlyOnce, Some(70_000))),
             ("ä/#".to_owned(), grant(QoS::AtMostOnce, None)),
         ]);
-        let note = remember("press-7", Expiry(3_600), &subscriptions);
+        let note = remember("press-7", Expiry(3_600), 1 << 60, &subscriptions);
         let recalled = recall(&note.key, &note.value).expect("a note of a session");
-        assert_eq!(recalled, ("press-7", Expiry(3_600), subscriptions));
+        let tag = Some(1 << 60);
+        let expected = Recalled { client_id: "press-7", expiry: Expiry(3_600), tag, subscriptions };
+        assert_eq!(recalled, expected);
+        // As before there were tags.
+        let older = [&[VERSION_1], &note.value[1..5], &note.value[13..]].concat();
+        assert_eq!(recall(&note.key, &older), Some(Recalled { tag: None, ..expected }));
         assert_eq!(forget("press-7"), Note::forget(note.key));
     }
 
     #[test]
     fn a_note_that_is_cut_or_of_another_kind_is_not_recalled() {
         let grant = Grant { qos: QoS::AtMostOnce, no_local: false, retain_as_published: false, subscription_id: None };
-        let note = remember("a", Expiry(1), &BTreeMap::from([("topic".to_owned(), grant)]));
-        let whole = 5;
+        let note = remember("a", Expiry(1), 9, &BTreeMap::from([("topic".to_owned(), grant)]));
+        let whole = 13;
         for length in (0..note.value.len()).filter(|length| *length != whole) {
             assert_eq!(recall(&note.key, &note.value[..length]), None, "{length}");
         }

@@ -12,7 +12,8 @@
 //! `leave`, so a newer connection finds all that the older one has acknowledged. In a storm of takeovers each claim ends the
 //! one before it, which gives up where it waits: two are alive at most.
 //!
-//! What outlives the process are notes in the log (`note.rs`); what a client is sent is in memory only.
+//! What outlives the process are notes in the log: of the session (`note.rs`), of what its client must get (`saved.rs`), and of a
+//! will that waits (`will.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -24,7 +25,9 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
 use tokio::time::Instant;
 
 use super::super::remembered::{Lasts, Remembered};
-use super::hub::{Grant, Hub, Mailbox};
+use super::delivery::Grant;
+use super::hub::Hub;
+use super::mailbox::Mailbox;
 use super::note;
 use super::outbox::Outbox;
 use super::will::Bequest;
@@ -71,7 +74,7 @@ impl Kept {
         Kept {
             expiry: Expiry::default(),
             subscriptions: BTreeMap::new(),
-            mailbox: Mailbox::new(number),
+            mailbox: Mailbox::new(number, first),
             outbox: Outbox::new(first),
             remembered: Remembered::new(client_id, Lasts::InLog),
             noted: None,
@@ -85,6 +88,7 @@ impl Kept {
             hub.unsubscribe(self.mailbox.number, filter);
         }
         let mut notes = self.remembered.end();
+        notes.extend(self.mailbox.stop_saving());
         notes.extend(self.noted.map(|_| note::forget(client_id)));
         notes
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use tidemill_engine::time::micros;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
@@ -25,6 +26,7 @@ use super::auth::Who;
 use super::guest::{Arrival, Guest, Rules};
 use super::house::{House, Log, assigned_id, detached};
 use super::limits::CONNECT_TIMEOUT;
+use super::saved::Notes;
 use super::sessions::{Claim, Entered, Expiry, Kept};
 use super::will::{self, Bequest};
 use super::{PARTITION, filter, note};
@@ -272,8 +274,9 @@ impl Visit {
         }
         self.tell(&end, &claim.id);
         // Boxed, so that ten thousand idle connections do not reserve room for their end.
-        Box::pin(self.depart(connection, end, kept, will.map(|will| Bequest { will, publisher }), claim, entered))
-            .await;
+        let client_id = Arc::clone(&claim.id);
+        let bequest = will.map(|will| Bequest { client_id, will, publisher, saved: None });
+        Box::pin(self.depart(connection, end, kept, bequest, claim, entered)).await;
     }
 
     /// Gives the session back, then says good-bye, then publishes the will: whoever waits for the session waits no longer.
@@ -288,14 +291,20 @@ impl Visit {
     ) {
         let now = Instant::now();
         let mut bequest = bequest.filter(|_| will::is_due_after(&end));
-        if let Some(waiting) = bequest.take_if(|bequest| will::due_at(&bequest.will, kept.expiry.0, now) > now) {
-            kept.will = Some((will::due_at(&waiting.will, kept.expiry.0, now), waiting));
+        let mut notes = Notes::default();
+        if let Some(mut waiting) = bequest.take_if(|bequest| will::due_at(&bequest.will, kept.expiry.0, now) > now) {
+            let due_at = will::due_at(&waiting.will, kept.expiry.0, now);
+            let due_at_us = self.house.clock.now_us().saturating_add(micros(due_at - now));
+            let note = will::remember(&claim.id, due_at_us, &waiting.will);
+            waiting.saved = notes.save(note, self.house.hub.room());
+            kept.will = Some((due_at, waiting));
         }
-        let mut notes = Vec::new();
+        let mut notes = notes.take();
         if kept.expiry.outlives() {
+            notes.extend(kept.mailbox.take_gone());
             *entered = Some(kept);
         } else {
-            notes = kept.end(&claim.id, &self.house.hub);
+            notes.extend(kept.end(&claim.id, &self.house.hub));
         }
         if !notes.is_empty() && !matches!(end, End::Intake(_)) {
             // Before the id is free: a new session's note must come later.
@@ -341,7 +350,7 @@ impl Visit {
             }
         };
         // Back within its delay.
-        kept.will = None;
+        notes.extend(kept.will.take().and_then(|(_, will)| will.forget()));
         kept.expiry = expiry;
         if self.house.sessions.set_kept(claim, expiry.outlives()).is_err() {
             let why = "there are as many sessions as can be kept: ask for one that ends with its connection";
@@ -349,10 +358,17 @@ impl Visit {
             return Err(Some(Refusal { version: *version, code: reason::QUOTA_EXCEEDED, why: why.to_owned() }));
         }
         let wanted = expiry.outlives().then_some(expiry);
+        let tag = match wanted {
+            Some(_) => self.house.hub.save(&kept.mailbox, self.house.new_tag()),
+            None => {
+                notes.extend(kept.mailbox.stop_saving());
+                0
+            }
+        };
         if kept.noted != wanted {
             // Behind what ends the older session: of two notes of one key the later counts.
             notes.push(match wanted {
-                Some(_) => note::remember(&claim.id, expiry, &kept.subscriptions),
+                Some(_) => note::remember(&claim.id, expiry, tag, &kept.subscriptions),
                 None => note::forget(&claim.id),
             });
             kept.noted = wanted;

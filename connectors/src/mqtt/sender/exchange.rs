@@ -54,8 +54,8 @@ impl Answer {
 pub(in crate::mqtt) enum Told {
     /// Nothing that was not known.
     Nothing,
-    /// The peer has a message, and it is not delivered yet: it is [`Sender::received`](super::Sender::received) at most.
-    Received,
+    /// The peer has a message, and it is not delivered yet.
+    Received { number: u64 },
     /// A message is delivered.
     Delivered { number: u64 },
     /// The peer does not take a message: [`Sender::give_up`](super::Sender::give_up) on it, or it is sent again on the next connection.

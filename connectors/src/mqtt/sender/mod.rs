@@ -17,7 +17,8 @@
 //!
 //! Two messages in flight never share an id, since what is in flight spans fewer than 65,535 numbers. PUBRELs leave in the
 //! order of the PUBRECs. With [`Release::WhenTold`] each waits for those of all messages before it, since `received` is a
-//! single number.
+//! single number. With [`Release::Each`] the owner keeps durable what became of each message, and says so with
+//! [`Sender::release_one`].
 
 mod exchange;
 
@@ -41,6 +42,8 @@ pub(super) enum Release {
     AtOnce,
     /// When the owner has made [`Sender::received`] durable, and said so with [`Sender::release`].
     WhenTold,
+    /// When the owner has said so of the message, with [`Sender::release_one`].
+    Each,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,8 @@ struct Entry<M> {
     stage: Stage,
     /// Whether it takes a place in the window of this connection.
     is_counted: bool,
+    /// Whether its PUBREL may leave, with [`Release::Each`].
+    may_release: bool,
     /// There is none once it is done.
     message: Option<M>,
 }
@@ -112,7 +117,7 @@ impl<M> Sender<M> {
     }
 
     /// Adds a message behind the others, and returns its number.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the sessions of a listener call it"))]
+    #[cfg(test)]
     pub(super) fn offer(&mut self, message: M, qos: QoS) -> u64 {
         self.offer_at(self.next_number, message, qos)
     }
@@ -134,15 +139,16 @@ impl<M> Sender<M> {
     }
 
     /// Adds a message of QoS 2 that the peer had received before a crash, and perhaps has released. It comes before any
-    /// other message is offered.
+    /// message is offered that was not sent before that crash.
     pub(super) fn restore_received(&mut self, number: u64, message: M) {
         self.push(number, QoS::ExactlyOnce, Stage::Received, Some(message));
         self.releases.push_back(number);
         // The peer counts it.
         self.in_flight = self.in_flight.saturating_add(1);
-        self.entries.back_mut().expect("pushed above").is_counted = true;
-        self.received = number + 1;
-        self.may_release = number + 1;
+        let entry = self.entries.back_mut().expect("pushed above");
+        (entry.is_counted, entry.may_release) = (true, true);
+        self.note_received();
+        self.may_release = self.may_release.max(number + 1);
     }
 
     /// Leaves a number out, as if its message were delivered.
@@ -155,7 +161,7 @@ impl<M> Sender<M> {
     fn push(&mut self, number: u64, qos: QoS, stage: Stage, message: Option<M>) {
         assert!(number >= self.next_number, "messages are offered in the order of their numbers");
         self.next_number = number + 1;
-        self.entries.push_back(Entry { number, qos, stage, is_counted: false, message });
+        self.entries.push_back(Entry { number, qos, stage, is_counted: false, may_release: false, message });
     }
 
     /// Begins a connection on which the peer has kept the session. What it has not answered is sent again, in the same
@@ -244,10 +250,15 @@ impl<M> Sender<M> {
     /// Finds the next message whose PUBREL is due.
     fn next_release(&self) -> Option<usize> {
         let number = *self.releases.front()?;
-        let may_leave = self.release == Release::AtOnce || number < self.received.min(self.may_release);
-        let at = may_leave.then(|| self.place_from(number))?;
-        assert_eq!(self.entries[at].number, number, "what waits for its PUBREL is kept");
-        Some(at)
+        let at = self.place_from(number);
+        let entry = &self.entries[at];
+        assert_eq!(entry.number, number, "what waits for its PUBREL is kept");
+        let may_leave = match self.release {
+            Release::AtOnce => true,
+            Release::WhenTold => number < self.received.min(self.may_release),
+            Release::Each => entry.may_release,
+        };
+        may_leave.then_some(at)
     }
 
     /// Finds the next message to publish, if there is room for it.
@@ -288,7 +299,7 @@ impl<M> Sender<M> {
             (Answer::Received { code: code @ NEGATIVE.., .. }, QoS::ExactlyOnce, Stage::Sent) => {
                 Told::Refused { number, code }
             }
-            (Answer::Received { .. }, QoS::ExactlyOnce, Stage::Sent) => Told::Received,
+            (Answer::Received { .. }, QoS::ExactlyOnce, Stage::Sent) => Told::Received { number },
             (Answer::Received { .. }, QoS::ExactlyOnce, Stage::Released) => {
                 if wants_release {
                     self.repeat(Repeat::Release(id));
@@ -309,7 +320,7 @@ impl<M> Sender<M> {
         match told {
             Told::Delivered { .. } => self.finish(at, Stage::Done),
             Told::Refused { .. } => self.finish(at, Stage::Refused),
-            Told::Received => {
+            Told::Received { .. } => {
                 let entry = &mut self.entries[at];
                 entry.stage = Stage::Received;
                 self.releases.push_back(number);
@@ -342,6 +353,13 @@ impl<M> Sender<M> {
     /// Lets PUBRELs leave for messages below a number: [`Sender::received`] is durable so far.
     pub(super) fn release(&mut self, below: u64) {
         self.may_release = self.may_release.max(below);
+    }
+
+    /// Lets the PUBREL of one message leave: it is durable that the peer has received it.
+    pub(super) fn release_one(&mut self, number: u64) {
+        if let Ok(at) = self.entries.binary_search_by_key(&number, |entry| entry.number) {
+            self.entries[at].may_release = true;
+        }
     }
 
     /// Everything below this number is delivered, or given up.

@@ -257,9 +257,9 @@ fn a_release_waits_until_the_receipt_is_durable() {
     assert!(matches!(sender.next(), Some(Outgoing::Publish { id: 8, dup: false, .. })));
     assert!(matches!(sender.next(), Some(Outgoing::Publish { id: 9, .. })));
     // Out of order: the first one holds the second back, so that one number says everything.
-    assert_eq!(sender.receive(Answer::Received { id: 9, code: 0 }), Ok(Told::Received));
+    assert_eq!(sender.receive(Answer::Received { id: 9, code: 0 }), Ok(Told::Received { number: 8 }));
     assert_eq!((sender.received(), sender.next()), (7, None));
-    assert_eq!(sender.receive(Answer::Received { id: 8, code: 0 }), Ok(Told::Received));
+    assert_eq!(sender.receive(Answer::Received { id: 8, code: 0 }), Ok(Told::Received { number: 7 }));
     assert_eq!((sender.received(), sender.next()), (9, None));
     sender.release(9);
     // In the order of the PUBRECs.
@@ -358,7 +358,7 @@ fn a_message_that_waits_for_its_acknowledgement_holds_releases_back_only_where_t
         while sender.next().is_some() {}
         // The order is that of the PUBRECs.
         for id in [3, 2] {
-            assert_eq!(sender.receive(Answer::Received { id, code: 0 }), Ok(Told::Received));
+            assert!(matches!(sender.receive(Answer::Received { id, code: 0 }), Ok(Told::Received { .. })));
         }
         sender.release(3);
         assert_eq!(sender.has_next(), is_free);

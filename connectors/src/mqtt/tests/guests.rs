@@ -1,25 +1,31 @@
 //! The listener's clients beyond publishing: subscriptions, sessions, wills, passwords and rules, and crowds of them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::listener::{Running, connect4, connect5};
 use super::*;
+use crate::mqtt::listener::HANDSHAKES_MAX;
+
+/// How long a crowd may take that shares two cores with other tests. It is no measure of speed: a client that is forgotten
+/// would wait for ever.
+const CROWD_PATIENCE: Duration = Duration::from_secs(300);
 
 /// CONNECT of version 5 with Clean Start off and a session of an hour.
-fn connect5_kept(id: &str) -> Vec<u8> {
+pub(super) fn connect5_kept(id: &str) -> Vec<u8> {
     packet(0x10, &[&field(b"MQTT"), &[5, 0, 0, 60, 5, 17, 0, 0, 14, 16], &field(id.as_bytes())])
 }
 
 /// CONNECT of 3.1.1 without a clean session.
-fn connect4_kept(id: &str) -> Vec<u8> {
+pub(super) fn connect4_kept(id: &str) -> Vec<u8> {
     packet(0x10, &[&field(b"MQTT"), &[4, 0, 0, 60], &field(id.as_bytes())])
 }
 
-fn subscribe4(id: u8, filter: &str, qos: u8) -> Vec<u8> {
+pub(super) fn subscribe4(id: u8, filter: &str, qos: u8) -> Vec<u8> {
     packet(0x82, &[&[0, id], &field(filter.as_bytes()), &[qos]])
 }
 
-fn subscribe5(id: u8, filter: &str, options: u8) -> Vec<u8> {
+pub(super) fn subscribe5(id: u8, filter: &str, options: u8) -> Vec<u8> {
     packet(0x82, &[&[0, id, 0], &field(filter.as_bytes()), &[options]])
 }
 
@@ -31,7 +37,7 @@ async fn subscriber4(running: &Running, id: &str, filter: &str, qos: u8) -> Peer
 }
 
 /// Connects with bytes, and returns whether the session was there.
-async fn connected(running: &Running, connect: &[u8]) -> (Peer, bool) {
+pub(super) async fn connected(running: &Running, connect: &[u8]) -> (Peer, bool) {
     let mut peer = running.peer().await;
     peer.send(connect).await;
     let connack = peer.packet().await.expect("CONNACK");
@@ -260,9 +266,12 @@ async fn who_never_sends_a_connect_keeps_nobody_out() {
     let mut honest = running.device4("honest").await;
     honest.send(&publish4("plant/a/b", 1, "x")).await;
     honest.expect(&puback(1)).await;
-    running.intake.until_error("handshakes").await;
-    let evicted = running.intake.inner.lock().errors.iter().filter(|kind| **kind == "handshakes").count();
-    assert!((80..=120).contains(&evicted), "{evicted}: 512 may wait");
+    // Whose task begins late has to go late, and on a starved machine the time of some is over before there are too many.
+    let gone = |inner: &Inner, kinds: &[&str]| inner.errors.iter().filter(|kind| kinds.contains(kind)).count();
+    let all_are_gone = |inner: &Inner| gone(inner, &["handshakes", "connect_timeout"]) >= 600 - HANDSHAKES_MAX;
+    running.intake.until("512 wait, and the others had to go", all_are_gone).await;
+    let evicted = gone(&running.intake.inner.lock(), &["handshakes"]);
+    assert!(evicted <= 601 - HANDSHAKES_MAX, "{evicted}: the honest one made room for itself at the most");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -330,8 +339,9 @@ async fn two_hundred_busy_clients_are_all_served() {
             })
         })
         .collect();
+    // One after the other on a starved machine: each moves, and only the first waits for all.
     for task in tasks {
-        soon("a busy client", task).await.expect("no panic");
+        timeout(CROWD_PATIENCE, task).await.expect("a busy client").expect("no panic");
     }
     assert_eq!(running.intake.messages().len(), 4_000);
 }

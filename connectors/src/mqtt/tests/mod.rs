@@ -4,6 +4,7 @@ mod bytes;
 mod client;
 mod exactly_once;
 mod guests;
+mod kept;
 mod lab;
 mod listener;
 mod members;
@@ -29,8 +30,8 @@ use tokio::time::timeout;
 
 use crate::{Context, Options};
 
-/// No wait of a test lasts longer: then something hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// No wait of a test for one thing lasts longer, whoever else uses the machine: then something hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
@@ -268,6 +269,11 @@ impl Peer {
             Some(packet)
         })
         .await
+    }
+
+    /// Says whether nothing has come yet.
+    async fn is_quiet(&mut self) -> bool {
+        timeout(Duration::from_millis(20), self.0.peek(&mut [0])).await.is_err()
     }
 
     async fn expect(&mut self, packet: &[u8]) {
