@@ -10,10 +10,16 @@ use crate::harness::python::{interpreter, script};
 /// What schemathesis may take for all its phases.
 const SECONDS_MAX: &str = "90";
 
+/// What the protocols need beside what the others do.
+const POINTS: &str = "CREATE SOURCE points (measurement TEXT, value DOUBLE) WITH (connector = 'http', format = 'line_protocol');\n\
+                      CREATE MATERIALIZED VIEW point_history AS SELECT measurement, value FROM points;\n\
+                      CREATE SOURCE otel (severity TEXT, body TEXT) WITH (connector = 'http', format = 'otlp_logs');\n\
+                      CREATE MATERIALIZED VIEW log_history AS SELECT severity, body FROM otel;\n";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn schemathesis_finds_nothing_that_the_description_does_not_say() {
     let folder = Folder::new();
-    let serve = Serve::new(&folder, PIPELINE);
+    let serve = Serve::new(&folder, &[PIPELINE, POINTS].concat());
     let program = serve.start_ready().await;
     let (status, text) = program.http.get("/api/v1/openapi.json").await.expect("an answer");
     assert_eq!(status, 200, "{text}");

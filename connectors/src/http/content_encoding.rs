@@ -35,18 +35,30 @@ pub(super) enum ContentEncoding {
 }
 
 impl ContentEncoding {
+    /// What each is called.
+    pub(super) const NAMES: [(&'static str, ContentEncoding); 5] = [
+        ("identity", ContentEncoding::Identity),
+        ("gzip", ContentEncoding::Gzip),
+        ("x-gzip", ContentEncoding::Gzip),
+        ("zstd", ContentEncoding::Zstd),
+        ("snappy", ContentEncoding::Snappy),
+    ];
+
     /// Reads the head of a request.
     pub(super) fn of(headers: &HeaderMap) -> Result<ContentEncoding, Problem> {
         let mut found = ContentEncoding::Identity;
         for value in headers.get_all(header::CONTENT_ENCODING) {
             for name in value.to_str().unwrap_or("?").split(',') {
-                let encoding = match name.trim().to_ascii_lowercase().as_str() {
-                    "" | "identity" => continue,
-                    "gzip" | "x-gzip" => ContentEncoding::Gzip,
-                    "zstd" => ContentEncoding::Zstd,
-                    "snappy" => ContentEncoding::Snappy,
-                    other => return Err(refused(&format!("the content encoding {other:?} is not known"))),
+                let name = name.trim().to_ascii_lowercase();
+                let known = ContentEncoding::NAMES.iter().find(|(known, _)| *known == name);
+                let encoding = match known {
+                    Some((_, encoding)) => *encoding,
+                    None if name.is_empty() => continue,
+                    None => return Err(refused(&format!("the content encoding {name:?} is not known"))),
                 };
+                if encoding == ContentEncoding::Identity {
+                    continue;
+                }
                 if found != ContentEncoding::Identity {
                     return Err(refused("a body is encoded once, not several times"));
                 }

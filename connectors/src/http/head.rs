@@ -23,8 +23,12 @@ const ACK: Words<Ack> = Words {
     description: "what the answer waits for",
     words: &[("durable", Ack::Durable), ("accepted", Ack::Accepted), ("committed", Ack::Committed(COMMIT_WAIT))],
 };
-const WAIT: Wait =
-    Wait { name: "wait", description: "with ack=committed: how long the answer waits for it", max: WAIT_MAX };
+const WAIT: Wait = Wait {
+    name: "wait",
+    description: "with ack=committed: how long the answer waits for it",
+    default: Some(COMMIT_WAIT),
+    max: WAIT_MAX,
+};
 const PRODUCER_ID: TextHeader = TextHeader {
     name: "producer-id",
     description: "who sends; with producer-epoch and producer-seq",

@@ -22,7 +22,8 @@ const POSITION: Text = Text {
     description: "what the answer to a POST has said, such as readings@3",
     is_required: true,
 };
-const WAIT: Wait = Wait { name: "wait", description: "how long the answer waits for the commit", max: WAIT_MAX };
+const WAIT: Wait =
+    Wait { name: "wait", description: "how long the answer waits for the commit", default: None, max: WAIT_MAX };
 
 const REFUSALS: [Kind; 5] =
     [Kind::Parameter, Kind::UnknownPosition, Kind::UnknownSource, Kind::NotRunning, Kind::ReadOnly];

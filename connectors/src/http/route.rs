@@ -10,13 +10,14 @@ use axum::http::{HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::HttpIngest;
 use super::admission::{Ack, Post, Reached, Taken};
 use super::api::parameter::Text;
 use super::api::{Media, Operation, Verb};
+use super::content_encoding::ContentEncoding;
 use super::head::Head;
 use super::media_type::MediaType;
 use super::problem::{Kind, Problem, RowError};
+use super::{BODY_TIME_MAX, HttpIngest, INFLATED_BYTES_MAX, ROWS_MAX, SENT_BYTES_MAX};
 
 const SOURCE: Text =
     Text { place: "path", name: "source", description: "a source with connector = 'http'", is_required: true };
@@ -51,6 +52,7 @@ pub(super) fn operation() -> Operation<HttpIngest> {
     Operation::new(Verb::Post, "/api/v1/ingest/{source}", "ingest", answer)
         .other_methods(method_not_allowed)
         .summary("ingest", "Takes rows for a source")
+        .description(limits())
         .parameters(&[&SOURCE])
         .parameters(Head::PARAMETERS)
         .bodies(MediaType::ALL.map(MediaType::media))
@@ -58,6 +60,17 @@ pub(super) fn operation() -> Operation<HttpIngest> {
         .answer(202, "not as far as was asked yet: state tells", [Media::json::<Accepted>("")])
         .with_headers(&[("location", "where to ask how far the rows are")])
         .refusals(REFUSALS.map(Kind::refusal))
+}
+
+fn limits() -> String {
+    let encodings = ContentEncoding::NAMES.map(|(name, _)| name).join(", ");
+    format!(
+        "A body has at most {} MiB as it is sent and {} MiB once its Content-Encoding ({encodings}) is undone, at most {ROWS_MAX} rows, \
+         and is there after {} s. All rows are stored, or none.",
+        SENT_BYTES_MAX >> 20,
+        INFLATED_BYTES_MAX >> 20,
+        BODY_TIME_MAX.as_secs(),
+    )
 }
 
 async fn method_not_allowed() -> Response {

@@ -22,7 +22,7 @@ async fn openapi(State(state): State<ServiceState>) -> Json<Value> {
 }
 
 fn document(version: &str) -> Value {
-    Description::default().add(&super::api()).add(&HttpIngest::api()).finish(version)
+    Description::default().with(&super::api()).with(&HttpIngest::api()).finish(version)
 }
 
 #[cfg(test)]

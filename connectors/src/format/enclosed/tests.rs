@@ -163,7 +163,7 @@ fn a_claim_of_a_billion_rows_or_of_gigabytes_is_refused_before_it_is_believed() 
     let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..80).map(|at| format!("{at}{text}"))));
     let values: ArrayRef = Arc::new(Float64Array::from(vec![1.0; 80]));
     let bomb = RecordBatch::try_from_iter([("device", texts), ("v", values)]).expect("columns");
-    let parquet = parquet_file(&[bomb.clone()], Compression::ZSTD(ZstdLevel::try_new(3).expect("a level")));
+    let parquet = parquet_file(std::slice::from_ref(&bomb), Compression::ZSTD(ZstdLevel::try_new(3).expect("a level")));
     let bomb = std::slice::from_ref(&bomb);
     for (enclosed, bomb) in [
         (Enclosed::ParquetFile, parquet),
@@ -181,13 +181,13 @@ fn a_claim_of_a_billion_rows_or_of_gigabytes_is_refused_before_it_is_believed() 
 fn what_other_libraries_compress_is_read() {
     for name in ["arrow_stream/lz4", "arrow_stream/zstd"] {
         let decoded = decode(Enclosed::ArrowStream, corpus(name)).expect(name);
-        let sum: f64 = decoded.batches.iter().flat_map(|batch| values(batch)).sum();
+        let sum: f64 = decoded.batches.iter().flat_map(values).sum();
         assert_eq!((sum, decoded.dead.len()), (240.0, 0), "{name}");
     }
     for name in ["null", "deflate", "snappy", "zstandard"] {
         let decoded = decode(Enclosed::AvroContainer, corpus(&format!("avro_container/{name}"))).expect(name);
         let rows: usize = decoded.batches.iter().map(RecordBatch::num_rows).sum();
-        let sum: f64 = decoded.batches.iter().flat_map(|batch| values(batch)).sum();
+        let sum: f64 = decoded.batches.iter().flat_map(values).sum();
         assert_eq!((rows, sum, decoded.dead.len()), (40, 390.0, 0), "{name}");
     }
 }

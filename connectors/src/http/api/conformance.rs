@@ -10,7 +10,7 @@ use crate::http::HttpIngest;
 /// # Panics
 /// If the operation, the status or the code of a problem is not described.
 pub(crate) fn assert_described(method: &str, path: &str, status: u16, body: &[u8]) {
-    let document = Description::default().add(&HttpIngest::api()).finish("1");
+    let document = Description::default().with(&HttpIngest::api()).finish("1");
     let fits = |template: &str| {
         let (mut parts, mut found) = (template.split('/'), path.split('/'));
         loop {

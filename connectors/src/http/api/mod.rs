@@ -4,7 +4,7 @@
 //!   Operation: method, path, parameters, bodies, answers, refusals, handler
 //!        │
 //!        ├──► Api::router()       what the service answers
-//!        └──► Description::add()  what `/api/v1/openapi.json` says that it does
+//!        └──► Description::with()  what `/api/v1/openapi.json` says that it does
 //! ```
 //!
 //! There is no other way to a route, so none is left out of the description. What is said comes from what the handlers use: the
@@ -123,6 +123,7 @@ pub struct Operation<S> {
     id: &'static str,
     tag: &'static str,
     summary: &'static str,
+    description: String,
     parameters: Vec<&'static dyn Parameter>,
     bodies: Vec<Media>,
     answers: Vec<Answer>,
@@ -139,6 +140,7 @@ impl<S: Clone + Send + Sync + 'static> Operation<S> {
             id,
             tag: "",
             summary: "",
+            description: String::new(),
             parameters: Vec::new(),
             bodies: Vec::new(),
             answers: Vec::new(),
@@ -150,6 +152,12 @@ impl<S: Clone + Send + Sync + 'static> Operation<S> {
     /// Says under which heading it stands, and what it does.
     pub fn summary(mut self, tag: &'static str, summary: &'static str) -> Self {
         (self.tag, self.summary) = (tag, summary);
+        self
+    }
+
+    /// Says more about it: its limits.
+    pub fn description(mut self, description: String) -> Self {
+        self.description = description;
         self
     }
 
@@ -196,6 +204,9 @@ impl<S: Clone + Send + Sync + 'static> Operation<S> {
             "operationId": self.id, "tags": [self.tag], "summary": self.summary,
             "responses": self.describe_responses(components),
         });
+        if !self.description.is_empty() {
+            operation["description"] = json!(self.description);
+        }
         if !self.parameters.is_empty() {
             let parameters: Vec<Value> = self.parameters.iter().map(|parameter| parameter.describe()).collect();
             operation["parameters"] = json!(parameters);
@@ -290,7 +301,7 @@ pub struct Description {
 
 impl Description {
     /// Adds the operations of a table.
-    pub fn add<S: Clone + Send + Sync + 'static>(mut self, api: &Api<S>) -> Self {
+    pub fn with<S: Clone + Send + Sync + 'static>(mut self, api: &Api<S>) -> Self {
         for operation in &api.0 {
             let described = operation.describe(&mut self.components);
             let path = self.paths.entry(operation.path).or_insert_with(|| json!({}));

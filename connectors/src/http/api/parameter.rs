@@ -61,6 +61,8 @@ pub struct Wait {
     pub name: &'static str,
     /// What waits.
     pub description: &'static str,
+    /// How long where a request says nothing; `None`: not at all.
+    pub default: Option<Duration>,
     /// The longest.
     pub max: Duration,
 }
@@ -82,11 +84,15 @@ impl Parameter for Wait {
     }
 
     fn describe(&self) -> Value {
+        let max = self.max.as_secs();
+        assert!(max.is_multiple_of(10) && (20..100).contains(&max), "the pattern below is for limits such as 60 s");
         // What is sure to be taken, and all that anybody needs; words such as `1 minute` are taken too.
-        let seconds: Vec<String> = (0..=self.max.as_secs()).map(|seconds| seconds.to_string()).collect();
-        let pattern = format!("^([0-9]{{1,4}} ?ms|({}) ?s)$", seconds.join("|"));
-        let description = format!("{}, such as 250ms or 5s; at most {} s", self.description, self.max.as_secs());
-        let schema = json!({"type": "string", "pattern": pattern});
+        let pattern = format!("^([0-9]{{1,4}} ?ms|[1-{}]?[0-9] ?s|{max} ?s)$", max / 10 - 1);
+        let description = format!("{}, such as 250ms or 5s; at most {max} s", self.description);
+        let mut schema = json!({"type": "string", "pattern": pattern});
+        if let Some(default) = self.default {
+            schema["default"] = json!(format!("{}s", default.as_secs()));
+        }
         json!({"in": "query", "name": self.name, "description": description, "schema": schema})
     }
 }
@@ -221,4 +227,34 @@ fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h s
     }
     let text = value.to_str().map_err(|_| wrong_header(&format!("the header {name} is not plain ASCII")))?;
     Ok(Some(text.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEVEL: Words<u8> = Words { name: "level", description: "", words: &[("low", 1), ("high", 2)] };
+    const WAIT: Wait = Wait { name: "wait", description: "", default: None, max: Duration::from_secs(60) };
+
+    #[test]
+    fn what_is_described_is_read_and_what_is_not_is_refused_with_what_would_be_right() {
+        for (word, meaning) in LEVEL.words {
+            assert_eq!(LEVEL.read(word).expect("a word"), *meaning);
+        }
+        assert_eq!(LEVEL.describe()["schema"]["enum"], json!(["low", "high"]));
+        let problem = LEVEL.read("hihg").expect_err("no word");
+        assert_eq!(problem.hint.as_deref(), Some("level=low (the default) or level=high"));
+
+        assert_eq!(WAIT.describe()["schema"]["pattern"], "^([0-9]{1,4} ?ms|[1-5]?[0-9] ?s|60 ?s)$");
+        for (text, us) in [("0ms", 0), ("9999 ms", 9_999_000), ("0s", 0), ("59 s", 59_000_000), ("60s", 60_000_000)] {
+            assert_eq!(WAIT.read(text).expect("described"), Duration::from_micros(us));
+        }
+        for text in ["61s", "5", "", "-1s"] {
+            assert!(WAIT.read(text).is_err(), "{text}");
+        }
+
+        let given = BTreeMap::from([("levle".to_owned(), String::new())]);
+        let problem = check_known(&given, &[&LEVEL, &WAIT]).expect_err("not known");
+        assert_eq!(problem.hint.as_deref(), Some("known are level, wait"));
+    }
 }

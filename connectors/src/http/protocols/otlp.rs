@@ -56,7 +56,7 @@ pub(super) fn operations() -> [Operation<HttpIngest>; 3] {
         written(Operation::new(Verb::Post, "/otlp/v1/logs", "otlp_logs", logs))
             .summary(TAG, "Takes logs of OpenTelemetry"),
         Operation::new(Verb::Post, "/otlp/v1/traces", "otlp_traces", traces)
-            .other_methods(traces)
+            .other_methods(not_post)
             .summary(TAG, "Says that traces are not taken")
             .bodies(Form::ALL.map(|form| form.media("")))
             .refusals([Kind::UnknownSource.told(Form::status_of(Kind::UnknownSource), Told::As(told()))]),
@@ -130,6 +130,11 @@ async fn take(
         return Err(admitted.refuse(problem));
     }
     let payload = admitted.read(&head.headers, body).await?;
+    // Much that is no JSON is a message of Protobuf without anything that we know in it, and would be gone.
+    if Form::of(&head.headers) == Some(Form::Json) && payload.trim_ascii_start().first() != Some(&b'{') {
+        let problem = Problem::new(Kind::BadRows, "the body is said to be JSON and is no object; nothing was stored");
+        return Err(admitted.refuse(problem.hint(format!("send an object, or say Content-Type: {PROTOBUF}"))));
+    }
     if payload.len() > BYTES_MAX {
         let detail = format!(
             "a request may have {} MiB, this one has {} bytes; nothing was stored",
@@ -142,7 +147,7 @@ async fn take(
 }
 
 /// What a request is written in, and so its answer.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     Protobuf,
     Json,

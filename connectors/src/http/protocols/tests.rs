@@ -339,6 +339,8 @@ mod otlp {
             (URI, &PROTOBUF[..], vec![b'{'; (8 << 20) - 1], 400, 3, "not OTLP in JSON"),
             ("/otlp/v1/logs", &JSON[..], b"{}".to_vec(), 404, 5, "no source has format = 'otlp_logs'"),
             ("/otlp/v1/traces", &JSON[..], b"{}".to_vec(), 404, 5, "traces are not taken"),
+            // Fields 5 and 6 of nothing that we know, if it were Protobuf.
+            ("/otlp/v1/metrics", &JSON[..], b"-315601".to_vec(), 400, 3, "is said to be JSON and is no object"),
             ("/otlp/v1/traces", &PROTOBUF[..], b"".to_vec(), 404, 5, "traces are not taken"),
         ] {
             let answer = server.send(Method::POST, uri, headers, body).await;

@@ -102,7 +102,7 @@ async fn rows_are_one_chunk_and_the_position_counts_them() {
         "state": "durable", "duplicate": false,
     });
     assert_eq!(body, expected);
-    let document = api::Description::default().add(&HttpIngest::api()).finish("1");
+    let document = api::Description::default().with(&HttpIngest::api()).finish("1");
     let required = document["components"]["schemas"]["Taken"]["required"].as_array().unwrap();
     let described: std::collections::BTreeSet<&str> = required.iter().filter_map(Value::as_str).collect();
     let told: std::collections::BTreeSet<&str> = body.as_object().unwrap().keys().map(String::as_str).collect();
