@@ -275,11 +275,12 @@ fn parse_targets(text: &str, scheme: Scheme) -> Result<Vec<Target>, OptionError>
 fn parse_target(text: &str, scheme: Scheme) -> Result<Target, String> {
     let [plain, secure] = scheme.words();
     // First of all, and without repeating it: a password may stand there.
-    let authority = text.split_once("://").map_or(text, |(_, rest)| rest).split(['/', '?', '#']).next();
+    let credentials = "credentials do not belong in the URL: use username and password, or a token, or a secret";
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    // A URL may begin with more slashes than it needs, and with slashes that lean the other way.
+    let authority = rest.trim_start_matches(['/', '\\']).split(['/', '\\', '?', '#']).next();
     if authority.is_some_and(|authority| authority.contains('@')) {
-        return Err(
-            "credentials do not belong in the URL: use username and password, or a token, or a secret".to_owned()
-        );
+        return Err(credentials.to_owned());
     }
     if text.len() > URL_BYTES_MAX {
         return Err(format!("a URL has {URL_BYTES_MAX} bytes at most"));
@@ -295,6 +296,9 @@ fn parse_target(text: &str, scheme: Scheme) -> Result<Target, String> {
         return Err(format!("{word}:// is not what this connector speaks: {plain}:// or {secure}://"));
     }
     let url = Url::parse(text).map_err(|error| format!("{text:?} is not a URL ({error}): {example}"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(credentials.to_owned());
+    }
     if url.fragment().is_some() {
         return Err(format!("{text:?} has a # in it: what follows is never sent to a server"));
     }
@@ -325,6 +329,8 @@ mod tests {
             ("http://", "is not a URL"),
             ("http://a/#x", "never sent"),
             ("http://u:secret@a/", "credentials do not belong in the URL"),
+            ("http:////u:secret@a/", "credentials do not belong in the URL"),
+            ("http://\\\\u:secret@a/", "credentials do not belong in the URL"),
             (&many, "257 targets are too many"),
         ] {
             let problem = targets(text).expect_err(text);
