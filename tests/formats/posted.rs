@@ -67,7 +67,7 @@ async fn post(program: &Program, key: usize, request: &Request) -> bool {
     packed.write_all(&request.body).expect("packed");
     let packed = packed.finish().expect("packed");
     // Every second one is packed on its way.
-    let (encoding, body) = if key % 2 == 0 { ("gzip", packed) } else { ("identity", request.body.clone()) };
+    let (encoding, body) = if key.is_multiple_of(2) { ("gzip", packed) } else { ("identity", request.body.clone()) };
     let key = format!("key-{key}");
     let headers = [("content-type", request.content_type), ("content-encoding", encoding), ("idempotency-key", &*key)];
     let (status, text) = program.http.post_with(&path, &headers, body).await.expect("an answer");
