@@ -9,18 +9,20 @@
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark writes its own files")]
 
+mod program;
 mod workload;
 
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arrow::ipc::writer::StreamWriter;
+use program::Program;
 use tidemill_connectors::format::{JsonFormat, Layout};
 use tidemill_engine::decode::{Format, Place};
 use tidemill_engine::source::{Data, Message};
@@ -37,10 +39,10 @@ const CLIENTS: usize = 1_000;
 const REQUESTS: usize = 300_000;
 const DECODED_ROWS: usize = 2_000_000;
 const ROUNDS: usize = 3;
-/// More than anything here needs.
-const PATIENCE: Duration = Duration::from_secs(300);
-/// The kernel counts a process's time in this unit, on every Linux.
-const TICKS_PER_SECOND: f64 = 100.0;
+
+const PIPELINE: &str = "CREATE SOURCE bench (device TEXT NOT NULL, ts TIMESTAMP NOT NULL, temperature DOUBLE NOT NULL, \
+    humidity DOUBLE NOT NULL) WITH (connector = 'http');\n\
+    CREATE MATERIALIZED VIEW history AS SELECT device, ts, temperature, humidity FROM bench;\n";
 
 fn main() {
     if workload::wanted("ingest") {
@@ -88,7 +90,7 @@ fn ingest() {
         ("line protocol", "/influx/api/v2/write?bucket=bench", "text/plain", points(), POINTS),
     ] {
         let folder = tempfile::tempdir().expect("a folder");
-        let running = Program::new(folder.path()).start();
+        let running = Program::new(folder.path(), PIPELINE).start();
         let (bodies, mut rates) = (part(BODIES), Vec::new());
         for _ in 0..ROUNDS {
             let (begin, cpu) = (now(Count::Wall), running.cpu_s());
@@ -154,7 +156,7 @@ fn head(path: &str, kind: &str, length: usize) -> String {
 
 fn clients() {
     let folder = tempfile::tempdir().expect("a folder");
-    let running = Program::new(folder.path()).start();
+    let running = Program::new(folder.path(), PIPELINE).start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     let (requests, mut rates) = (part(REQUESTS), Vec::new());
     for _ in 0..ROUNDS {
@@ -264,86 +266,4 @@ fn duckdb_s(file: &Path, rows: usize) -> f64 {
     let told = Command::new(python).args(["-c", &script]).output().expect("Python: run `./check tools`");
     assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
     String::from_utf8_lossy(&told.stdout).trim().parse().expect("a number")
-}
-
-/// How to start the program under test.
-struct Program {
-    data: PathBuf,
-    pipeline: PathBuf,
-    http: u16,
-}
-
-struct Running {
-    child: Child,
-    http: u16,
-}
-
-impl Program {
-    fn new(folder: &Path) -> Program {
-        let pipeline = folder.join("pipeline.sql");
-        let sql = "CREATE SOURCE bench (device TEXT NOT NULL, ts TIMESTAMP NOT NULL, temperature DOUBLE NOT NULL, \
-                   humidity DOUBLE NOT NULL) WITH (connector = 'http');\n\
-                   CREATE MATERIALIZED VIEW history AS SELECT device, ts, temperature, humidity FROM bench;\n";
-        std::fs::write(&pipeline, sql).expect("writes");
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let http = listener.local_addr().expect("an address").port();
-        Program { data: folder.join("data"), pipeline, http }
-    }
-
-    /// Starts the program; returns as soon as its source runs.
-    fn start(&self) -> Running {
-        let child = Command::new(env!("CARGO_BIN_EXE_tidemill"))
-            .arg("serve")
-            .arg("--data")
-            .arg(&self.data)
-            .arg(&self.pipeline)
-            .env("TIDEMILL__SERVER__HTTP", format!("127.0.0.1:{}", self.http))
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("starts");
-        let running = Running { child, http: self.http };
-        let begin = now(Count::Wall);
-        while !running.is_ready() {
-            assert!(now(Count::Wall) - begin < PATIENCE, "not in time: the program is ready");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        running
-    }
-}
-
-impl Running {
-    fn is_ready(&self) -> bool {
-        let asked = || -> std::io::Result<bool> {
-            let mut socket = TcpStream::connect(("127.0.0.1", self.http))?;
-            socket.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
-            let mut answer = String::new();
-            socket.read_to_string(&mut answer)?;
-            Ok(answer.starts_with("HTTP/1.1 200"))
-        };
-        asked().unwrap_or(false)
-    }
-
-    /// User and system time of the program so far.
-    fn cpu_s(&self) -> f64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("Linux's /proc");
-        // The name, in brackets, may hold anything; fields are counted from behind it.
-        let fields: Vec<&str> = text.rsplit_once(')').expect("a name").1.split_whitespace().collect();
-        let ticks = |at: usize| fields[at].parse::<f64>().expect("a number");
-        (ticks(11) + ticks(12)) / TICKS_PER_SECOND
-    }
-
-    fn stop(mut self) {
-        let status = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.child.id())]).status();
-        assert!(status.expect("a shell").success());
-        assert!(self.child.wait().expect("an end").success());
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Ended already is fine.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

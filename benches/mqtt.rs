@@ -9,14 +9,16 @@
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark writes its own files")]
 
+mod program;
 mod publisher;
 mod workload;
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use program::{Program, cpu_of_children_s, free_port, until};
 use publisher::{Plan, publish};
 use workload::{Count, now};
 
@@ -32,10 +34,6 @@ const BROKER_WINDOW: usize = 1_000;
 /// What latency is measured at.
 const SHARE_OF_CAPACITY: f64 = 0.7;
 const LATENCY_TIME: Duration = Duration::from_secs(5);
-/// More than anything here needs.
-const PATIENCE: Duration = Duration::from_secs(300);
-/// The kernel counts a process's time in this unit, on every Linux.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 fn main() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -90,7 +88,7 @@ fn drain(qos: u8, messages: usize) {
             "connector = 'mqtt', url = 'mqtt://127.0.0.1:{}', topic = 'bench/{{device}}', qos = '{qos}', version = '3.1.1'",
             broker.port
         );
-        let program = Program::new(folder.path(), &connector);
+        let program = Program::new(folder.path(), &pipeline(&connector));
         // Both have a session before anything comes.
         program.start().stop();
         assert!(broker.subscriber(qos).arg("-E").status().expect("mosquitto_sub").success());
@@ -133,7 +131,7 @@ fn listener(qos: u8, messages: usize) {
     let folder = tempfile::tempdir().expect("a folder");
     let port = free_port();
     let connector = format!("connector = 'mqtt_listener', bind = '127.0.0.1:{port}', topic = 'bench/{{device}}'");
-    let running = Program::new(folder.path(), &connector).start();
+    let running = Program::new(folder.path(), &pipeline(&connector)).start();
     for _ in 0..ROUNDS {
         let (took, _) = publish(Plan { port, qos, messages, window: WINDOW, rate: None });
         rates.push(messages as f64 / took.as_secs_f64());
@@ -157,29 +155,17 @@ fn listener(qos: u8, messages: usize) {
     running.stop();
 }
 
+fn pipeline(connector: &str) -> String {
+    format!(
+        "CREATE SOURCE bench (v BIGINT NOT NULL) WITH ({connector});\n\
+         CREATE MATERIALIZED VIEW history AS SELECT v FROM bench;\n"
+    )
+}
+
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
-}
-
-/// User and system time of a line of `/proc/<pid>/stat`, from a field on.
-fn cpu_s(stat: &str, first: usize) -> f64 {
-    let text = std::fs::read_to_string(stat).expect("Linux's /proc");
-    // The name, in brackets, may hold anything; fields are counted from behind it.
-    let fields: Vec<&str> = text.rsplit_once(')').expect("a name").1.split_whitespace().collect();
-    let ticks = |at: usize| fields[at].parse::<f64>().expect("a number");
-    (ticks(first) + ticks(first + 1)) / TICKS_PER_SECOND
-}
-
-/// CPU time of all children that have ended.
-fn cpu_of_children_s() -> f64 {
-    cpu_s("/proc/self/stat", 13)
 }
 
 /// A real broker that queues whatever comes.
@@ -229,91 +215,4 @@ fn path_with_daemons() -> std::ffi::OsString {
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/sbin:/usr/local/sbin");
     path
-}
-
-/// How to start the program under test.
-struct Program {
-    data: PathBuf,
-    pipeline: PathBuf,
-    http: u16,
-}
-
-struct Running {
-    child: Child,
-    http: u16,
-    client: reqwest::Client,
-    runtime: tokio::runtime::Runtime,
-}
-
-impl Program {
-    fn new(folder: &Path, connector: &str) -> Program {
-        let pipeline = folder.join("pipeline.sql");
-        let sql = format!(
-            "CREATE SOURCE bench (v BIGINT NOT NULL) WITH ({connector});\n\
-             CREATE MATERIALIZED VIEW history AS SELECT v FROM bench;\n"
-        );
-        std::fs::write(&pipeline, sql).expect("writes");
-        Program { data: folder.join("data"), pipeline, http: free_port() }
-    }
-
-    /// Starts the program; returns as soon as its source is connected.
-    fn start(&self) -> Running {
-        let child = Command::new(env!("CARGO_BIN_EXE_tidemill"))
-            .arg("serve")
-            .arg("--data")
-            .arg(&self.data)
-            .arg(&self.pipeline)
-            .env("TIDEMILL__SERVER__HTTP", format!("127.0.0.1:{}", self.http))
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("starts");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
-        let running = Running { child, http: self.http, client, runtime };
-        until("the program is ready", || running.get("/readyz").is_some_and(|(status, _)| status == 200));
-        running
-    }
-}
-
-impl Running {
-    fn get(&self, path: &str) -> Option<(u16, String)> {
-        self.runtime.block_on(async {
-            let answer = self.client.get(format!("http://127.0.0.1:{}{path}", self.http)).send().await.ok()?;
-            Some((answer.status().as_u16(), answer.text().await.ok()?))
-        })
-    }
-
-    /// Returns how many rows are decoded and through.
-    fn rows(&self) -> usize {
-        let text = self.get("/api/v1/status").expect("an answer").1;
-        let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        status["sources"][0]["rows"].as_u64().unwrap_or(0) as usize
-    }
-
-    fn cpu_s(&self) -> f64 {
-        cpu_s(&format!("/proc/{}/stat", self.child.id()), 11)
-    }
-
-    fn stop(mut self) {
-        let status = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.child.id())]).status();
-        assert!(status.expect("a shell").success());
-        assert!(self.child.wait().expect("an end").success());
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Ended already is fine.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begin = now(Count::Wall);
-    while !is_so() {
-        assert!(now(Count::Wall) - begin < PATIENCE, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::harness::http::Client;
+use crate::harness::program::{Program, Serve};
 use crate::harness::wait::eventually;
 
 /// Longer than a debug build needs to deliver what a test sends.
@@ -49,4 +50,37 @@ async fn sink_until(http: &Client, what: &str, mut is_so: impl FnMut(&Value) -> 
         is_so(&last).then(|| last.clone())
     });
     found.await
+}
+
+/// Kills the program again and again while rows come; `live` is how long it may live each time. Returns the row that comes next.
+async fn kill_while_rows_come(serve: &Serve, kills: usize, mut live: impl AsyncFnMut()) -> u64 {
+    let mut next = 0;
+    for _ in 0..kills {
+        let program = serve.start_ready().await;
+        let http = program.http.clone();
+        let from = next;
+        let sending = tokio::spawn(async move {
+            let mut at = from;
+            // Each row is sent once: whether it was taken is told by the table.
+            while http.ingest("readings", lines(at, at + 50)).await.is_ok() {
+                at += 50;
+            }
+            at + 50
+        });
+        live().await;
+        program.kill9();
+        next = sending.await.expect("it sends until it cannot");
+    }
+    next
+}
+
+/// Lets the program deliver everything, with a few rows more, from `next` on. Returns it, and what the view's table has.
+async fn deliver_all(serve: &Serve, next: u64) -> (Program, Vec<u64>) {
+    let program = serve.start_ready().await;
+    program.http.ingest_durably("readings", &lines(next, next + 10)).await;
+    program.http.query_until(&format!("SELECT count(*) AS n FROM hot WHERE n >= {next}"), 10).await;
+    sink_until(&program.http, "everything is delivered", |sink| sink["outbox_rows"] == 0).await;
+    let rows = program.http.query("SELECT n FROM hot ORDER BY n").await.expect("rows");
+    let stored = rows.iter().filter_map(|row| row["n"].as_u64()).collect();
+    (program, stored)
 }

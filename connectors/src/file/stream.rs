@@ -11,6 +11,7 @@ use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReader, StreamReader};
 use tidemill_engine::source::{Chunk, Data, SourceError};
 
+use super::avro_blocks::AvroBlocks;
 use super::unreadable;
 use crate::format::{Encoding, Layout};
 
@@ -143,7 +144,8 @@ fn batches(path: &Path, encoding: Encoding) -> Result<(SchemaRef, Batches), Sour
     let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
     if encoding == Encoding::Avro {
         let reader = arrow_avro::reader::ReaderBuilder::new().with_batch_size(BATCH_ROWS);
-        let reader = reader.build(BufReader::new(file)).map_err(|error| damaged(path, &error))?;
+        let blocks = AvroBlocks::open(BufReader::new(file)).map_err(|error| unreadable(path, &error))?;
+        let reader = reader.build(blocks).map_err(|error| damaged(path, &error))?;
         return Ok((reader.schema(), Box::new(reader)));
     }
     let mut head = Vec::new();

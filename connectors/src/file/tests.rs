@@ -357,3 +357,41 @@ async fn arrow_and_avro_files_are_read_by_row() {
         assert!(matches!(&error, SourceError::Environment(text) if text.contains(path)), "{error:?}");
     }
 }
+
+/// Whatever a file of columns holds, its rows come or it is said why not.
+#[test]
+fn fuzz_files() {
+    let columns = Arc::new(Schema::new(vec![
+        Field::new("n", DataType::Int64, true),
+        Field::new("device", DataType::Utf8View, true),
+    ]));
+    let folder = tempfile::tempdir().expect("a folder");
+    let layout = Layout::new(&columns);
+    tidemill_engine::testing::fuzz::fuzz(concat!(env!("CARGO_MANIFEST_DIR"), "/src/file/corpus"), |input| {
+        let Some((which, bytes)) = input.split_first() else { return false };
+        let (encoding, name) = match which % 3 {
+            0 => (Encoding::Avro, "a.avro"),
+            1 => (Encoding::Arrow, "a.arrow"),
+            _ => (Encoding::Parquet, "a.parquet"),
+        };
+        let path = folder.path().join(name);
+        #[expect(clippy::disallowed_methods, reason = "a file of the test, that no crash may harm")]
+        std::fs::write(&path, bytes).expect("writable");
+        let Ok(mut reader) = ColumnsReader::open(&path, name, encoding, &layout, 0) else { return false };
+        let mut rows = 0;
+        loop {
+            match reader.next_chunk() {
+                Ok(Some(Chunk::Range { start, end, .. })) => {
+                    assert!(start == rows && end > start, "rows are counted");
+                    rows = end;
+                    if rows > 100_000 {
+                        return true;
+                    }
+                }
+                Ok(Some(_)) => panic!("files append ranges"),
+                Ok(None) => return rows > 0,
+                Err(_) => return false,
+            }
+        }
+    });
+}

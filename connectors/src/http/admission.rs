@@ -281,7 +281,15 @@ async fn append(ingest: &HttpIngest, endpoint: &Arc<Endpoint>, post: Post) -> Re
     if ack == Ack::Accepted {
         return Ok(taken(None, Reached::Accepted, false));
     }
-    let at = durable.await.map_err(refused)?;
+    let durable_time_max = ingest.shared.durable_time_max;
+    let Ok(appended) = tokio::time::timeout(durable_time_max, durable).await else {
+        let problem =
+            format!("the log was not synced within {durable_time_max:?}; it is unknown whether the rows are stored");
+        return Err(
+            Problem::new(Kind::LogFailed, problem).hint("send it again; with an Idempotency-Key it is stored once")
+        );
+    };
+    let at = appended.map_err(refused)?;
     Ok(taken(Some(at), Reached::Durable, false))
 }
 

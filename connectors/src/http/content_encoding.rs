@@ -137,3 +137,41 @@ fn check_inflated(sent: usize, inflated: usize) -> Result<(), Problem> {
     Err(Problem::new(Kind::TooLarge, format!("the body inflates to more than {what}; nothing was stored"))
         .hint("send fewer rows at once"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tidemill_engine::testing::fuzz::fuzz;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// Whatever is sent, it is undone within the limits, or refused, and what was reserved for it is given back.
+    #[test]
+    fn fuzz_content_encoding() {
+        let memory = Arc::new(Semaphore::new(INFLATED_BYTES_MAX / 1024));
+        fuzz(concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/corpus/content_encoding"), |input| {
+            let Some((which, sent)) = input.split_first() else { return false };
+            let encoding = match which % 3 {
+                0 => ContentEncoding::Gzip,
+                1 => ContentEncoding::Zstd,
+                _ => ContentEncoding::Snappy,
+            };
+            let mut reservation = Reservation::new(Arc::clone(&memory));
+            let undone = encoding.undo(Bytes::copy_from_slice(sent), &mut reservation);
+            drop(reservation);
+            assert_eq!(memory.available_permits(), INFLATED_BYTES_MAX / 1024);
+            match undone {
+                Ok(inflated) => {
+                    assert!(inflated.len() <= INFLATED_RATIO_BYTES_MIN.max(sent.len() * INFLATED_RATIO_MAX));
+                    true
+                }
+                Err(problem) => {
+                    assert!(matches!(problem.kind, Kind::DamagedBody | Kind::TooLarge | Kind::Busy), "{problem:?}");
+                    false
+                }
+            }
+        });
+    }
+}

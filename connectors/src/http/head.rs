@@ -104,10 +104,12 @@ fn once(headers: &HeaderMap) -> Result<Option<Once>, Problem> {
 
 #[cfg(test)]
 mod tests {
+    use axum::extract::Query;
     use axum::http::{HeaderName, HeaderValue};
     use tidemill_engine::testing::fuzz::fuzz;
 
     use super::*;
+    use crate::http::problem::Kind;
 
     /// Lines `name: value`, as far as they can be headers at all.
     fn headers(lines: &[u8]) -> HeaderMap {
@@ -167,6 +169,23 @@ mod tests {
                     false
                 }
             }
+        });
+    }
+
+    #[test]
+    fn fuzz_parameters() {
+        fuzz(format!("{}/src/http/corpus/parameters", env!("CARGO_MANIFEST_DIR")), |input| {
+            let Ok(uri) = String::from_utf8_lossy(input).parse() else { return false };
+            let Ok(Query(given)) = Query::<BTreeMap<String, String>>::try_from_uri(&uri) else { return false };
+            match read_parameters(&given) {
+                Ok((_, Ack::Committed(wait))) => assert!(wait <= WAIT_MAX),
+                Ok(_) => {}
+                Err(problem) => {
+                    assert!(problem.kind == Kind::Parameter && problem.hint.is_some());
+                    return false;
+                }
+            }
+            true
         });
     }
 }

@@ -62,6 +62,8 @@ pub const REQUESTS_MAX: usize = 1_024;
 /// Bytes of bodies in memory at once, in KiB: 256 MiB. Requests that would need more are answered with 503.
 pub const BODIES_KIB_MAX: usize = 256 * 1024;
 
+/// Time that the log may take to make a request durable. A disk that has not answered by then may answer or not: nobody knows.
+pub const DURABLE_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long a client may take to send a body.
 pub const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 
@@ -90,6 +92,7 @@ struct Shared {
     /// Bodies that are looked through at once: as many as there are cores, since each may take much memory for a while.
     checks: Semaphore,
     body_time_max: Duration,
+    durable_time_max: Duration,
 }
 
 /// A source's place: it is known before it can take rows, and after.
@@ -131,10 +134,10 @@ impl Default for HttpIngest {
 impl HttpIngest {
     /// Makes a registry without sources.
     pub fn new() -> Self {
-        HttpIngest::with_body_time_max(BODY_TIME_MAX)
+        HttpIngest::with_times(BODY_TIME_MAX, DURABLE_TIME_MAX)
     }
 
-    fn with_body_time_max(body_time_max: Duration) -> Self {
+    fn with_times(body_time_max: Duration, durable_time_max: Duration) -> Self {
         HttpIngest {
             shared: Arc::new(Shared {
                 sources: RwLock::default(),
@@ -144,6 +147,7 @@ impl HttpIngest {
                 bodies_kib: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
                 checks: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
                 body_time_max,
+                durable_time_max,
             }),
         }
     }

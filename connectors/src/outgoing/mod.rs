@@ -17,6 +17,7 @@ pub mod address;
 mod client;
 mod dial;
 mod endpoint;
+mod retry_after;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -29,6 +30,7 @@ pub use address::{AddressPolicy, Forbidden};
 pub use client::{Ask, HttpClient, REDIRECTS_MAX, read_body, shown};
 pub use dial::{Dialer, Resolver, Stream, SystemResolver};
 pub use endpoint::{Endpoint, parse_url};
+pub use retry_after::retry_after;
 
 use crate::secret::SecretError;
 

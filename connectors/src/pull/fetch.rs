@@ -29,7 +29,7 @@ use url::{Position, Url};
 use super::dial::Reach;
 use super::site::{Credentials, Site};
 use super::target::Failure;
-use crate::outgoing::REDIRECTS_MAX;
+use crate::outgoing::{REDIRECTS_MAX, retry_after};
 
 /// Bytes of the head of an answer, and of what is read of a body at a time.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -44,6 +44,8 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     body: Incoming,
+    /// When it came: the time of day, microseconds.
+    came_us: i64,
     /// Reads the connection; ends with the answer.
     _driver: Driver,
 }
@@ -66,7 +68,7 @@ pub(super) async fn get(site: &Site, target: &Url, ask: &[(HeaderName, HeaderVal
     for _ in 0..=REDIRECTS_MAX {
         let shown = is_at_home(target, &url).then_some(&credentials);
         let (answer, reaches) = exchange(site, &url, reach, ask, shown).await?;
-        match redirect(&url, &answer)? {
+        match redirect(&url, answer.status, &answer.headers)? {
             None => return Ok(answer),
             Some(next) => (url, reach) = (next, reaches),
         }
@@ -102,7 +104,8 @@ async fn exchange(
         let _ = connection.await;
     }));
     let (head, body) = sender.send_request(request).await.map_err(failed)?.into_parts();
-    let answer = Answer { status: head.status, headers: head.headers, body, _driver: driver };
+    let came_us = site.clock.now_us();
+    let answer = Answer { status: head.status, headers: head.headers, body, came_us, _driver: driver };
     Ok((answer, reaches))
 }
 
@@ -136,14 +139,14 @@ fn request(
 }
 
 /// Returns where an answer sends us, if it does.
-fn redirect(from: &Url, answer: &Answer) -> Result<Option<Url>, Failure> {
-    if !matches!(answer.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+fn redirect(from: &Url, status: StatusCode, headers: &HeaderMap) -> Result<Option<Url>, Failure> {
+    if !matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
         return Ok(None);
     }
     let failed = |why: String| Err(Failure::new("redirect", why));
-    let location = answer.headers.get(header::LOCATION).and_then(|location| location.to_str().ok());
+    let location = headers.get(header::LOCATION).and_then(|location| location.to_str().ok());
     let Some(location) = location else {
-        return failed(format!("a redirect ({}) that does not say where to", answer.status.as_u16()));
+        return failed(format!("a redirect ({}) that does not say where to", status.as_u16()));
     };
     match from.join(location) {
         Ok(to) if !["http", "https"].contains(&to.scheme()) => failed(format!("a redirect to {}://", to.scheme())),
@@ -163,7 +166,7 @@ impl Answer {
 
     /// Returns how long the server asks us to stay away.
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        Some(Duration::from_secs(self.header(header::RETRY_AFTER)?.trim().parse().ok()?))
+        retry_after(&self.headers, self.came_us)
     }
 
     /// Says that the server answered with something else than what was asked for.
@@ -238,5 +241,26 @@ impl Answer {
             return Err(too_big());
         }
         Ok(Bytes::from(plain))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemill_engine::testing::fuzz::fuzz;
+
+    use super::*;
+
+    /// Whatever a server says, it leads to HTTP and never from TLS to plain text.
+    #[test]
+    fn fuzz_redirect() {
+        let from = Url::parse("https://a.example.com:8443/x/y?z=1").expect("a URL");
+        fuzz(concat!(env!("CARGO_MANIFEST_DIR"), "/src/pull/corpus/location"), |input| {
+            let Ok(location) = HeaderValue::from_bytes(input) else { return false };
+            let headers = HeaderMap::from_iter([(header::LOCATION, location)]);
+            let Ok(to) = redirect(&from, StatusCode::FOUND, &headers) else { return false };
+            let to = to.expect("it is a redirect");
+            assert!(to.scheme() == "https" && to.has_host(), "{to}");
+            request(&to, &[], Some(&Credentials::default())).is_ok()
+        });
     }
 }

@@ -15,8 +15,8 @@
 //! a poll is late, a stream fills its socket.
 
 mod dial;
-mod end;
 mod fetch;
+mod reading;
 mod site;
 mod target;
 

@@ -201,4 +201,18 @@ mod tests {
             assert!(problem.contains(words), "{text}: {problem}");
         }
     }
+
+    /// Whatever an answer holds, what is found in it is JSON, or it is said why not.
+    #[test]
+    fn fuzz_rows_at() {
+        let path = ["data".to_owned(), "items".to_owned()];
+        tidemill_engine::testing::fuzz::fuzz(concat!(env!("CARGO_MANIFEST_DIR"), "/src/pull/corpus/answer"), |input| {
+            let Ok(rows) = rows_at(&Bytes::copy_from_slice(input), &path) else { return false };
+            // What is beside it may be no UTF-8, and is nobody's business here.
+            let Ok(whole) = serde_json::from_slice::<serde_json::Value>(input) else { return false };
+            let found: serde_json::Value = serde_json::from_slice(&rows).expect("a part of JSON");
+            assert_eq!(found, whole["data"]["items"]);
+            true
+        });
+    }
 }

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use tidemill_engine::clock::Clock;
 use tidemill_engine::error::with_causes;
 use url::Url;
 
@@ -72,6 +74,7 @@ pub(super) struct Site {
     pub(super) targets: Vec<Target>,
     /// With TLS also where all targets are plain: a redirect may lead there.
     pub(super) dialers: Dialers,
+    pub(super) clock: Arc<dyn Clock>,
     headers: Vec<(HeaderName, Secret)>,
     parameters: Vec<(String, Secret)>,
     authorization: Option<Authorization>,
@@ -116,7 +119,8 @@ impl Site {
             return Err(OptionError::new("header.authorization", problem));
         }
         let parameters = take_added(options, QUERY_PREFIX, base_dir)?;
-        Ok(Site { targets, dialers: Dialers::new(&context.network, tls), headers, parameters, authorization })
+        let dialers = Dialers::new(&context.network, tls);
+        Ok(Site { targets, dialers, clock: Arc::clone(&context.clock), headers, parameters, authorization })
     }
 
     /// Reads who we are, as it is now. Reading a file blocks for a moment, so it is done elsewhere.
@@ -327,5 +331,19 @@ mod tests {
             assert!(problem.contains(words) && !problem.contains("secret@"), "{text}: {problem}");
         }
         assert!(targets("http://a/?mail=x@y").is_ok(), "behind the host it is none");
+    }
+
+    /// Whatever is written, targets have a host, the scheme of the connector and no password.
+    #[test]
+    fn fuzz_targets() {
+        tidemill_engine::testing::fuzz::fuzz(concat!(env!("CARGO_MANIFEST_DIR"), "/src/pull/corpus/url"), |input| {
+            let text = String::from_utf8_lossy(input);
+            let Ok(targets) = parse_targets(&text, Scheme::Websocket) else { return false };
+            for Target { name, url } in &targets {
+                assert!(text.contains(name) && ["ws", "wss"].contains(&url.scheme()) && url.has_host(), "{url}");
+                assert!(url.username().is_empty() && url.password().is_none(), "{url}");
+            }
+            (1..=TARGETS_MAX).contains(&targets.len())
+        });
     }
 }

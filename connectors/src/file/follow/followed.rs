@@ -177,6 +177,7 @@ impl Followed {
 
     pub(super) fn of_note(value: &[u8], partition: &str) -> Option<Followed> {
         let file: Followed = serde_json::from_slice(value).ok()?;
+        file.marks.make_sense().then_some(())?;
         Some(Followed { partition: partition.to_owned(), ..file })
     }
 
@@ -330,4 +331,27 @@ enum Opened {
     Reader(Box<Reader>),
     NotYet,
     Changed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever the log says of a file, it is understood or refused, and the file is read or is another one.
+    #[test]
+    fn fuzz_notes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.ndjson");
+        #[expect(clippy::disallowed_methods, reason = "a file of the test, that no crash may harm")]
+        std::fs::write(&path, "{\"n\":1}\n".repeat(300)).expect("writable");
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/src/file/follow/corpus");
+        tidemill_engine::testing::fuzz::fuzz(corpus, |input| {
+            let (key, value) = input.split_at(input.len().min(16));
+            let _ = FileId::from_key(key);
+            let Some(file) = Followed::of_note(value, "a.ndjson") else { return false };
+            let mut opened = crate::file::input::Input::open(&path, Packing::Plain).expect("it is there");
+            let _ = (file.marks.hold(&mut opened), file.marks.are_in(&mut opened));
+            true
+        });
+    }
 }

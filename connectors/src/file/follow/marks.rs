@@ -52,6 +52,11 @@ impl Mark {
         Mark { end, length: bytes.len() as u32, crc: crc32c::crc32c(bytes) }
     }
 
+    /// Whether there can be such bytes.
+    fn makes_sense(&self) -> bool {
+        u64::from(self.length) <= self.end && self.length as usize <= MARK_BYTES
+    }
+
     fn holds(&self, input: &mut Input) -> io::Result<bool> {
         let bytes = input.read(self.end - u64::from(self.length), self.length as usize)?;
         Ok(bytes.len() == self.length as usize && crc32c::crc32c(&bytes) == self.crc)
@@ -68,6 +73,13 @@ impl Marks {
         self.before = self.last;
         self.last = Some(Mark::over(end, &block[block.len().saturating_sub(MARK_BYTES)..]));
         Ok(())
+    }
+
+    /// Whether they can be those of a file that was read up to here: they are read from the log.
+    pub(super) fn make_sense(&self) -> bool {
+        let all = self.head.iter().chain(&self.before).chain(&self.last);
+        let ends = |mark: &Option<Mark>| mark.map_or(0, |mark| mark.end);
+        all.into_iter().all(Mark::makes_sense) && ends(&self.before) <= ends(&self.last)
     }
 
     /// Marks a file that is whole by its beginning and its end.

@@ -136,6 +136,13 @@ struct Point<'m> {
     start_ns: u64,
 }
 
+impl<'m> Point<'m> {
+    /// Adds what each kind of points has in fields of its own.
+    fn sent(self, attributes: &'m [KeyValue], time_ns: u64, start_ns: u64) -> Point<'m> {
+        Point { attributes, time_ns, start_ns, ..self }
+    }
+}
+
 /// What histograms and summaries have.
 struct Summed {
     count: u64,
@@ -180,12 +187,7 @@ impl<'m> Writer<'_, 'm, '_> {
     }
 
     fn number(&mut self, of: Point<'m>, sent: &'m NumberDataPoint) {
-        let point = Point {
-            attributes: &sent.attributes,
-            time_ns: sent.time_unix_nano,
-            start_ns: sent.start_time_unix_nano,
-            ..of
-        };
+        let point = of.sent(&sent.attributes, sent.time_unix_nano, sent.start_time_unix_nano);
         let value = match sent.value {
             _ if is_missing(sent.flags) => Cell::Null,
             None => Cell::Null,
@@ -198,12 +200,7 @@ impl<'m> Writer<'_, 'm, '_> {
     }
 
     fn histogram(&mut self, of: Point<'m>, sent: &'m HistogramDataPoint) {
-        let point = Point {
-            attributes: &sent.attributes,
-            time_ns: sent.time_unix_nano,
-            start_ns: sent.start_time_unix_nano,
-            ..of
-        };
+        let point = of.sent(&sent.attributes, sent.time_unix_nano, sent.start_time_unix_nano);
         let (bounds, counts) = (&sent.explicit_bounds, &sent.bucket_counts);
         if !counts.is_empty() && counts.len() != bounds.len() + 1 {
             let reason = format!("a histogram has {} boundaries and {} counts", bounds.len(), counts.len());
@@ -220,12 +217,7 @@ impl<'m> Writer<'_, 'm, '_> {
     }
 
     fn exponential(&mut self, of: Point<'m>, sent: &'m ExponentialHistogramDataPoint) {
-        let point = Point {
-            attributes: &sent.attributes,
-            time_ns: sent.time_unix_nano,
-            start_ns: sent.start_time_unix_nano,
-            ..of
-        };
+        let point = of.sent(&sent.attributes, sent.time_unix_nano, sent.start_time_unix_nano);
         if !(-10..=20).contains(&sent.scale) {
             let reason = format!("a histogram of scale {} is not known: there are -10 to 20", sent.scale);
             return otlp::refuse(self.rows, self.whole, sent, reason);
@@ -242,12 +234,7 @@ impl<'m> Writer<'_, 'm, '_> {
     }
 
     fn summary(&mut self, of: Point<'m>, sent: &'m SummaryDataPoint) {
-        let point = Point {
-            attributes: &sent.attributes,
-            time_ns: sent.time_unix_nano,
-            start_ns: sent.start_time_unix_nano,
-            ..of
-        };
+        let point = of.sent(&sent.attributes, sent.time_unix_nano, sent.start_time_unix_nano);
         let summed = Summed { count: sent.count, sum: Some(sent.sum), min: None, max: None };
         self.summed(&point, &summed, sent.flags, None, sent);
         if !self.places.has_quantile || is_missing(sent.flags) {

@@ -163,3 +163,27 @@ fn ten_thousand_producers_are_remembered_and_no_more_until_some_are_silent_for_a
     // Who was silent for longer is new, whether or not that was written down yet.
     assert!(!desk.take(&id(9_999), "x", NOW_US + week_us + 1).expect("a new life").1);
 }
+
+/// Whatever the log says, the ledger goes on from it, and no number overflows.
+#[test]
+fn fuzz_notes() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/corpus/notes");
+    tidemill_engine::testing::fuzz::fuzz(path, |input| {
+        // A length, a key, and the rest is its value: again and again.
+        let (mut log, mut rest) = (Resume::default(), input);
+        while let Some((length, more)) = rest.split_first() {
+            let (key, more) = more.split_at(more.len().min(usize::from(*length & 0x1f)));
+            let (value, more) = more.split_at(more.len().min(usize::from(*length >> 2)));
+            log.notes.insert(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+            rest = more;
+        }
+        let mut ledger = Ledger::recall(Some(&log));
+        for once in [producer(0, 0), producer(1, 0), producer(u64::MAX - 1, u64::MAX - 1), key("k")] {
+            match ledger.begin(&once, hash("body"), NOW_US) {
+                Ok(Begun::New(pass, _)) => ledger.done(pass, Appended { first: Offset(0), next: Offset(1) }),
+                Ok(Begun::Again(_)) | Err(_) => {}
+            }
+        }
+        !log.notes.is_empty()
+    });
+}

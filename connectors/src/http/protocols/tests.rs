@@ -365,3 +365,46 @@ mod otlp {
         assert_eq!(answer.status.as_u16(), 503, "clients drop what they have after a 500");
     }
 }
+
+/// Whatever is asked of these routes, the answer is one of theirs, and one that says that nothing was stored is true.
+#[test]
+fn fuzz_requests() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let sources = [
+        ("cpu", telemetry(Protocol::LINE_PROTOCOL)),
+        ("samples", telemetry(Protocol::RemoteWrite)),
+        ("otel", telemetry(Protocol::OtlpMetrics)),
+        ("logs", telemetry(Protocol::OtlpLogs)),
+        ("rows", PayloadEncoding::Json),
+    ];
+    let server = runtime.block_on(serve(&sources));
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/corpus/request");
+    tidemill_engine::testing::fuzz::fuzz(path, |input| {
+        // The first line is the method and the URL; headers; an empty line; the body.
+        let mut lines = input.split(|byte| *byte == b'\n');
+        let first = String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();
+        let (method, uri) = first.split_once(' ').unwrap_or(("POST", &first));
+        let mut request = Request::builder().method(method).uri(uri);
+        let mut head_bytes = first.len() + 1;
+        for line in lines.take_while(|line| !line.is_empty()) {
+            head_bytes += line.len() + 1;
+            let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+            request = request.header(&line[..colon], line.get(colon + 1..).unwrap_or_default());
+        }
+        let body = input.get(head_bytes + 1..).unwrap_or_default().to_vec();
+        let Ok(request) = request.body(Body::from(body)) else { return false };
+        let before = server.chunks();
+        let (status, said) = runtime.block_on(async {
+            let response = server.ingest.router().oneshot(request).await.expect("an answer");
+            let status = response.status().as_u16();
+            (status, response.into_body().collect().await.expect("a body").to_bytes())
+        });
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(matches!(status, 200 | 204 | 400 | 404 | 405 | 409 | 413 | 415 | 422 | 403), "{status} {said}");
+        let is_stored = server.chunks() > before;
+        assert!(!is_stored || matches!(status, 200 | 204) || said.contains("the others are stored"), "{status} {said}");
+        assert!(!(is_stored && said.contains("nothing was stored")), "{said}");
+        server.intake.chunks.lock().clear();
+        is_stored
+    });
+}

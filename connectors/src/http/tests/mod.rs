@@ -259,7 +259,8 @@ async fn requests_over_a_limit_are_refused_before_they_fill_memory() {
 
 #[tokio::test]
 async fn a_slow_body_times_out() {
-    let server = serve_on(HttpIngest::with_body_time_max(Duration::from_millis(20)), PayloadEncoding::Json).await;
+    let server =
+        serve_on(HttpIngest::with_times(Duration::from_millis(20), DURABLE_TIME_MAX), PayloadEncoding::Json).await;
     let first = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{"))]);
     let slow = Body::from_stream(first.chain(futures::stream::pending()));
     assert_eq!(server.post(slow).await.0, StatusCode::REQUEST_TIMEOUT);
@@ -278,6 +279,26 @@ async fn a_full_or_failed_log_is_never_a_200() {
     server.intake.full.store(false, Ordering::SeqCst);
     server.intake.failed.store(true, Ordering::SeqCst);
     assert_eq!(server.post(TWO).await.0, StatusCode::INTERNAL_SERVER_ERROR);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_ever_for_a_disk_that_does_not_answer() {
+    let server =
+        serve_on(HttpIngest::with_times(BODY_TIME_MAX, Duration::from_millis(20)), PayloadEncoding::Json).await;
+    server.intake.waits.store(true, Ordering::SeqCst);
+    let (status, body) = server.post_as("idempotency-key", "k", TWO).await;
+    assert_eq!((status, body["code"].as_str()), (StatusCode::INTERNAL_SERVER_ERROR, Some("TM2114")), "{body}");
+    assert!(body["detail"].as_str().unwrap().contains("unknown whether the rows are stored"), "{body}");
+    assert_eq!(server.ingest.shared.requests.available_permits(), REQUESTS_MAX, "it holds nothing any more");
+    // The disk answers after all: the same request is known.
+    let (status, body) = server.post_as("idempotency-key", "k", TWO).await;
+    assert_eq!((status, body["code"].as_str()), (StatusCode::CONFLICT, Some("TM2118")), "{body}");
+    server.intake.waits.store(false, Ordering::SeqCst);
+    while server.ingest.endpoint("readings").unwrap().requests.len() > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let (status, body) = server.post_as("idempotency-key", "k", TWO).await;
+    assert_eq!((status, &body["duplicate"]), (StatusCode::OK, &json!(true)), "{body}");
 }
 
 #[tokio::test]

@@ -27,11 +27,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use hyper::StatusCode;
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
 use tidemill_engine::source::{Chunk, Intake, Message, Note, Resume, Source, SourceError, Stop, TargetStatus};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
-use super::end::{End, settle};
 use super::fetch::{Answer, get};
 use super::poll::{take_between, take_timeout};
+use super::reading::{self, End, Reading};
 use super::site::{Scheme, Site, Target};
 use super::target::{Failure, Health, Own};
 use crate::Context;
@@ -102,7 +102,7 @@ impl Source for SseSource {
         let task = |number: usize, health: Health, resume: Option<Resume>, stop: Stop| {
             let id = resume.and_then(|resume| resume.notes.get(ID_NOTE).cloned()).unwrap_or_default();
             let target = shared.site.targets[number].clone();
-            Listener { shared: Arc::clone(shared), target, health, id, retry: Duration::ZERO }.run(stop)
+            reading::run(Listener { shared: Arc::clone(shared), target, health, id, retry: Duration::ZERO }, stop)
         };
         shared.own.run(&shared.site.targets, intake, resume, &stop, task).await
     }
@@ -123,39 +123,22 @@ struct Listener {
     retry: Duration,
 }
 
-impl Listener {
-    async fn run(mut self, stop: Stop) -> Result<(), SourceError> {
-        let mut receipts = Receipts::default();
-        let ended = loop {
-            match self.listen(&mut receipts, &stop).await {
-                End::Stopped => break Ok(()),
-                End::Failed(error) => break Err(error),
-                End::Lost(failure) => {
-                    let wait = self.health.failed(&failure).max(self.retry);
-                    let _ = timeout(wait, stop.cancelled()).await;
-                }
-            }
-        };
-        settle(ended, receipts).await
+impl Reading for Listener {
+    type Connection = Answer;
+
+    fn health(&mut self) -> &mut Health {
+        &mut self.health
     }
 
-    /// Connects, and reads as long as there is something to read.
-    async fn listen(&mut self, receipts: &mut Receipts, stop: &Stop) -> End {
-        if stop.is_cancelled() {
-            return End::Stopped;
-        }
-        self.health.attempt();
-        let begun = tokio::select! {
-            biased;
-            () = stop.cancelled() => return End::Stopped,
-            begun = timeout(self.shared.timeout, self.begin()) => begun,
-        };
-        let mut answer = match begun {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(failure)) => return End::Lost(failure),
-            Err(_) => return End::Lost(Failure::new("timeout", format!("no answer within {:?}", self.shared.timeout))),
-        };
-        self.health.connected();
+    fn connect_max(&self) -> Duration {
+        self.shared.timeout
+    }
+
+    fn pause(&self) -> Duration {
+        self.retry
+    }
+
+    async fn read(&mut self, mut answer: Answer, receipts: &mut Receipts, stop: &Stop) -> End {
         let mut parser = Parser::new(self.id.clone());
         let (mut said, healthy_at) = (Vec::new(), Instant::now() + HEALTHY_AFTER);
         let mut is_proved = false;
@@ -193,7 +176,7 @@ impl Listener {
         }
     }
 
-    async fn begin(&self) -> Result<Answer, Failure> {
+    async fn connect(&self) -> Result<Answer, Failure> {
         let mut ask = vec![
             (ACCEPT, HeaderValue::from_static("text/event-stream")),
             (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
@@ -228,7 +211,9 @@ impl Listener {
             }
         }
     }
+}
 
+impl Listener {
     /// Appends what was said, with the id that counts behind it.
     async fn append(&mut self, said: &mut Vec<Said>, receipts: &mut Receipts, stop: &Stop) -> Result<(), End> {
         let (mut messages, mut id) = (Vec::with_capacity(said.len()), self.id.clone());

@@ -224,3 +224,15 @@ fn options_that_cannot_be_meant_are_refused() {
         assert!(problem.contains(words), "{pairs:?}: {problem}");
     }
 }
+
+/// A date is a wish like any other: it was heard as none before, and the server was asked again at once.
+#[tokio::test]
+async fn a_date_in_retry_after_is_heard() {
+    let server =
+        Server::new([answer("503 Service Unavailable", &["retry-after: Sat, 06 Nov 2094 08:00:00 GMT"], b"")]).await;
+    let running = Running::new(poll(&server.url, &[], Wanted::Json), vec![]);
+    server.until_asked(1).await;
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    assert_eq!(server.asked().len(), 1, "it is left alone for as long as it asks, up to five minutes");
+    running.stop().await;
+}

@@ -29,8 +29,8 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message as Frame};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::dial::Reach;
-use super::end::{End, settle};
 use super::poll::{take_between, take_timeout};
+use super::reading::{self, End, Reading};
 use super::site::{Scheme, Site, Target};
 use super::target::{Failure, Health, Own};
 use crate::Context;
@@ -110,7 +110,7 @@ impl Source for WebsocketSource {
         let shared = &self.shared;
         let task = |number: usize, health: Health, _: Option<Resume>, stop: Stop| {
             let target = shared.site.targets[number].clone();
-            Conversation { shared: Arc::clone(shared), target, health }.run(stop)
+            reading::run(Conversation { shared: Arc::clone(shared), target, health }, stop)
         };
         shared.own.run(&shared.site.targets, intake, resume, &stop, task).await
     }
@@ -129,38 +129,18 @@ struct Conversation {
 
 type Socket = WebSocketStream<Stream>;
 
-impl Conversation {
-    async fn run(mut self, stop: Stop) -> Result<(), SourceError> {
-        let mut receipts = Receipts::default();
-        let ended = loop {
-            match self.talk(&mut receipts, &stop).await {
-                End::Stopped => break Ok(()),
-                End::Failed(error) => break Err(error),
-                End::Lost(failure) => {
-                    let wait = self.health.failed(&failure);
-                    let _ = timeout(wait, stop.cancelled()).await;
-                }
-            }
-        };
-        settle(ended, receipts).await
+impl Reading for Conversation {
+    type Connection = Socket;
+
+    fn health(&mut self) -> &mut Health {
+        &mut self.health
     }
 
-    async fn talk(&mut self, receipts: &mut Receipts, stop: &Stop) -> End {
-        if stop.is_cancelled() {
-            return End::Stopped;
-        }
-        self.health.attempt();
-        let begun = tokio::select! {
-            biased;
-            () = stop.cancelled() => return End::Stopped,
-            begun = timeout(self.shared.timeout, self.begin()) => begun,
-        };
-        let mut socket = match begun {
-            Ok(Ok(socket)) => socket,
-            Ok(Err(failure)) => return End::Lost(failure),
-            Err(_) => return End::Lost(Failure::new("timeout", format!("no answer within {:?}", self.shared.timeout))),
-        };
-        self.health.connected();
+    fn connect_max(&self) -> Duration {
+        self.shared.timeout
+    }
+
+    async fn read(&mut self, mut socket: Socket, receipts: &mut Receipts, stop: &Stop) -> End {
         let end = self.receive(&mut socket, receipts, stop).await;
         if matches!(end, End::Stopped) {
             let _ = timeout(CLOSE_MAX, socket.close(None)).await;
@@ -169,7 +149,7 @@ impl Conversation {
     }
 
     /// Connects, shakes hands and sends what is to be sent.
-    async fn begin(&self) -> Result<Socket, Failure> {
+    async fn connect(&self) -> Result<Socket, Failure> {
         let url = &self.target.url;
         let credentials = self.shared.site.credentials().await.map_err(|why| Failure::new("secret", why))?;
         let mut asked = url.clone();
@@ -192,7 +172,9 @@ impl Conversation {
         }
         Ok(socket)
     }
+}
 
+impl Conversation {
     async fn receive(&mut self, socket: &mut Socket, receipts: &mut Receipts, stop: &Stop) -> End {
         let silence = self.shared.silence;
         let healthy_at = Instant::now() + HEALTHY_AFTER;

@@ -10,9 +10,9 @@
 use std::time::Duration;
 
 use hyper::StatusCode;
-use hyper::header::{HeaderMap, RETRY_AFTER};
+use hyper::header::HeaderMap;
 
-use crate::breaker::ASKED_MAX;
+use crate::outgoing::retry_after;
 
 /// What becomes of rows that the receiver will never take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,22 +59,8 @@ pub(super) fn judge(status: StatusCode, headers: &HeaderMap, url: UrlIs, now_us:
     }
 }
 
-/// Reads how long the receiver asks us to wait: seconds, or a date.
-fn retry_after(headers: &HeaderMap, now_us: i64) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
-        // More than fits is more than we wait.
-        return Some(text.parse().map_or(ASKED_MAX, Duration::from_secs).min(ASKED_MAX));
-    }
-    let then = httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
-    let now = Duration::from_micros(u64::try_from(now_us).ok()?);
-    Some(then.saturating_sub(now).min(ASKED_MAX))
-}
-
 #[cfg(test)]
 mod tests {
-    use hyper::header::HeaderValue;
-
     use super::*;
 
     #[test]
@@ -99,28 +85,5 @@ mod tests {
             assert_eq!(judge(code, &HeaderMap::new(), UrlIs::OfItsRows, 0), Verdict::Refused);
         }
         assert_eq!(judge(StatusCode::UNAUTHORIZED, &HeaderMap::new(), UrlIs::OfItsRows, 0), Verdict::Misdirected);
-    }
-
-    #[test]
-    fn a_wish_to_wait_is_seconds_or_a_date_and_has_an_end() {
-        // Sun, 06 Nov 1994 08:49:37 GMT.
-        let now_us = 784_111_777 * 1_000_000;
-        for (text, expected) in [
-            ("7", Some(7)),
-            (" 0 ", Some(0)),
-            ("99999999999999999999999", Some(300)),
-            ("3600", Some(300)),
-            ("Sun, 06 Nov 1994 08:50:00 GMT", Some(23)),
-            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
-            ("Sat, 06 Nov 2094 08:00:00 GMT", Some(300)),
-            ("-1", None),
-            ("1.5", None),
-            ("soon", None),
-            ("", None),
-        ] {
-            let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_str(text).expect("a value"))]);
-            let verdict = judge(StatusCode::SERVICE_UNAVAILABLE, &headers, UrlIs::TheSameForAll, now_us);
-            assert_eq!(verdict, Verdict::NotNow { asked: expected.map(Duration::from_secs) }, "{text}");
-        }
     }
 }
