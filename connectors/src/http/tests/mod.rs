@@ -294,7 +294,7 @@ async fn nobody_waits_for_ever_for_a_disk_that_does_not_answer() {
     let (status, body) = server.post_as("idempotency-key", "k", TWO).await;
     assert_eq!((status, body["code"].as_str()), (StatusCode::CONFLICT, Some("TM2118")), "{body}");
     server.intake.waits.store(false, Ordering::SeqCst);
-    while server.ingest.endpoint("readings").unwrap().requests.len() > 0 {
+    while !server.ingest.endpoint("readings").unwrap().requests.is_empty() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let (status, body) = server.post_as("idempotency-key", "k", TWO).await;
