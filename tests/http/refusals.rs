@@ -133,7 +133,8 @@ async fn what_can_never_be_taken_leaves_the_log_as_it_was() {
 
     let (again, gap, stale) = (producer("1", "0"), producer("1", "5"), producer("0", "0"));
     let packed = gzip(b"{\"v\":1,\"note\":\"never\"}\n");
-    let cases: Vec<(u16, &str, &[(&str, &str)], Vec<u8>)> = vec![
+    type Case<'c> = (u16, &'c str, &'c [(&'c str, &'c str)], Vec<u8>);
+    let cases: Vec<Case<'_>> = vec![
         // A bad row in the middle, in every text.
         (400, INGEST, &[NDJSON], b"{\"v\":1}\n{\"v\":\"x\"}\n{\"v\":2}\n".to_vec()),
         (400, INGEST, &[NDJSON], b"{\"v\":1}\n{\"v\":\n{\"v\":2}\n".to_vec()),
