@@ -176,7 +176,10 @@ fn take_rows_at(
 fn take_message_layout(columns: &SchemaRef, options: &mut Options) -> Result<(Encoding, Layout), OptionError> {
     let encoding = Encoding::take(options)?.unwrap_or(Encoding::Json).with_delimiter(options)?;
     if encoding == Encoding::Parquet {
-        return Err(OptionError::new("format", "'parquet' is for files: say 'json', 'csv' or 'arrow'"));
+        return Err(OptionError::new(
+            "format",
+            "'parquet' is for files: say 'json', 'csv' or 'arrow'; over HTTP every source takes it too, with Content-Type: application/vnd.apache.parquet",
+        ));
     }
     Ok((encoding, take_layout(columns, encoding, options)?))
 }
@@ -296,7 +299,9 @@ mod tests {
             ),
             (vec![("connector", "http"), ("fromat", "json")], "option fromat: is not known here; did you mean format?"),
             (vec![("connector", "http"), ("format", "parquet")], "'parquet' is for files"),
-            (vec![("connector", "http"), ("format", "avro")], "is not taken over HTTP: say 'json' or 'csv'"),
+            (vec![("connector", "http"), ("format", "avro"), ("prefix", "none")], "option schema_file: is missing"),
+            (vec![("connector", "http"), ("format", "protobuf")], "option descriptor_file: is missing"),
+            (vec![("connector", "http"), ("format", "text")], "there are 2 columns to read from it"),
             (vec![("connector", "http"), ("follow", "true")], "option follow: is not known here"),
             (vec![("connector", "file"), ("path", "x"), ("format", "raw")], "'raw' is for messages: say 'text'"),
             (vec![("connector", "http"), ("delimiter", ",")], "option delimiter: is not known here"),

@@ -33,7 +33,7 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("rumqttc_v5", &["connectors/src/mqtt", "src/demo", "tests/", "benches/"]),
     ("argon2", &["connectors/src/mqtt/listener/passwords"]),
     ("parquet", &["connectors/", "tests/", "benches/"]),
-    ("arrow_avro", &["connectors/src/format/avro", "connectors/src/file/"]),
+    ("arrow_avro", &["connectors/src/format/avro", "connectors/src/format/enclosed/", "connectors/src/file/"]),
     ("prost_reflect", &["connectors/src/format/protobuf"]),
     ("axum", &["connectors/src/http", "queries/", "tests/"]),
     ("opentelemetry_proto", &["connectors/src/format/telemetry", "connectors/src/http/protocols"]),
@@ -399,16 +399,20 @@ fn links_lead_somewhere(file: &File) -> Vec<String> {
     if !PAGES.contains(&file.path.as_str()) && !file.path.starts_with("docs/") {
         return Vec::new();
     }
+    let folder = std::path::Path::new(&file.path).parent().expect("a page lies in a folder");
     let links = file.text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     let links = links.filter(|link| !link.contains("://") && !link.starts_with('#'));
+    // As whoever shows the page follows them: from where it lies.
+    let links = links.map(|link| (link, top().join(folder)));
     let packages = ["engine/", "connectors/", "queries/", "tests/", "benches/", "examples/", "src/"];
     let paths = file.text.split('`').skip(1).step_by(2);
     let paths = paths.filter(|path| packages.iter().any(|package| path.starts_with(package)));
     let paths = paths.filter(|path| !path.contains([' ', '*', '{', '<']));
+    let paths = paths.map(|path| (path, top()));
     (links.chain(paths))
-        .filter_map(|target| {
+        .filter_map(|(target, from)| {
             let target = target.split('#').next().expect("split gives one part at least");
-            (!top().join(target).exists()).then(|| format!("{target} does not exist"))
+            (!from.join(target).exists()).then(|| format!("{target} does not exist"))
         })
         .collect()
 }

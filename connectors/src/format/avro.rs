@@ -24,6 +24,7 @@ use tidemill_engine::source::{Data, Message};
 
 use super::columns::{column_of, decode_columns};
 use super::dead::{DeadLetters, joined};
+use super::enclosed::resolved_avro_schema;
 use super::layout::Layout;
 use super::metadata::Origin;
 use super::rows::Span;
@@ -48,8 +49,10 @@ enum Prefix {
 pub struct AvroFormat {
     layout: Arc<Layout>,
     schema: AvroSchema,
-    /// CRC-64-AVRO of the schema.
+    /// CRC-64-AVRO of the schema as it is read: what our reader is given in front of each record.
     fingerprint: u64,
+    /// The same of the schema as it is declared.
+    declared: u64,
     prefix: Prefix,
 }
 
@@ -69,11 +72,7 @@ impl AvroFormat {
         };
         let refuse = |problem: String| OptionError::new(key, problem);
         let schema = AvroSchema::new(json);
-        let fingerprint = match schema.fingerprint(FingerprintAlgorithm::Rabin) {
-            Ok(Fingerprint::Rabin(fingerprint)) => fingerprint,
-            Ok(other) => unreachable!("a fingerprint of another kind: {other:?}"),
-            Err(error) => return Err(refuse(format!("is not an Avro schema: {error}"))),
-        };
+        let declared = fingerprint_of(&schema).map_err(refuse)?;
         let kinds =
             [("none", Prefix::None), ("confluent", Prefix::Confluent(0)), ("single_object", Prefix::SingleObject)];
         let mut prefix = options.choice("prefix", &kinds)?.unwrap_or(Prefix::None);
@@ -82,8 +81,16 @@ impl AvroFormat {
             let problem = "is missing: say schema_id = '42', the id of the schema in the registry, so that records of other schemas are told apart";
             prefix = Prefix::Confluent(id.ok_or_else(|| OptionError::new("schema_id", problem))?);
         }
-        let format = AvroFormat { layout: Arc::new(layout), schema, fingerprint, prefix };
-        let reader = format.reader(1).map_err(|problem| refuse(format!("cannot be used: {problem}")))?;
+        let mut format = AvroFormat { layout: Arc::new(layout), schema, fingerprint: declared, declared, prefix };
+        let mut reader = format.reader(1);
+        if reader.is_err()
+            && let Some(resolved) = resolved_avro_schema(&format.schema.json_string)
+        {
+            format.schema = AvroSchema::new(resolved);
+            format.fingerprint = fingerprint_of(&format.schema).map_err(refuse)?;
+            reader = format.reader(1);
+        }
+        let reader = reader.map_err(|problem| refuse(format!("cannot be used: {problem}")))?;
         format.layout.check_columns(&reader.schema()).map_err(refuse)?;
         Ok(format)
     }
@@ -110,11 +117,11 @@ impl AvroFormat {
             Prefix::SingleObject => match payload {
                 [0xC3, 0x01, rest @ ..] if rest.len() >= 8 => {
                     let found = u64::from_le_bytes(rest[..8].try_into().expect("eight bytes"));
-                    match found == self.fingerprint {
+                    match found == self.declared {
                         true => Ok(10),
                         false => Err(format!(
                             "written with another schema: its fingerprint is {found:016x}, that of the declared one {:016x}",
-                            self.fingerprint
+                            self.declared
                         )),
                     }
                 }
@@ -124,6 +131,14 @@ impl AvroFormat {
                 ),
             },
         }
+    }
+}
+
+fn fingerprint_of(schema: &AvroSchema) -> Result<u64, String> {
+    match schema.fingerprint(FingerprintAlgorithm::Rabin) {
+        Ok(Fingerprint::Rabin(fingerprint)) => Ok(fingerprint),
+        Ok(other) => unreachable!("a fingerprint of another kind: {other:?}"),
+        Err(error) => Err(format!("is not an Avro schema: {error}")),
     }
 }
 
@@ -358,6 +373,17 @@ mod tests {
             let problem = take(columns, &options).err().expect("refused").to_string();
             assert!(problem.starts_with(expected), "{options:?}: {problem}");
         }
+    }
+
+    #[test]
+    fn names_may_stand_with_their_namespace_and_be_used_again() {
+        let schema = r#"{"type": "record", "name": "plant.R", "fields": [
+            {"name": "a", "type": {"type": "record", "name": "plant.P", "fields": [{"name": "lat", "type": "float"}]}},
+            {"name": "b", "type": ["null", "plant.P"]}]}"#;
+        let columns = layout(vec![Field::new("b.lat", DataType::Float64, true)]);
+        let format = take(columns, &[("schema", schema)]).unwrap();
+        let decoded = decode(&format, &[[&1f32.to_le_bytes()[..], &[2], &2f32.to_le_bytes()[..]].concat()]);
+        assert_eq!(decoded.batches[0].column(0).as_primitive::<Float64Type>().values().as_ref(), [2.0]);
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl Schema {
         Ok(Schema { root, definitions })
     }
 
+    /// Returns the schema with all its names resolved.
+    pub(super) fn resolved(&self) -> Result<String, Unreadable> {
+        Ok(self.walk(|_| true)?.0.to_string())
+    }
+
     /// Returns the schema of a datum whose one field is an array of records, and the same with only those fields of theirs that are
     /// `wanted`, for at most so many rows.
     pub(super) fn of_rows(

@@ -159,5 +159,11 @@ impl Decoder for EnclosedDecoder {
     }
 }
 
+/// Returns a schema of Avro whose names are resolved, for a reader that does not find those with dots again; `None` if it cannot
+/// be used at all.
+pub(crate) fn resolved_avro_schema(json: &str) -> Option<String> {
+    avro_schema::Schema::parse(json.as_bytes()).and_then(|schema| schema.resolved()).ok()
+}
+
 #[cfg(test)]
 pub(crate) mod tests;
