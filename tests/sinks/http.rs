@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
 
+use super::lives::Lives;
 use super::receiver::{Mood, Receiver};
 use super::{DELIVERY_MAX, lines, sink_until};
 use crate::harness::folder::Folder;
@@ -42,37 +43,25 @@ async fn each_result_arrives_once_at_a_receiver_that_remembers_keys_through_kill
     let options = ", commit_interval = '20 ms', batch_rows = '40', timeout = '1 s'";
     let serve = serve(&folder, &receiver.url(), options);
     let mut random = rand::rngs::StdRng::seed_from_u64(5);
-    let mut next = 0;
+    let mut lives = Lives::new(&serve);
     for _ in 0..KILLS {
-        let program = serve.start_ready().await;
-        let http = program.http.clone();
-        let from = next;
-        let sending = tokio::spawn(async move {
-            let mut at = from;
-            // Each row is sent once: whether it was taken is told by the table.
-            while http.ingest("readings", lines(at, at + 50)).await.is_ok() {
-                at += 50;
+        let moods = async {
+            for _ in 0..3 {
+                receiver.becomes(match random.random_range(0..10) {
+                    0 => Mood::Answers(503),
+                    1 => Mood::TakesAndFails,
+                    2 => Mood::TakesAndResets,
+                    3 => Mood::Hangs,
+                    4 => Mood::Resets,
+                    _ => Mood::Takes,
+                });
+                tokio::time::sleep(Duration::from_millis(random.random_range(20..250))).await;
             }
-            at + 50
-        });
-        for _ in 0..3 {
-            receiver.becomes(match random.random_range(0..10) {
-                0 => Mood::Answers(503),
-                1 => Mood::TakesAndFails,
-                2 => Mood::TakesAndResets,
-                3 => Mood::Hangs,
-                4 => Mood::Resets,
-                _ => Mood::Takes,
-            });
-            tokio::time::sleep(Duration::from_millis(random.random_range(20..250))).await;
-        }
-        program.kill9();
-        next = sending.await.expect("it sends until it cannot");
+        };
+        lives.live(moods).await;
     }
     receiver.becomes(Mood::Takes);
-    let program = serve.start_ready().await;
-    program.http.ingest_durably("readings", &lines(next, next + 10)).await;
-    program.http.query_until(&format!("SELECT count(*) AS n FROM hot WHERE n >= {next}"), 10).await;
+    let program = lives.last().await;
     sink_until(&program.http, "everything is delivered", |sink| sink["outbox_rows"] == 0).await;
     let rows = program.http.query("SELECT n FROM hot ORDER BY n").await.expect("rows");
     let stored: Vec<u64> = rows.iter().filter_map(|row| row["n"].as_u64()).collect();

@@ -3,6 +3,7 @@
 mod degradation;
 mod files;
 mod http;
+mod lives;
 mod mqtt;
 mod outbox;
 mod page;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
 
+use super::lives::Lives;
 use super::subscriber::Subscriber;
 use super::{DELIVERY_MAX, lines, pipeline, sink_until};
 use crate::harness::broker::Broker;
@@ -85,26 +86,11 @@ async fn killed(qos: u8, seed: u64, kills: usize) -> (Vec<u64>, Vec<u64>) {
     let serve =
         Serve::new(&folder, &pipeline(&format!("url = '{}', qos = {qos}, commit_interval = '20 ms'", broker.url())));
     let mut random = rand::rngs::StdRng::seed_from_u64(seed);
-    let mut next = 0;
+    let mut lives = Lives::new(&serve);
     for _ in 0..kills {
-        let program = serve.start_ready().await;
-        let http = program.http.clone();
-        let from = next;
-        let sending = tokio::spawn(async move {
-            let mut at = from;
-            // Each row is sent once: whether it was taken is told by the table.
-            while http.ingest("readings", lines(at, at + 50)).await.is_ok() {
-                at += 50;
-            }
-            at + 50
-        });
-        tokio::time::sleep(Duration::from_millis(random.random_range(50..600))).await;
-        program.kill9();
-        next = sending.await.expect("it sends until it cannot");
+        lives.live(tokio::time::sleep(Duration::from_millis(random.random_range(50..600)))).await;
     }
-    let program = serve.start_ready().await;
-    program.http.ingest_durably("readings", &lines(next, next + 10)).await;
-    program.http.query_until(&format!("SELECT count(*) AS n FROM hot WHERE n >= {next}"), 10).await;
+    let program = lives.last().await;
     sink_until(&program.http, "everything is delivered", |sink| sink["outbox_rows"] == 0).await;
     let rows = program.http.query("SELECT n FROM hot ORDER BY n").await.expect("rows");
     let stored: Vec<u64> = rows.iter().filter_map(|row| row["n"].as_u64()).collect();
