@@ -70,6 +70,16 @@ fn the_pipeline_of_the_readme_passes() {
     }
 }
 
+/// What is fetched brings a URL along, and an event its id: views that read them are verified too.
+#[test]
+fn pipelines_that_fetch_pass() {
+    for (seed, mark) in [("4", "CREATE SOURCE metrics ("), ("5", "CREATE SOURCE feed (")] {
+        let page = include_str!("../docs/pull.md");
+        let block = page.split("```").find(|block| block.contains(mark)).expect("a block of the page");
+        passes(block.trim_start_matches("sql"), seed);
+    }
+}
+
 #[test]
 fn pipelines_with_several_sources_and_with_views_over_views_pass() {
     for (seed, case) in [("2", "sources_have_their_own_watermarks"), ("3", "windows_over_windows")] {

@@ -114,13 +114,7 @@ fn make(
         }
         Kind::Http => {
             let (encoding, layout) = take_message_layout(columns, options)?;
-            let own = encoding.of_payloads().ok_or_else(|| {
-                OptionError::new(
-                    "format",
-                    "is not taken over HTTP: say 'json' or 'csv', or send it by MQTT or as a file",
-                )
-            })?;
-            let format = TaggedFormat::new(layout, own);
+            let format = TaggedFormat::take(encoding, layout, options, &context.base_dir)?;
             let source = HttpSource::new(name, format.clone(), Arc::clone(&context.clock), context.http.clone());
             Ok((Arc::new(source), Arc::new(format)))
         }

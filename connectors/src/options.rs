@@ -103,6 +103,11 @@ impl Options {
         }
     }
 
+    /// Says whether there is an option, and leaves it.
+    pub fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
     /// Says whether a value is there and is this word; it is not taken.
     pub fn is(&self, key: &str, word: &str) -> bool {
         self.values.get(key).is_some_and(|value| value.eq_ignore_ascii_case(word))

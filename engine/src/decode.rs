@@ -30,6 +30,18 @@ pub struct Decoded {
     pub dead: Vec<DeadLetter>,
     /// How many values of those rows are NULL because they did not fit in their column.
     pub nulled: u64,
+    /// How many tags, labels, fields and attributes of those rows are in no column, since none is declared for them.
+    pub dropped_attributes: u64,
+}
+
+impl Decoded {
+    /// Adds what another piece of the same chunk decodes to.
+    pub fn extend(&mut self, more: Decoded) {
+        self.batches.extend(more.batches);
+        self.dead.extend(more.dead);
+        self.nulled += more.nulled;
+        self.dropped_attributes += more.dropped_attributes;
+    }
 }
 
 /// Where a chunk stands in the log. It was written down when the chunk was recorded, so a replay finds the same.

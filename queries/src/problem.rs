@@ -12,6 +12,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use tidemill_connectors::describe;
 
 /// The kinds of problems: a closed set, each with a code that never changes its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -220,27 +221,32 @@ impl std::error::Error for Problem {}
 
 /// A problem as it is written (RFC 9457).
 #[derive(Serialize, Deserialize)]
-struct Document {
-    /// `urn:tidemill:error:` and the code.
+pub(crate) struct Document {
     #[serde(rename = "type", default)]
     kind: String,
-    /// What kind of problem it is.
     #[serde(default)]
     title: String,
-    /// The status again.
     status: u16,
-    /// A code that never changes its meaning, such as `TM1107`.
     code: String,
-    /// What is wrong in this very case.
     #[serde(default)]
     detail: String,
-    /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
-    /// The place in the statement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     span: Option<Span>,
 }
+
+describe!(Document as "Problem" {
+    kind = "type": "urn:tidemill:error: and the code",
+    title: "what kind of problem it is",
+    status: "the status again",
+    code: "a code that never changes its meaning, such as TM1107",
+    detail: "what is wrong in this very case";
+    hint: "what to do about it",
+    span: "the place in the statement",
+});
+
+describe!(Span { line: "from 1", column: "the character in the line, from 1", length: "how many characters" });
 
 #[cfg(test)]
 mod tests {

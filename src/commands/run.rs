@@ -163,6 +163,7 @@ fn summary_json(
         "new": !nothing_new(status),
         "sources": status.sources.iter().map(|s| json!({
             "name": s.name, "rows": s.rows, "dead": s.dead, "quarantined": s.quarantined, "nulled": s.nulled,
+            "dropped_attributes": s.dropped_attributes,
         })).collect::<Vec<_>>(),
         "dedups": status.dedups.iter().map(|d| json!({
             "source": d.source, "taken": d.taken, "repeats": d.repeats, "late": d.late,

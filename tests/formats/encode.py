@@ -3,7 +3,7 @@
     encode.py FOLDER
 
 FOLDER holds readings.proto. Afterwards it holds readings.avsc, readings.desc, the messages NAME-0 to NAME-3 of each format (the
-last of them damaged), and files of columns.
+last of them damaged), and files of columns, of records and of messages behind their lengths.
 """
 
 import gzip
@@ -19,6 +19,7 @@ import fastavro
 import grpc_tools
 import pyarrow as pa
 from fastavro.schema import fingerprint, to_parsing_canonical_form
+from google.protobuf.internal import encoder
 from grpc_tools import protoc
 
 SCHEMA = {
@@ -86,6 +87,7 @@ def protobuf(folder):
     assert protoc.main([*words, *outputs, "readings.proto"]) == 0
     sys.path.insert(0, folder)
     module = importlib.import_module("readings_pb2")
+    many = b""
     for n, reading in enumerate(readings()):
         message = module.Reading(device=reading["device"], n=n, state={"OK": 1, "BAD": 2}[reading["state"]])
         message.ts.FromDatetime(reading["ts"].replace(tzinfo=None))
@@ -95,7 +97,9 @@ def protobuf(folder):
             message.position.lat = reading["position"]["lat"]
         data = message.SerializeToString()
         write(folder, f"protobuf-{n}", data)
+        many += encoder._VarintBytes(len(data)) + data
     write(folder, "protobuf-3", data[:-1])
+    write(folder, "protobuf.delimited", many)
 
 
 def arrow(folder):
@@ -107,6 +111,11 @@ def arrow(folder):
         write(folder, f"arrow-{n}", out.getvalue())
     write(folder, "arrow-3", out.getvalue()[:-40])
     table = pa.Table.from_pylist(list(readings()))
+    for codec in ["lz4", "zstd"]:
+        out = io.BytesIO()
+        with pa.ipc.new_stream(out, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+            writer.write_table(table)
+        write(folder, f"{codec}.arrows", out.getvalue())
     with pa.OSFile(os.path.join(folder, "file.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
     with pa.OSFile(os.path.join(folder, "stream.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:

@@ -1,5 +1,7 @@
 //! Formats as the libraries of others write them (fastavro, protobuf, pyarrow), through the real program: as messages at the MQTT
-//! listener, and as files; and the page about them.
+//! listener, as files, and as bodies of requests ([`posted`]); and the page about them.
+
+mod posted;
 
 use std::path::Path;
 use std::process::Command;

@@ -52,9 +52,7 @@ impl Client {
         headers: &[(&str, &str)],
         body: Vec<u8>,
     ) -> reqwest::Result<(u16, String)> {
-        let request = self.client.post(format!("{}{path}", self.base));
-        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-        let answer = request.body(body).send().await?;
+        let answer = self.answer(path, headers, body).await?;
         Ok((answer.status().as_u16(), answer.text().await?))
     }
 
@@ -72,11 +70,22 @@ impl Client {
 
     /// Posts a row that is to be refused: status, `Retry-After` and body of the answer.
     pub(crate) async fn ingest_refused(&self, source: &str, row: &str) -> (u16, Option<String>, String) {
-        let request = self.client.post(format!("{}/api/v1/ingest/{source}", self.base));
-        let answer = request.header("content-type", "application/json").body(row.to_owned()).send().await;
-        let answer = answer.expect("an answer");
+        let path = format!("/api/v1/ingest/{source}");
+        let answer = self.answer(&path, &[("content-type", "application/json")], row).await.expect("an answer");
         let retry_after = answer.headers().get("retry-after").map(|value| value.to_str().expect("text").to_owned());
         (answer.status().as_u16(), retry_after, answer.text().await.expect("a body"))
+    }
+
+    /// Posts a body with headers: the answer as it is.
+    pub(crate) async fn answer(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Vec<u8>>,
+    ) -> reqwest::Result<reqwest::Response> {
+        let request = self.client.post(format!("{}{path}", self.base));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        request.body(body.into()).send().await
     }
 
     /// Posts NDJSON rows that must be acknowledged; what does not decode becomes a dead letter.

@@ -9,6 +9,7 @@
 //! - [`strace`]: a tracer that stands between the program and its kernel
 //! - [`broker`]: a real `mosquitto` and its command line clients
 //! - [`certificates`]: an authority, and what it issues
+//! - [`node`]: scripts for Node.js, with packages of npm
 //! - [`python`]: scripts in the environment with the foreign readers
 //! - [`tables`]: what DuckDB and the `deltalake` package find on disk, and what a second reader finds in the ingest log
 //! - [`ledger`]: what was sent and acknowledged, written before it is sent
@@ -26,6 +27,7 @@ pub(crate) mod mqtt_script;
 pub(crate) mod broker;
 pub(crate) mod certificates;
 
+pub(crate) mod node;
 pub(crate) mod python;
 pub(crate) mod tables;
 

@@ -8,10 +8,6 @@ use serde_json::Value;
 
 /// Returns the interpreter with the foreign readers: `TIDEMILL_PYTHON`, or the one `./check tools` has made.
 pub(crate) fn interpreter() -> PathBuf {
-    let cache = || match std::env::var_os("XDG_CACHE_HOME") {
-        Some(cache) if !cache.is_empty() => PathBuf::from(cache),
-        _ => PathBuf::from(std::env::var_os("HOME").expect("HOME or XDG_CACHE_HOME")).join(".cache"),
-    };
     let path = match std::env::var_os("TIDEMILL_PYTHON") {
         Some(path) => PathBuf::from(path),
         None => cache().join("tidemill/venv/bin/python"),
@@ -23,6 +19,14 @@ pub(crate) fn interpreter() -> PathBuf {
         path.display()
     );
     path
+}
+
+/// Returns the folder of caches, as `./check` finds it.
+pub(crate) fn cache() -> PathBuf {
+    match std::env::var_os("XDG_CACHE_HOME") {
+        Some(cache) if !cache.is_empty() => PathBuf::from(cache),
+        _ => PathBuf::from(std::env::var_os("HOME").expect("HOME or XDG_CACHE_HOME")).join(".cache"),
+    }
 }
 
 /// Returns the path of a file below `tests/`.

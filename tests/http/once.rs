@@ -1,25 +1,16 @@
 //! A request that says who it is, is stored once: through kills, and as long as it is remembered.
 
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{INGEST, NDJSON, PIPELINE, post};
+use super::{INGEST, NDJSON, PIPELINE, log_holds, post};
 use crate::harness::folder::Folder;
 use crate::harness::program::Serve;
 use crate::harness::wait::eventually;
 
 /// Longer than it takes to see that a record is written, and to kill.
 const SYNC_TAKES: Duration = Duration::from_millis(400);
-
-fn log_holds(data: &Path, marker: &str) -> bool {
-    let files = std::fs::read_dir(data.join("log")).into_iter().flatten().flatten();
-    files.into_iter().any(|file| {
-        let bytes = std::fs::read(file.path()).unwrap_or_default();
-        bytes.windows(marker.len()).any(|window| window == marker.as_bytes())
-    })
-}
 
 fn producer(sequence: &str) -> [(&str, &str); 4] {
     [NDJSON, ("producer-id", "meter-7"), ("producer-epoch", "0"), ("producer-seq", sequence)]

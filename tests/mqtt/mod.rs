@@ -6,6 +6,7 @@
 //! - [`crowd`]: many clients of all kinds at once
 //! - [`devices`]: devices of our own at the listener, byte by byte
 //! - [`interop`]: what `paho-mqtt` finds at the listener
+//! - [`javascript`]: MQTT.js at the listener, through kills
 //! - [`metadata`]: what a publisher says beside the payload, as columns
 //! - [`mosquitto`]: a real broker that restarts, forgets, or is away
 //! - [`numbered`]: numbered messages from all sides while the program is killed again and again
@@ -19,6 +20,7 @@ mod clients;
 mod crowd;
 mod devices;
 mod interop;
+mod javascript;
 mod metadata;
 mod mosquitto;
 mod numbered;

@@ -5,6 +5,8 @@
 
 mod clients;
 mod kills;
+mod limits;
+mod npm;
 mod prometheus;
 
 use std::process::Command;

@@ -87,7 +87,7 @@ async fn real_exporters_are_scraped_and_one_that_is_down_is_a_row_a_gauge_and_a_
     let line = |start: &str| text.lines().find(|line| line.starts_with(start)).map(str::to_owned).unwrap_or_default();
     let labels = format!("{{source=\"metrics\",target=\"{python}\"}}");
     assert_eq!(line(&format!("tidemill_source_target_up{labels}")), format!("tidemill_source_target_up{labels} 0"));
-    let breaker = line(&format!("tidemill_source_target_breaker{labels}"));
+    let breaker = line(&format!("tidemill_circuit_breaker_state{labels}"));
     assert!(breaker.ends_with(" 1") || breaker.ends_with(" 2"), "{breaker}");
     assert!(line("tidemill_source_errors_total{source=\"metrics\",kind=\"status\"}").len() > 10, "{text}");
     assert!(text.contains("tidemill_source_connected{source=\"metrics\"} 1"), "the others answer");

@@ -44,7 +44,7 @@ async fn results_arrive_with_their_topic_in_both_versions() {
         assert_eq!(status, 200);
         assert!(text.contains("tidemill_sink_delivered_rows_total{sink=\"alerts\"} 2"), "{text}");
         assert!(text.contains("tidemill_sink_outbox_rows{sink=\"alerts\"} 0"), "{text}");
-        assert!(text.contains("tidemill_sink_breaker_open{sink=\"alerts\"} 0"), "{text}");
+        assert!(text.contains("tidemill_circuit_breaker_state{sink=\"alerts\"} 0"), "{text}");
         program.stop().await;
     }
 }

@@ -183,7 +183,7 @@ impl Decoder for AvroDecoder {
                 batches.push(converted.into_batch(layout.schema(), row_count));
             }
         }
-        Decoded { batches: joined(layout.schema(), batches), dead: dead.finish(), nulled }
+        Decoded { batches: joined(layout.schema(), batches), dead: dead.finish(), nulled, ..Decoded::default() }
     }
 }
 

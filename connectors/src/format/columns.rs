@@ -106,7 +106,7 @@ fn decode(
         0 => Vec::new(),
         _ => vec![converted.into_batch(layout.schema(), row_count)],
     };
-    Decoded { batches, dead, nulled }
+    Decoded { batches, dead, nulled, ..Decoded::default() }
 }
 
 /// Finds the column of a field, by its name; a dot leads into a column of columns. NULL where there is none.

@@ -60,7 +60,7 @@ impl Decoder for CsvDecoder {
             let Some(whole) = dead.accept(index, &self.layout) else { continue };
             nulled += self.decode_message(&origin, whole, &mut dead, &mut batches);
         }
-        Decoded { batches: joined(self.layout.schema(), batches), dead: dead.finish(), nulled }
+        Decoded { batches: joined(self.layout.schema(), batches), dead: dead.finish(), nulled, ..Decoded::default() }
     }
 }
 

@@ -153,7 +153,8 @@ impl JsonDecoder {
             self.take(&raw, &lenient[part], &mut rows);
         }
         let Rows { pieces, dead, nulled, .. } = rows;
-        Decoded { batches: joined(self.layout.schema(), pieces.in_order()), dead: dead.finish(), nulled }
+        let batches = joined(self.layout.schema(), pieces.in_order());
+        Decoded { batches, dead: dead.finish(), nulled, ..Decoded::default() }
     }
 
     /// Takes the rows that are plain; returns the others.

@@ -251,7 +251,7 @@ impl Decoder for ProtobufDecoder {
             }
             spans.clear();
         }
-        Decoded { batches: joined(layout.schema(), batches), dead: dead.finish(), nulled }
+        Decoded { batches: joined(layout.schema(), batches), dead: dead.finish(), nulled, ..Decoded::default() }
     }
 }
 

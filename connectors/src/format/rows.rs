@@ -48,8 +48,19 @@ pub(crate) fn split_json(payload: &[u8], mut row: impl FnMut(Range<usize>)) {
     }
 }
 
+/// Splits text in lines, without their ends. An empty line is a row; what stands behind the last line end, if anything, is one too.
+pub(crate) fn split_lines(payload: &[u8], mut row: impl FnMut(Range<usize>)) {
+    let mut start = 0;
+    while start < payload.len() {
+        let line_end = memchr(b'\n', &payload[start..]).map_or(payload.len(), |length| start + length);
+        let is_return = payload[start..line_end].last() == Some(&b'\r');
+        row(start..line_end - usize::from(is_return));
+        start = line_end + 1;
+    }
+}
+
 /// Splits CSV in records, the header included. A line end inside quotes is part of a field. Blank lines are no rows.
-pub(super) fn split_csv(payload: &[u8], delimiter: u8, mut row: impl FnMut(Range<usize>)) {
+pub(crate) fn split_csv(payload: &[u8], delimiter: u8, mut row: impl FnMut(Range<usize>)) {
     let mut start = 0;
     while start < payload.len() {
         let end = csv_record_end(&payload[start..], delimiter).map_or(payload.len(), |length| start + length);

@@ -2,25 +2,61 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use tidemill_engine::decode::{DeadLetter, Decoded, Decoder, Format, Place};
 use tidemill_engine::source::{Data, Message};
 
-use super::{Layout, PayloadEncoding};
+use super::{AvroFormat, Encoding, Layout, PayloadEncoding, ProtobufFormat};
+use crate::options::{OptionError, Options};
 
 /// Makes decoders that ask each message for its encoding.
 #[derive(Clone)]
 pub struct TaggedFormat {
     layout: Layout,
     own: PayloadEncoding,
+    /// Reads what is in `own`.
+    own_format: Arc<dyn Format>,
 }
 
 impl TaggedFormat {
     /// Makes the format of a source whose messages are in `own` where they say nothing else.
     pub fn new(layout: Layout, own: PayloadEncoding) -> Self {
-        TaggedFormat { layout, own }
+        let own_format = own.format(layout.clone());
+        TaggedFormat { layout, own, own_format }
+    }
+
+    /// Makes the format of a source that declares an encoding, with the options that belong to it.
+    ///
+    /// Without a schema `avro` means containers, which bring their own.
+    ///
+    /// # Errors
+    /// If the columns cannot be read from it, or an option is wrong.
+    pub fn take(
+        encoding: Encoding,
+        layout: Layout,
+        options: &mut Options,
+        base_dir: &Path,
+    ) -> Result<Self, OptionError> {
+        let has_schema = ["schema", "schema_file", "prefix", "schema_id"].iter().any(|key| options.has(key));
+        let (own, own_format): (PayloadEncoding, Arc<dyn Format>) = match encoding {
+            Encoding::Avro if has_schema => {
+                (PayloadEncoding::Avro, Arc::new(AvroFormat::take(layout.clone(), options, base_dir)?))
+            }
+            Encoding::Avro => return Ok(TaggedFormat::new(layout, PayloadEncoding::AvroContainer)),
+            Encoding::Protobuf => {
+                (PayloadEncoding::Protobuf, Arc::new(ProtobufFormat::take(layout.clone(), options, base_dir)?))
+            }
+            _ => {
+                let own = encoding.of_payloads();
+                let own =
+                    own.ok_or_else(|| OptionError::new("format", "is for files: say 'json', 'csv' or 'arrow'"))?;
+                return Ok(TaggedFormat::new(layout, own));
+            }
+        };
+        Ok(TaggedFormat { layout, own, own_format })
     }
 
     /// Returns the encoding of messages that say nothing.
@@ -40,7 +76,7 @@ impl Format for TaggedFormat {
     }
 
     fn decoder(&self) -> Box<dyn Decoder> {
-        let own = self.own.format(self.layout.clone()).decoder();
+        let own = self.own_format.decoder();
         Box::new(TaggedDecoder { format: self.clone(), own, others: BTreeMap::new() })
     }
 }
@@ -96,11 +132,9 @@ impl TaggedDecoder {
         };
         let first = run.start;
         let runs = place.runs_of(run.clone());
-        let decoded = decoder.decode(&Data::Messages(messages[run].to_vec()), &Place { runs: &runs, ..*place });
-        whole.batches.extend(decoded.batches);
-        whole.nulled += decoded.nulled;
-        let in_chunk = |letter: DeadLetter| DeadLetter { message: letter.message + first, ..letter };
-        whole.dead.extend(decoded.dead.into_iter().map(in_chunk));
+        let mut decoded = decoder.decode(&Data::Messages(messages[run].to_vec()), &Place { runs: &runs, ..*place });
+        decoded.dead.iter_mut().for_each(|letter| letter.message += first);
+        whole.extend(decoded);
     }
 }
 

@@ -16,7 +16,7 @@ use super::convert::expected;
 use super::dead::{DeadLetters, joined};
 use super::layout::Layout;
 use super::metadata::Origin;
-use super::rows::Span;
+use super::rows::{Span, split_lines};
 
 /// What of a message is a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,14 +103,7 @@ impl TextDecoder {
         if self.unit == Unit::Message {
             return row(whole);
         }
-        let text = &message.payload;
-        let mut start = 0;
-        while start < text.len() {
-            let line_end = memchr::memchr(b'\n', &text[start..]).map_or(text.len(), |length| start + length);
-            let is_return = text[start..line_end].last() == Some(&b'\r');
-            row(Span { start: start as u32, end: (line_end - usize::from(is_return)) as u32, ..whole });
-            start = line_end + 1;
-        }
+        split_lines(&message.payload, |line| row(Span { start: line.start as u32, end: line.end as u32, ..whole }));
     }
 }
 

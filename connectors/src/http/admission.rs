@@ -15,10 +15,13 @@ use arrow::array::RecordBatch;
 use axum::body::Body;
 use axum::http::HeaderMap;
 use bytes::Bytes;
+use serde::Serialize;
+use serde_json::{Value, json};
 use tidemill_engine::source::{Appended, Chunk, IntakeError, Message, Note, Offset, Receipt, Stage};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::api::{Components, Shape};
 use super::body::{self, Reservation};
 use super::content_encoding::ContentEncoding;
 use super::once::{Begun, ContentHash, Once, Pass};
@@ -57,7 +60,8 @@ pub enum Ack {
 }
 
 /// How far the rows of a request are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Reached {
     /// On their way to the log.
     Accepted,
@@ -68,14 +72,9 @@ pub enum Reached {
     Committed,
 }
 
-impl Reached {
-    /// Returns its name in answers.
-    pub fn name(self) -> &'static str {
-        match self {
-            Reached::Accepted => "accepted",
-            Reached::Durable => "durable",
-            Reached::Committed => "committed",
-        }
+impl Shape for Reached {
+    fn shape(_: &mut Components) -> Value {
+        json!({"enum": [Reached::Accepted, Reached::Durable, Reached::Committed]})
     }
 }
 
@@ -204,9 +203,9 @@ impl Admitted {
     /// # Errors
     /// 400, 403, 409, 413, 415, 422, 429 or 503, and nothing was stored; or 500, and it is unknown whether something was.
     pub async fn append(self, post: Post) -> Result<Taken, Problem> {
-        let Admitted { endpoint, reservation, token, permit, .. } = self;
+        let Admitted { endpoint, ingest, reservation, token, permit } = self;
         let ack = post.ack;
-        let mut taken = append(&endpoint, post).await.map_err(|problem| endpoint.counted(problem))?;
+        let mut taken = append(&ingest, &endpoint, post).await.map_err(|problem| endpoint.counted(problem))?;
         // What it held is the log's now, and nobody has to wait for it any more.
         drop((reservation, permit, token));
         if let (Ack::Committed(wait), Some(at)) = (ack, taken.at) {
@@ -239,12 +238,14 @@ impl Endpoint {
     }
 }
 
-async fn append(endpoint: &Arc<Endpoint>, post: Post) -> Result<Taken, Problem> {
+async fn append(ingest: &HttpIngest, endpoint: &Arc<Endpoint>, post: Post) -> Result<Taken, Problem> {
     let encoding = post.encoding.unwrap_or(endpoint.format.own());
     let Post { payload, on_error, once, ack, .. } = post;
     let once = once.map(|once| (once, ContentHash::of(&payload, encoding, on_error)));
-    let verdict = if payload.len() > BYTES_CHECKED_INLINE_MAX {
+    // What brings its schema along may be much larger than it looks.
+    let verdict = if payload.len() > BYTES_CHECKED_INLINE_MAX || encoding.of_body(&payload).enclosed().is_some() {
         let endpoint = Arc::clone(endpoint);
+        let _turn = ingest.shared.checks.acquire().await.expect("the semaphore is never closed");
         blocking(move || verdict::of(&endpoint.format, encoding, &payload)).await?
     } else {
         verdict::of(&endpoint.format, encoding, &payload)?

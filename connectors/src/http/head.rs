@@ -1,24 +1,46 @@
 //! What the head of a request says: its parameters, its content type, and who it is.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 
 use super::admission::{Ack, OnError};
+use super::api::Parameter;
+use super::api::parameter::{self, NumberHeader, TextHeader, Wait, Words, wrong_header};
+use super::media_type::MediaType;
 use super::once::{IDEMPOTENCY_KEY_BYTES_MAX, Once, PRODUCER_ID_BYTES_MAX};
-use super::problem::{Kind, Problem};
-use super::{COMMIT_WAIT, WAIT_MAX, parameter};
+use super::problem::Problem;
+use super::{COMMIT_WAIT, WAIT_MAX};
 use crate::format::PayloadEncoding;
 
-/// Who sends: text of at most [`PRODUCER_ID_BYTES_MAX`] bytes.
-pub const PRODUCER_ID: &str = "producer-id";
-/// Which life of the sender: a number.
-pub const PRODUCER_EPOCH: &str = "producer-epoch";
-/// Which request of that life: a number, from 0.
-pub const PRODUCER_SEQ: &str = "producer-seq";
-/// Another way to name a request: text of at most [`IDEMPOTENCY_KEY_BYTES_MAX`] bytes.
-pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const ON_ERROR: Words<OnError> = Words {
+    name: "on_error",
+    description: "what becomes of rows that cannot be used",
+    words: &[("reject", OnError::Reject), ("dead_letter", OnError::DeadLetter)],
+};
+const ACK: Words<Ack> = Words {
+    name: "ack",
+    description: "what the answer waits for",
+    words: &[("durable", Ack::Durable), ("accepted", Ack::Accepted), ("committed", Ack::Committed(COMMIT_WAIT))],
+};
+const WAIT: Wait =
+    Wait { name: "wait", description: "with ack=committed: how long the answer waits for it", max: WAIT_MAX };
+const PRODUCER_ID: TextHeader = TextHeader {
+    name: "producer-id",
+    description: "who sends; with producer-epoch and producer-seq",
+    bytes_max: PRODUCER_ID_BYTES_MAX,
+};
+const PRODUCER_EPOCH: NumberHeader = NumberHeader { name: "producer-epoch", description: "which life of the producer" };
+const PRODUCER_SEQ: NumberHeader =
+    NumberHeader { name: "producer-seq", description: "which request of that life, from 0" };
+const IDEMPOTENCY_KEY: TextHeader = TextHeader {
+    name: "idempotency-key",
+    description: "another way to name a request",
+    bytes_max: IDEMPOTENCY_KEY_BYTES_MAX,
+};
+
+/// The query parameters of a request that brings rows.
+const PARAMETERS: &[&dyn Parameter] = &[&ON_ERROR, &ACK, &WAIT];
 
 /// All that the head of a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,39 +53,27 @@ pub(super) struct Head {
 }
 
 impl Head {
+    /// All that it reads beside the type of the body.
+    pub(super) const PARAMETERS: &[&dyn Parameter] =
+        &[&ON_ERROR, &ACK, &WAIT, &PRODUCER_ID, &PRODUCER_EPOCH, &PRODUCER_SEQ, &IDEMPOTENCY_KEY];
+
     pub(super) fn read(
         parameters: &BTreeMap<String, String>,
         headers: &HeaderMap,
         own: PayloadEncoding,
     ) -> Result<Head, Problem> {
         let (on_error, ack) = read_parameters(parameters)?;
-        Ok(Head { on_error, ack, encoding: content_type(headers, own)?, once: once(headers)? })
+        Ok(Head { on_error, ack, encoding: MediaType::encoding(headers, own)?, once: once(headers)? })
     }
 }
 
-fn read_parameters(parameters: &BTreeMap<String, String>) -> Result<(OnError, Ack), Problem> {
-    let (mut on_error, mut ack, mut wait) = (OnError::Reject, Ack::Durable, None::<Duration>);
-    for (key, value) in parameters {
-        match (key.as_str(), value.as_str()) {
-            ("on_error", "reject") => on_error = OnError::Reject,
-            ("on_error", "dead_letter") => on_error = OnError::DeadLetter,
-            ("on_error", _) => {
-                let hint = "on_error=reject (the default) or on_error=dead_letter";
-                return Err(parameter::wrong(key, value).hint(hint));
-            }
-            ("ack", "accepted") => ack = Ack::Accepted,
-            ("ack", "durable") => ack = Ack::Durable,
-            ("ack", "committed") => ack = Ack::Committed(COMMIT_WAIT),
-            // A level that is not kept must not be accepted silently.
-            ("ack", _) => {
-                return Err(
-                    parameter::wrong(key, value).hint("ack=accepted, ack=durable (the default) or ack=committed")
-                );
-            }
-            ("wait", _) => wait = Some(parameter::wait(value, WAIT_MAX)?),
-            _ => return Err(parameter::unknown(key, "known are on_error, ack and, with ack=committed, wait")),
-        }
-    }
+fn read_parameters(given: &BTreeMap<String, String>) -> Result<(OnError, Ack), Problem> {
+    parameter::check_known(given, PARAMETERS)?;
+    let value = |parameter: &dyn Parameter| given.get(parameter.name());
+    let on_error = value(&ON_ERROR).map(|value| ON_ERROR.read(value)).transpose()?.unwrap_or_default();
+    // A level that is not kept must not be accepted silently.
+    let mut ack = value(&ACK).map(|value| ACK.read(value)).transpose()?.unwrap_or_default();
+    let wait = value(&WAIT).map(|value| WAIT.read(value)).transpose()?;
     match (&mut ack, wait) {
         (_, None) => {}
         (Ack::Committed(longest), Some(wait)) => *longest = wait,
@@ -72,80 +82,20 @@ fn read_parameters(parameters: &BTreeMap<String, String>) -> Result<(OnError, Ac
     Ok((on_error, ack))
 }
 
-/// Reads what a body is.
-fn content_type(headers: &HeaderMap, own: PayloadEncoding) -> Result<Option<PayloadEncoding>, Problem> {
-    let given = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_owned());
-    let given = given.unwrap_or_default();
-    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match essence.as_str() {
-        // The form type is what `curl -d` says when nobody tells it otherwise.
-        "" | "application/x-www-form-urlencoded" => Ok(None),
-        "application/json" | "application/x-ndjson" | "application/ndjson" | "application/jsonl" => {
-            Ok(Some(PayloadEncoding::Json))
-        }
-        "application/vnd.apache.arrow.stream" => Ok(Some(PayloadEncoding::Arrow)),
-        "application/vnd.apache.parquet" => Ok(Some(PayloadEncoding::Parquet)),
-        "text/csv" => match own {
-            PayloadEncoding::Csv { .. } => Ok(None),
-            _ => Ok(Some(PayloadEncoding::Csv { delimiter: b',' })),
-        },
-        _ => {
-            Err(Problem::new(Kind::ContentType, format!("the content type {essence} is not known; nothing was stored"))
-                .hint(
-                    "send application/x-ndjson, application/json, text/csv, application/vnd.apache.arrow.stream or \
-                 application/vnd.apache.parquet",
-                ))
-        }
-    }
-}
-
 /// Reads who a request is.
 fn once(headers: &HeaderMap) -> Result<Option<Once>, Problem> {
-    let id = text(headers, PRODUCER_ID, PRODUCER_ID_BYTES_MAX)?;
-    let (epoch, sequence) = (number(headers, PRODUCER_EPOCH)?, number(headers, PRODUCER_SEQ)?);
-    let key = text(headers, IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_BYTES_MAX)?;
+    let id = PRODUCER_ID.read(headers)?;
+    let (epoch, sequence) = (PRODUCER_EPOCH.read(headers)?, PRODUCER_SEQ.read(headers)?);
+    let key = IDEMPOTENCY_KEY.read(headers)?;
     match (id, epoch, sequence, key) {
         (None, None, None, None) => Ok(None),
         (None, None, None, Some(key)) => Ok(Some(Once::Key(key))),
         (Some(id), Some(epoch), Some(sequence), None) => Ok(Some(Once::Producer { id, epoch, sequence })),
-        (_, _, _, Some(_)) => Err(wrong("a request has Producer- headers or an Idempotency-Key, not both")
+        (_, _, _, Some(_)) => Err(wrong_header("a request has Producer- headers or an Idempotency-Key, not both")
             .hint("number the requests, or give each a key")),
-        _ => Err(wrong("Producer-Id, Producer-Epoch and Producer-Seq stand together, and one is missing")
+        _ => Err(wrong_header("Producer-Id, Producer-Epoch and Producer-Seq stand together, and one is missing")
             .hint("Producer-Id: who you are; Producer-Epoch: 0; Producer-Seq: 0, 1, 2, …")),
     }
-}
-
-/// The only value of a header.
-fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h str>, Problem> {
-    let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    if values.next().is_some() {
-        return Err(wrong(&format!("the header {name} stands twice")));
-    }
-    let text = value.to_str().map_err(|_| wrong(&format!("the header {name} is not plain ASCII")))?;
-    Ok(Some(text.trim()))
-}
-
-fn text(headers: &HeaderMap, name: &'static str, bytes_max: usize) -> Result<Option<String>, Problem> {
-    match single(headers, name)? {
-        None => Ok(None),
-        Some(text) if (1..=bytes_max).contains(&text.len()) => Ok(Some(text.to_owned())),
-        Some(text) => Err(wrong(&format!("the header {name} has {} bytes, and may have 1 to {bytes_max}", text.len()))),
-    }
-}
-
-fn number(headers: &HeaderMap, name: &'static str) -> Result<Option<u64>, Problem> {
-    let Some(text) = single(headers, name)? else { return Ok(None) };
-    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    match text.parse::<u64>() {
-        // One below the greatest: the next must have a number too.
-        Ok(number) if is_number && number < u64::MAX => Ok(Some(number)),
-        _ => Err(wrong(&format!("the header {name} is not a whole number from 0 on"))),
-    }
-}
-
-fn wrong(what: &str) -> Problem {
-    Problem::new(Kind::Header, format!("{what}; nothing was stored"))
 }
 
 #[cfg(test)]
@@ -197,7 +147,8 @@ mod tests {
     fn fuzz_head() {
         fuzz(format!("{}/src/http/corpus/head", env!("CARGO_MANIFEST_DIR")), |input| {
             let headers = headers(input);
-            match Head::read(&BTreeMap::new(), &headers, PayloadEncoding::Json) {
+            let own = [PayloadEncoding::Json, PayloadEncoding::Avro, PayloadEncoding::Protobuf, PayloadEncoding::Raw];
+            match Head::read(&BTreeMap::new(), &headers, own[input.len() % own.len()]) {
                 Ok(head) => {
                     let id = match &head.once {
                         Some(Once::Producer { id, .. }) => id,

@@ -18,8 +18,10 @@
 //! Sources come and go with the job, the server stays: [`HttpIngest`] stands between them. While the service is read
 //! only it knows why, and every request is answered with 503 and the reason ([`HttpIngest::refuse`]).
 
+pub mod api;
+
 mod head;
-mod parameter;
+mod media_type;
 mod position;
 mod protocols;
 mod route;
@@ -30,7 +32,6 @@ mod content_encoding;
 pub mod once;
 mod verdict;
 
-pub mod openapi;
 pub mod problem;
 
 use std::collections::BTreeMap;
@@ -44,13 +45,13 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use self::api::Api;
 use self::once::Ledger;
 use crate::format::{PayloadEncoding, TaggedFormat};
 
 pub use admission::{Ack, Admitted, OnError, Post, Reached, Taken};
 pub use body::SENT_BYTES_MAX;
 pub use content_encoding::{INFLATED_BYTES_MAX, INFLATED_RATIO_MAX};
-pub use head::{IDEMPOTENCY_KEY, PRODUCER_EPOCH, PRODUCER_ID, PRODUCER_SEQ};
 pub use once::Once;
 pub use problem::{Kind, Problem, RowError};
 pub use verdict::{ROW_BYTES_MAX, ROWS_MAX, ROWS_OF_BUCKETS_MAX};
@@ -86,6 +87,8 @@ struct Shared {
     refusal: RwLock<Option<Arc<str>>>,
     requests: Arc<Semaphore>,
     bodies_kib: Arc<Semaphore>,
+    /// Bodies that are looked through at once: as many as there are cores, since each may take much memory for a while.
+    checks: Semaphore,
     body_time_max: Duration,
 }
 
@@ -139,14 +142,21 @@ impl HttpIngest {
                 refusal: RwLock::default(),
                 requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
                 bodies_kib: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
+                checks: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
                 body_time_max,
             }),
         }
     }
 
-    /// Makes the routes: `POST /api/v1/ingest/{source}`, `GET /api/v1/positions/{position}`, and those of other protocols.
+    /// Returns the table of the routes: `POST /api/v1/ingest/{source}`, `GET /api/v1/positions/{position}`, and those of other
+    /// protocols.
+    pub fn api() -> Api<HttpIngest> {
+        Api::new([route::operation(), position::operation()]).and(protocols::api())
+    }
+
+    /// Makes what answers at them.
     pub fn router(&self) -> axum::Router {
-        route::router(self.clone()).merge(position::router(self.clone())).merge(protocols::router(self))
+        HttpIngest::api().router().with_state(self.clone())
     }
 
     /// Refuses everything from now on: the answer is 503 with this reason. Requests that are under way end as their source

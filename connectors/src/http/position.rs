@@ -7,32 +7,47 @@ use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use serde::Serialize;
 use tidemill_engine::source::{Offset, Stage};
 
 use super::admission::Reached;
+use super::api::parameter::{self, Text, Wait};
+use super::api::{Media, Operation, Verb};
 use super::problem::{Kind, Problem};
-use super::{HttpIngest, WAIT_MAX, parameter};
+use super::{HttpIngest, WAIT_MAX};
 
-pub(super) fn router(ingest: HttpIngest) -> axum::Router {
-    axum::Router::new()
-        .route("/api/v1/positions/{position}", get(answer).fallback(method_not_allowed))
-        .with_state(ingest)
+const POSITION: Text = Text {
+    place: "path",
+    name: "position",
+    description: "what the answer to a POST has said, such as readings@3",
+    is_required: true,
+};
+const WAIT: Wait = Wait { name: "wait", description: "how long the answer waits for the commit", max: WAIT_MAX };
+
+const REFUSALS: [Kind; 5] =
+    [Kind::Parameter, Kind::UnknownPosition, Kind::UnknownSource, Kind::NotRunning, Kind::ReadOnly];
+
+pub(super) fn operation() -> Operation<HttpIngest> {
+    Operation::new(Verb::Get, "/api/v1/positions/{position}", "position", answer)
+        .other_methods(method_not_allowed)
+        .summary("ingest", "Tells how far the rows before a position have come")
+        .parameters(&[&POSITION, &WAIT])
+        .answer(200, "durable or committed", [Media::json::<Where>("")])
+        .refusals(REFUSALS.map(Kind::refusal))
 }
 
 async fn method_not_allowed() -> Response {
-    Problem::new(Kind::Method, "a position is asked for with GET").with_allow("GET, HEAD")
+    Problem::new(Kind::Method, "a position is asked for with GET").into_response()
 }
 
 /// Where rows stand, and how far they are.
 #[derive(Serialize)]
 struct Where {
-    /// As it was asked.
     position: String,
-    /// `durable` or `committed`.
-    state: &'static str,
+    state: Reached,
 }
+
+crate::describe!(Where as "Position" { position: "as it was asked", state: "durable or committed" });
 
 /// How far the rows before a position have come.
 async fn answer(
@@ -67,18 +82,12 @@ async fn look(
         Problem::new(Kind::UnknownPosition, format!("the log does not reach to {position}"))
             .hint("was the log or the data folder replaced since?")
     })?;
-    Ok(Where { position, state: Reached::from(stage).name() })
+    Ok(Where { position, state: Reached::from(stage) })
 }
 
-fn read_parameters(parameters: &BTreeMap<String, String>) -> Result<Option<Duration>, Problem> {
-    let mut wait = None;
-    for (key, value) in parameters {
-        match key.as_str() {
-            "wait" => wait = Some(parameter::wait(value, WAIT_MAX)?),
-            _ => return Err(parameter::unknown(key, "known is wait")),
-        }
-    }
-    Ok(wait)
+fn read_parameters(given: &BTreeMap<String, String>) -> Result<Option<Duration>, Problem> {
+    parameter::check_known(given, &[&WAIT])?;
+    given.get(WAIT.name).map(|value| WAIT.read(value)).transpose()
 }
 
 /// Reads `source@offset`; a source's name may have an `@` too.

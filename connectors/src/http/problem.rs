@@ -4,6 +4,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::api::{Refusal, Shape, Told};
+
 /// Row errors that an answer lists; the count is complete.
 pub const ROW_ERRORS_MAX: usize = 100;
 
@@ -18,6 +20,12 @@ pub struct RowError {
     /// What was expected and what was found.
     pub message: String,
 }
+
+crate::describe!(RowError {
+    row: "from 1; in CSV the header is not counted",
+    message: "what was expected and what was found";
+    column: "which of the declared columns",
+});
 
 /// Why a request was refused: a closed set, each with its code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +133,22 @@ impl Kind {
         self.facts().2
     }
 
+    /// Says how it is told as a problem document.
+    pub fn refusal(self) -> Refusal {
+        self.told(self.status(), Told::Document(Body::shape))
+    }
+
+    /// The same where a route of another protocol tells it in its own way.
+    pub(super) fn told(self, status: StatusCode, told: Told) -> Refusal {
+        Refusal {
+            status: status.as_u16(),
+            code: self.code(),
+            title: self.title(),
+            has_retry_after: self.retry_after_s().is_some(),
+            told,
+        }
+    }
+
     /// Returns after how many seconds the same request may be taken; `None` if it never is, or must not be repeated blindly.
     pub fn retry_after_s(self) -> Option<u16> {
         match self {
@@ -158,13 +182,6 @@ impl Problem {
         Problem { kind, detail: detail.into(), hint: None, errors: Vec::new(), expected_seq: None }
     }
 
-    /// Makes the response to a method that is not taken; `methods` are.
-    pub(super) fn with_allow(self, methods: &'static str) -> Response {
-        let mut response = self.into_response();
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
-        response
-    }
-
     /// Says what to do about it.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -175,26 +192,29 @@ impl Problem {
 /// A problem document (RFC 9457).
 #[derive(Serialize)]
 struct Body<'p> {
-    /// `urn:tidemill:error:` and the code.
     r#type: String,
-    /// What kind of problem it is.
     title: &'p str,
-    /// The status again.
     status: u16,
-    /// A code that never changes its meaning, such as `TM2103`.
     code: &'p str,
-    /// What is wrong with this request, and what became of it.
     detail: &'p str,
-    /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'p str>,
-    /// Rows that cannot be used.
     #[serde(skip_serializing_if = "<[RowError]>::is_empty")]
     errors: &'p [RowError],
-    /// The number that a producer should send next.
     #[serde(skip_serializing_if = "Option::is_none")]
     expected_seq: Option<u64>,
 }
+
+crate::describe!(Body<'p> as "IngestProblem" {
+    r#type = "type": "urn:tidemill:error: and the code",
+    title: "what kind of problem it is",
+    status: "the status again",
+    code: "a code that never changes its meaning, such as TM2103",
+    detail: "what is wrong with this request, and what became of it";
+    hint: "what to do about it",
+    errors: "the first rows that cannot be used",
+    expected_seq: "the number that a producer should send next",
+});
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {

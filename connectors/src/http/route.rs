@@ -8,40 +8,83 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
 use serde::Serialize;
 
 use super::HttpIngest;
 use super::admission::{Ack, Post, Reached, Taken};
+use super::api::parameter::Text;
+use super::api::{Media, Operation, Verb};
 use super::head::Head;
+use super::media_type::MediaType;
 use super::problem::{Kind, Problem, RowError};
 
-pub(super) fn router(ingest: HttpIngest) -> axum::Router {
-    axum::Router::new().route("/api/v1/ingest/{source}", post(answer).fallback(method_not_allowed)).with_state(ingest)
+const SOURCE: Text =
+    Text { place: "path", name: "source", description: "a source with connector = 'http'", is_required: true };
+
+/// What may be wrong with a request, or with where its rows go.
+const REFUSALS: [Kind; 22] = [
+    Kind::BadRows,
+    Kind::EmptyBody,
+    Kind::DamagedBody,
+    Kind::BrokenBody,
+    Kind::Parameter,
+    Kind::Columns,
+    Kind::Header,
+    Kind::StaleEpoch,
+    Kind::UnknownSource,
+    Kind::SlowBody,
+    Kind::InFlight,
+    Kind::SequenceGap,
+    Kind::TooLarge,
+    Kind::ContentType,
+    Kind::ContentEncoding,
+    Kind::Reused,
+    Kind::TooManyProducers,
+    Kind::LogFailed,
+    Kind::Busy,
+    Kind::NotRunning,
+    Kind::ReadOnly,
+    Kind::KeysFull,
+];
+
+pub(super) fn operation() -> Operation<HttpIngest> {
+    Operation::new(Verb::Post, "/api/v1/ingest/{source}", "ingest", answer)
+        .other_methods(method_not_allowed)
+        .summary("ingest", "Takes rows for a source")
+        .parameters(&[&SOURCE])
+        .parameters(Head::PARAMETERS)
+        .bodies(MediaType::ALL.map(MediaType::media))
+        .answer(200, "stored, now or before", [Media::json::<Accepted>("")])
+        .answer(202, "not as far as was asked yet: state tells", [Media::json::<Accepted>("")])
+        .with_headers(&[("location", "where to ask how far the rows are")])
+        .refusals(REFUSALS.map(Kind::refusal))
 }
 
 async fn method_not_allowed() -> Response {
-    Problem::new(Kind::Method, "rows are sent with POST").with_allow("POST")
+    Problem::new(Kind::Method, "rows are sent with POST").into_response()
 }
 
 /// What became of the rows.
 #[derive(Serialize)]
 struct Accepted {
-    /// The source and the log offset after the request's last message, for `GET /api/v1/positions/…`.
     position: Option<String>,
-    /// Rows that can be used.
     rows: usize,
-    /// The log offset of its first message.
     first_offset: Option<u64>,
-    /// The first of the others, which are dead letters.
     rejected: Vec<RowError>,
-    /// How many others there are.
     rejected_count: usize,
-    /// `accepted`, `durable` or `committed`.
-    state: &'static str,
-    /// Whether the request had been stored before.
+    state: Reached,
     duplicate: bool,
 }
+
+crate::describe!(Accepted as "Taken" {
+    position: "the source and the log offset after the last message, for GET /api/v1/positions/{position}",
+    rows: "rows that can be used",
+    first_offset: "the log offset of the first message",
+    rejected: "the first of the others, which are dead letters",
+    rejected_count: "how many others there are",
+    state: "how far the rows are",
+    duplicate: "whether the request had been stored before",
+});
 
 impl From<Taken> for Accepted {
     fn from(taken: Taken) -> Self {
@@ -51,7 +94,7 @@ impl From<Taken> for Accepted {
             rows: taken.rows,
             rejected: taken.rejected,
             rejected_count: taken.rejected_count,
-            state: taken.reached.name(),
+            state: taken.reached,
             duplicate: taken.duplicate,
         }
     }

@@ -1,12 +1,17 @@
 //! What the source's own decoder says about a body, before anything of it is stored.
 
+use std::ops::Range;
+
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use tidemill_engine::decode::{DeadLetter, Format, Place};
 use tidemill_engine::source::{Data, Message};
 
 use super::problem::{Kind, Problem, ROW_ERRORS_MAX, RowError};
-use crate::format::{ENCLOSED_ROWS_MAX, PayloadEncoding, TaggedFormat, Unreadable, offset_in, split_json};
+use crate::format::{
+    CutOff, ENCLOSED_ROWS_MAX, PayloadEncoding, TaggedFormat, Unreadable, offset_in, split_csv, split_delimited,
+    split_json, split_lines,
+};
 
 /// Rows of one request.
 pub const ROWS_MAX: usize = ENCLOSED_ROWS_MAX;
@@ -31,13 +36,11 @@ pub(super) struct Verdict {
     pub(super) rejected_count: usize,
 }
 
-/// Splits a body in messages and decodes it as the dataflow will do later. Each JSON row is a message of its own, so that a
-/// position counts rows; other bodies stay whole, because what stands in front belongs to every row.
+/// Splits a body in messages and decodes it as the dataflow will do later. Each row of JSON or Protobuf is a message of its
+/// own, so that a position counts rows; other bodies stay whole, because what stands in front belongs to every row.
 pub(super) fn of(format: &TaggedFormat, encoding: PayloadEncoding, payload: &Bytes) -> Result<Verdict, Problem> {
-    // In protobuf no bytes are a message without anything in it.
-    if payload.trim_ascii().is_empty()
-        && !matches!(encoding, PayloadEncoding::Telemetry(protocol) if !protocol.is_text())
-    {
+    let encoding = encoding.of_body(payload);
+    if encoding.is_empty(payload) {
         return Err(Problem::new(Kind::EmptyBody, "the body is empty").hint("send at least one row"));
     }
     if encoding != format.own()
@@ -81,7 +84,7 @@ pub(super) fn of(format: &TaggedFormat, encoding: PayloadEncoding, payload: &Byt
         let row = match numbered {
             Some(row) => row,
             None if encoding.is_one_message_a_row() => letter.message + 1,
-            None if matches!(encoding, PayloadEncoding::Telemetry(_)) => lines_before(payload, &letter.payload) + 1,
+            None if !matches!(encoding, PayloadEncoding::Csv { .. }) => lines_before(payload, &letter.payload) + 1,
             None => lines_before(payload, &letter.payload),
         };
         RowError { row, column: column_of(format, reason), message: reason.to_owned() }
@@ -109,29 +112,66 @@ pub(super) fn refused(rows: usize, rejected: Vec<RowError>, rejected_count: usiz
 fn split(format: &TaggedFormat, encoding: PayloadEncoding, payload: &Bytes) -> Result<Vec<Message>, Problem> {
     let attributes = if encoding == format.own() { Bytes::new() } else { encoding.attributes() };
     let message = |payload: Bytes| Message { topic: Bytes::new(), payload, attributes: attributes.clone() };
-    if !encoding.is_one_message_a_row() {
-        return Ok(vec![message(payload.clone())]);
-    }
-    let line_count = memchr::memchr_iter(b'\n', payload).count();
+    let line_count = if encoding == PayloadEncoding::Json { memchr::memchr_iter(b'\n', payload).count() } else { 0 };
     let mut messages = Vec::with_capacity((line_count + 1).min(ROWS_MAX));
     let mut row_count = 0;
-    split_json(payload, |row| {
+    let row = |row: Range<usize>| {
         row_count += 1;
         // Over the limit rows are counted only: a message is much larger than the smallest row.
         if row_count <= ROWS_MAX {
             messages.push(message(payload.slice(row)));
         }
-    });
+    };
+    match encoding {
+        PayloadEncoding::Json => split_json(payload, row),
+        PayloadEncoding::ProtobufDelimited => split_delimited(payload, row).map_err(|cut_off| {
+            let CutOff { message, at, what } = cut_off;
+            let detail = format!("message {message}, at byte {at}, is not whole: {what}; nothing was stored");
+            Problem::new(Kind::DamagedBody, detail)
+                .hint("in front of each message stands its length as a varint, as writeDelimitedTo writes it")
+        })?,
+        PayloadEncoding::Avro | PayloadEncoding::Protobuf => messages.push(message(payload.clone())),
+        PayloadEncoding::Text | PayloadEncoding::Csv { .. } => {
+            check_lines(encoding, payload)?;
+            return Ok(vec![message(payload.clone())]);
+        }
+        _ => return Ok(vec![message(payload.clone())]),
+    }
     if row_count > ROWS_MAX {
         return Err(too_many_rows(row_count, ROWS_MAX));
     }
     match messages.iter().position(|message| message.payload.len() > ROW_BYTES_MAX) {
         None => Ok(messages),
-        Some(row) => Err(Problem::new(
-            Kind::TooLarge,
-            format!("row {} has more than {} MiB; nothing was stored", row + 1, ROW_BYTES_MAX >> 20),
-        )),
+        Some(row) => Err(row_too_large(row + 1)),
     }
+}
+
+/// Counts the rows of text before they are taken apart: a line may be a few bytes, and a row many.
+fn check_lines(encoding: PayloadEncoding, payload: &[u8]) -> Result<(), Problem> {
+    let (mut row_count, mut long) = (0usize, None);
+    let row = |row: Range<usize>| {
+        row_count += 1;
+        if row.len() > ROW_BYTES_MAX {
+            long = long.or(Some(row_count));
+        }
+    };
+    match encoding {
+        PayloadEncoding::Csv { delimiter } => {
+            split_csv(payload, delimiter, row);
+            // The header.
+            row_count = row_count.saturating_sub(1);
+        }
+        _ => split_lines(payload, row),
+    }
+    match long {
+        _ if row_count > ROWS_MAX => Err(too_many_rows(row_count, ROWS_MAX)),
+        Some(row) if encoding == PayloadEncoding::Text => Err(row_too_large(row)),
+        _ => Ok(()),
+    }
+}
+
+fn row_too_large(row: usize) -> Problem {
+    Problem::new(Kind::TooLarge, format!("row {row} has more than {} MiB; nothing was stored", ROW_BYTES_MAX >> 20))
 }
 
 fn unreadable(unreadable: Unreadable) -> Problem {

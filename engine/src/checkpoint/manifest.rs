@@ -133,6 +133,9 @@ pub struct SourceState {
     /// Values that did not fit in their column, and are NULL.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub nulled: u64,
+    /// Tags, labels, fields and attributes that are in no column, since none is declared for them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropped_attributes: u64,
 }
 
 /// A window: its watermark, its open panes, and what it has counted.

@@ -31,6 +31,8 @@ pub struct SourceCounters {
     pub quarantined: Counter,
     /// Values that did not fit in their column, and are NULL.
     pub nulled: Counter,
+    /// Tags, labels, fields and attributes that are in no column, since none is declared for them.
+    pub dropped_attributes: Counter,
     watermark: AtomicI64,
 }
 
@@ -42,6 +44,7 @@ impl Default for SourceCounters {
             dead: Counter::default(),
             quarantined: Counter::default(),
             nulled: Counter::default(),
+            dropped_attributes: Counter::default(),
             watermark,
         }
     }

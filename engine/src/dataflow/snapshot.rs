@@ -21,6 +21,7 @@ pub(crate) struct SourceCounts {
     pub(crate) dead: u64,
     pub(crate) quarantined: u64,
     pub(crate) nulled: u64,
+    pub(crate) dropped_attributes: u64,
 }
 
 /// What one operator hands over on one worker.

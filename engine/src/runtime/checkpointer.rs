@@ -358,6 +358,7 @@ impl Checkpointer {
                     source.dead += counts.dead;
                     source.quarantined += counts.quarantined;
                     source.nulled += counts.nulled;
+                    source.dropped_attributes += counts.dropped_attributes;
                 }
                 Snapshot::Fold { id, fold } => {
                     sources.get_mut(&id).expect("a source of the plan").fold = Some(fold);

@@ -178,6 +178,7 @@ impl Job {
             dead: counters.dead.get(),
             quarantined: counters.quarantined.get(),
             nulled: counters.nulled.get(),
+            dropped_attributes: counters.dropped_attributes.get(),
             errors: state.errors.lock().clone(),
             watermark: node.event_time.map(|_| counters.watermark()),
             targets: node.source.targets(),

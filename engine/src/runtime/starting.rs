@@ -96,6 +96,7 @@ impl Starting {
             counters.sources[id.0].dead.add(before.dead);
             counters.sources[id.0].quarantined.add(before.quarantined);
             counters.sources[id.0].nulled.add(before.nulled);
+            counters.sources[id.0].dropped_attributes.add(before.dropped_attributes);
             kept.insert(id, SourceKept { key: keys[&id].clone(), before });
             sources.insert(id, Arc::new(state));
             for port in &mut ports {

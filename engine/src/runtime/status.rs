@@ -28,6 +28,8 @@ pub struct SourceStatus {
     pub quarantined: u64,
     /// Values that did not fit in their column, and are NULL.
     pub nulled: u64,
+    /// Tags, labels, fields and attributes that are in no column, since none is declared for them.
+    pub dropped_attributes: u64,
     /// What was refused before the log, by kind.
     pub errors: Vec<(&'static str, u64)>,
     /// The source's watermark, if it has an event time.

@@ -12,13 +12,17 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tidemill_connectors::descriptors;
+use tidemill_connectors::http::REQUESTS_MAX;
 use tidemill_engine::source::Stop;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-/// Connections at once; more wait in the system's queue.
-const CONNECTIONS_MAX: usize = 1_024;
+use super::linger;
+
+/// Connections at once; more wait in the system's queue. Twice as many as ingest takes requests at once: so who comes too
+/// much is told so, and `/healthz` answers while as many bodies as may be in flight are slow.
+const CONNECTIONS_MAX: usize = 2 * REQUESTS_MAX;
 /// Time to send the head of a request, on a new connection and after each answer. A body has its own limit, an answer its own.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Bytes of a head, and of a connection's buffers.
@@ -43,6 +47,7 @@ impl Connections {
     /// Serves until `stop` is cancelled and the answers under way have ended. Connections outlive a caller that does not
     /// wait so long.
     pub(super) async fn serve(self, listener: TcpListener, router: Router, stop: Stop) {
+        let router = linger::over(router);
         let slots = Arc::new(Semaphore::new(self.connections_max));
         let tasks = TaskTracker::new();
         let accepting = async {

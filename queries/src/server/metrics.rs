@@ -6,13 +6,14 @@ use std::fmt::Write as _;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use tidemill_connectors::breaker::BreakerState;
+use tidemill_connectors::http::api::{Api, Media, Operation, Verb};
 use tidemill_connectors::outbox::OutboxStatus;
 use tidemill_engine::runtime::{DedupStatus, JobStatus};
 use tidemill_engine::source::TargetStatus;
 use tidemill_engine::time::Watermark;
 
-use super::{ServiceState, ServiceStatus};
+use super::{ServiceState, ServiceStatus, refusal};
+use crate::problem::ProblemKind;
 
 /// What a metric counts, with its unit in its name. Labels never hold devices or topics: their number has no bound.
 struct Metric<Status> {
@@ -97,16 +98,13 @@ const OF_SERVICE: &[Metric<ServiceStatus>] = &[
         read: |service, _, out| each_sink(service, out, |sink| truth(sink.connected)),
     },
     Metric {
-        name: "tidemill_sink_breaker_open",
-        kind: Kind::Gauge,
-        help: "1 while deliveries fail one after the other, and are tried only now and then.",
-        read: |service, _, out| each_sink(service, out, |sink| truth(sink.breaker != BreakerState::Closed)),
-    },
-    Metric {
         name: "tidemill_circuit_breaker_state",
         kind: Kind::Gauge,
-        help: "How the breaker before another system stands: 0 closed, 1 half-open (one attempt is being made), 2 open.",
-        read: |service, _, out| each_sink(service, out, |sink| f64::from(sink.breaker.level())),
+        help: "How the breaker before another system (a sink, a target of a source) stands: 0 closed, 1 half-open (one attempt is being made), 2 open.",
+        read: |service, _, out| {
+            each_sink(service, out, |sink| f64::from(sink.breaker.level()));
+            service.job.iter().for_each(|job| each_target(job, out, |target| f64::from(target.breaker_level)));
+        },
     },
 ];
 
@@ -134,6 +132,12 @@ const OF_JOB: &[Metric<JobStatus>] = &[
         kind: Kind::Counter,
         help: "Rows that decoded and are not quarantined.",
         read: |job, _, out| each_source(job, out, |source| source.rows as f64),
+    },
+    Metric {
+        name: "tidemill_source_dropped_attributes_total",
+        kind: Kind::Counter,
+        help: "Tags, labels, fields and attributes that are in no column: none is declared for them, nor a map of all.",
+        read: |job, _, out| each_source(job, out, |source| source.dropped_attributes as f64),
     },
     Metric {
         name: "tidemill_source_errors_total",
@@ -173,12 +177,6 @@ const OF_JOB: &[Metric<JobStatus>] = &[
         kind: Kind::Gauge,
         help: "1 if the target answered when it was last asked. Targets are what the options of a source name.",
         read: |job, _, out| each_target(job, out, |target| truth(target.connected)),
-    },
-    Metric {
-        name: "tidemill_source_target_breaker",
-        kind: Kind::Gauge,
-        help: "The circuit breaker of a target: 0 closed, 1 half-open, 2 open.",
-        read: |job, _, out| each_target(job, out, |target| f64::from(target.breaker_level)),
     },
     Metric {
         name: "tidemill_source_target_failures_total",
@@ -288,8 +286,15 @@ const OF_JOB: &[Metric<JobStatus>] = &[
     },
 ];
 
+pub(super) fn api() -> Api<ServiceState> {
+    Api::new([Operation::new(Verb::Get, "/metrics", "metrics", metrics)
+        .summary("health", "Tells counters and gauges for Prometheus")
+        .answer(200, "every metric", [Media::bytes("text/plain", "the text format of Prometheus, 0.0.4")])
+        .refusals([refusal(ProblemKind::TimedOut)])])
+}
+
 /// Tells counters and gauges for Prometheus.
-pub(super) async fn metrics(State(state): State<ServiceState>) -> Response {
+async fn metrics(State(state): State<ServiceState>) -> Response {
     let text = render(&(state.status)(), state.clock.now_us(), state.version);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
@@ -374,6 +379,7 @@ fn escaped(label: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use tidemill_connectors::breaker::BreakerState;
 
     use tidemill_engine::epoch::Epoch;
     use tidemill_engine::runtime::{CheckpointStatus, SourceStatus, TableStatus, WindowStatus};
@@ -452,13 +458,12 @@ mod tests {
             "tidemill_dedup_state_bytes{source=\"a\"} 640",
             "tidemill_watermark_lag_seconds{source=\"a\\\"b\"} 2.5",
             "tidemill_source_target_up{source=\"a\\\"b\",target=\"http://a/m\"} 0",
-            "tidemill_source_target_breaker{source=\"a\\\"b\",target=\"http://a/m\"} 2",
+            "tidemill_circuit_breaker_state{source=\"a\\\"b\",target=\"http://a/m\"} 2",
             "tidemill_source_target_failures_total{source=\"a\\\"b\",target=\"http://a/m\"} 9",
             "tidemill_log_bytes 4096",
             "tidemill_view_late_rows_total{view=\"room\"} 5",
             "tidemill_sink_rows_total{sink=\"room\"} 9",
             "tidemill_sink_outbox_rows{sink=\"alerts\"} 7",
-            "tidemill_sink_breaker_open{sink=\"alerts\"} 1",
             "tidemill_circuit_breaker_state{sink=\"alerts\"} 2",
             "tidemill_sink_connected{sink=\"alerts\"} 0",
         ] {

@@ -16,6 +16,7 @@
 
 mod client;
 mod connections;
+mod linger;
 mod metrics;
 mod openapi;
 mod query;
@@ -32,14 +33,15 @@ use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use tidemill_connectors::HttpIngest;
+use tidemill_connectors::http::api::{Api, Refusal, Shape, Told};
 use tidemill_connectors::outbox::OutboxStatus;
 use tidemill_engine::clock::Clock;
 use tidemill_engine::runtime::JobStatus;
 use tidemill_engine::source::{BoxFuture, Stop};
 use tokio::net::TcpListener;
 
-use crate::problem::{Problem, ProblemKind};
+use crate::problem::{Document, Problem, ProblemKind};
 use crate::session::Session;
 
 pub use client::{ClientError, query_server};
@@ -51,27 +53,6 @@ const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(5);
 /// Body of a request of this module; sources set their own.
 const BODY_BYTES_MAX: usize = 2 << 20;
-/// The paths of this module, for the answer to a path that is not there.
-const PATHS: &[&str] = &[
-    "/healthz",
-    "/readyz",
-    "/version",
-    "/metrics",
-    "POST /api/v1/query",
-    "/api/v1/status",
-    "/api/v1/openapi.json",
-    "POST /api/v1/ingest/{source}",
-    "/api/v1/positions/{position}",
-    "POST /influx/api/v2/write",
-    "POST /influx/write",
-    "/influx/ping",
-    "/influx/health",
-    "POST /prom/api/v1/write",
-    "POST /otlp/v1/metrics",
-    "POST /otlp/v1/logs",
-    "POST /otlp/v1/traces",
-];
-
 /// What the service says of itself and of its job.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceStatus {
@@ -204,22 +185,20 @@ impl Bound {
 /// Returns all routes: those of this module, and those a source brings.
 pub fn router(state: ServiceState) -> Router {
     let extra = state.extra.clone();
-    let quick = Router::new()
-        .route("/healthz", get(status::healthz))
-        .route("/readyz", get(status::readyz))
-        .route("/version", get(status::version))
-        .route("/metrics", get(metrics::metrics))
-        .route("/api/v1/status", get(status::status))
-        .route("/api/v1/openapi.json", get(openapi::openapi))
-        .layer(middleware::from_fn(time_limit));
-    Router::new()
-        .route("/api/v1/query", post(query::query))
+    let quick = status::api().and(metrics::api()).and(openapi::api()).router().layer(middleware::from_fn(time_limit));
+    query::api()
+        .router()
         .merge(quick)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(state)
         .merge(extra)
         .fallback(unknown_path)
         .method_not_allowed_fallback(method_not_allowed)
+}
+
+/// The table of the routes of this module; those of sources are theirs.
+fn api() -> Api<ServiceState> {
+    status::api().and(metrics::api()).and(openapi::api()).and(query::api())
 }
 
 async fn time_limit(request: Request, next: Next) -> Response {
@@ -235,7 +214,7 @@ async fn time_limit(request: Request, next: Next) -> Response {
 async fn unknown_path(request: Request) -> Response {
     problem_response(
         &Problem::new(ProblemKind::UnknownPath, format!("there is no path {}", request.uri().path()))
-            .with_hint(format!("the paths are {}", PATHS.join(", "))),
+            .with_hint(known_paths()),
     )
 }
 
@@ -245,8 +224,26 @@ async fn method_not_allowed(request: Request) -> Response {
             ProblemKind::MethodNotAllowed,
             format!("{} does not take {}", request.uri().path(), request.method()),
         )
-        .with_hint(format!("the paths are {}", PATHS.join(", "))),
+        .with_hint(known_paths()),
     )
+}
+
+fn known_paths() -> String {
+    let mut names = api().names();
+    names.extend(HttpIngest::api().names());
+    format!("the paths are {}", names.join(", "))
+}
+
+/// Says how a kind of problem is answered, for the description of a route.
+fn refusal(kind: ProblemKind) -> Refusal {
+    let status = kind.status();
+    Refusal {
+        status,
+        code: kind.code(),
+        title: kind.title(),
+        has_retry_after: status == StatusCode::SERVICE_UNAVAILABLE.as_u16(),
+        told: Told::Document(Document::shape),
+    }
 }
 
 /// Turns a problem into a response.

@@ -15,8 +15,10 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream;
 use serde::Deserialize;
+use tidemill_connectors::describe;
+use tidemill_connectors::http::api::{Api, Components, Media, Operation, Shape, Verb};
 
-use super::{BODY_BYTES_MAX, ServiceState, problem_response};
+use super::{BODY_BYTES_MAX, ServiceState, problem_response, refusal};
 use crate::answer::{AnswerFormat, EncodedAnswer, TableVersion};
 use crate::problem::{Problem, ProblemKind};
 use crate::session::Parameter;
@@ -26,23 +28,53 @@ const HELD_BYTES_MAX: usize = 1 << 20;
 /// Says which states of which tables were read.
 const AS_OF: &str = "x-tidemill-as-of";
 
+pub(super) fn api() -> Api<ServiceState> {
+    let is_other_route = |kind: &ProblemKind| {
+        matches!(kind, ProblemKind::UnknownPath | ProblemKind::MethodNotAllowed | ProblemKind::NotReady)
+    };
+    let kinds = ProblemKind::ALL.iter().copied().filter(|kind| !is_other_route(kind));
+    Api::new([Operation::new(Verb::Post, "/api/v1/query", "query", query)
+        .summary("questions", "Answers a question over tables")
+        .bodies([Media::json::<QueryRequest>("")])
+        .answer(200, "rows, in the format that Accept names", AnswerFormat::ALL.map(rows))
+        .with_headers(&[(AS_OF, "which state of which table was read")])
+        .refusals(kinds.map(refusal))])
+}
+
+fn rows(format: AnswerFormat) -> Media {
+    match format {
+        AnswerFormat::Json => Media::json::<serde_json::Map<String, serde_json::Value>>("columns, rows and row_count"),
+        _ => Media::bytes(format.media_type(), ""),
+    }
+}
+
 /// A question.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct QueryRequest {
-    /// One statement that reads.
     sql: String,
-    /// Values for `$1`, `$2`, …: texts, numbers, truth values, null.
     #[serde(default)]
-    params: Vec<serde_json::Value>,
+    params: Vec<Scalar>,
+}
+
+describe!(QueryRequest {
+    sql: "one statement that reads";
+    params: "values for $1, $2, …",
+});
+
+/// A single value.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Scalar(serde_json::Value);
+
+impl Shape for Scalar {
+    fn shape(_: &mut Components) -> serde_json::Value {
+        serde_json::json!({"type": ["string", "number", "boolean", "null"]})
+    }
 }
 
 /// Answers a question over tables, in the format that `Accept` names.
-pub(super) async fn query(
-    State(state): State<ServiceState>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
+async fn query(State(state): State<ServiceState>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
     match answer(&state, &headers, body).await {
         Ok(response) => response,
         Err(problem) => {
@@ -106,7 +138,7 @@ fn parse_request(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Re
     })
 }
 
-fn parameter(value: serde_json::Value) -> Result<Parameter, Problem> {
+fn parameter(Scalar(value): Scalar) -> Result<Parameter, Problem> {
     match value {
         serde_json::Value::Null => Ok(Parameter::Null),
         serde_json::Value::Bool(value) => Ok(Parameter::Boolean(value)),

@@ -4,34 +4,87 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use tidemill_connectors::describe;
+use tidemill_connectors::http::api::{Api, Media, Operation, Verb};
 use tidemill_connectors::outbox::OutboxStatus;
 use tidemill_engine::runtime::{CheckpointStatus, JobStatus, SourceStatus};
 use tidemill_engine::source::TargetStatus;
 use tidemill_engine::time::Watermark;
 
-use super::{ReadOnly, ServiceState, ServiceStatus, problem_response};
+use super::{ReadOnly, ServiceState, ServiceStatus, problem_response, refusal};
 use crate::problem::{Problem, ProblemKind};
 
-/// Says that the process answers.
-pub(super) async fn healthz() -> Response {
-    Json(json!({"status": "ok"})).into_response()
+pub(super) fn api() -> Api<ServiceState> {
+    Api::new(
+        [
+            Operation::new(Verb::Get, "/healthz", "healthz", healthz)
+                .summary("health", "Says that the process answers")
+                .answer(200, "it does", [Media::json::<Health>("")]),
+            Operation::new(Verb::Get, "/readyz", "readyz", readyz)
+                .summary("health", "Says whether every source runs, and if not, why")
+                .answer(200, "every source runs", [Media::json::<Readiness>("")])
+                .answer(503, "not yet, or read only", [Media::json::<Readiness>("")]),
+            Operation::new(Verb::Get, "/version", "version", version)
+                .summary("health", "Names the program and its version")
+                .answer(200, "name and version", [Media::json::<Version>("")]),
+            Operation::new(Verb::Get, "/api/v1/status", "status", status)
+                .summary("health", "Says what the job is doing")
+                .answer(200, "sources, windows, tables, sinks and checkpoints", [Media::json::<Map<String, Value>>("")])
+                .refusals([refusal(ProblemKind::NotReady)]),
+        ]
+        .map(|operation| operation.refusals([refusal(ProblemKind::TimedOut)])),
+    )
 }
+
+/// Says that the process answers.
+async fn healthz() -> Json<Health> {
+    Json(Health { status: "ok" })
+}
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+}
+describe!(Health { status: "always ok" });
 
 /// Names the program and its version.
-pub(super) async fn version(State(state): State<ServiceState>) -> Response {
-    Json(json!({"name": "tidemill", "version": state.version})).into_response()
+async fn version(State(state): State<ServiceState>) -> Json<Version> {
+    Json(Version { name: "tidemill", version: state.version })
 }
+
+#[derive(Serialize)]
+struct Version {
+    name: &'static str,
+    version: &'static str,
+}
+describe!(Version { name: "of the program", version: "of the program" });
 
 /// Says whether every source runs, and if not, why.
-pub(super) async fn readyz(State(state): State<ServiceState>) -> Response {
-    let (ready, document) = readiness(&(state.status)());
-    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(document)).into_response()
+async fn readyz(State(state): State<ServiceState>) -> Response {
+    let readiness = readiness(&(state.status)());
+    let code = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(readiness)).into_response()
 }
 
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    reason: Option<String>,
+    sources: Vec<SourceReadiness>,
+}
+describe!(Readiness { ready: "whether every source runs", reason: "why not", sources: "one by one" });
+
+#[derive(Serialize)]
+struct SourceReadiness {
+    name: String,
+    state: &'static str,
+}
+describe!(SourceReadiness { name: "of the source", state: "connected, not connected or ended" });
+
 /// Says what the job is doing.
-pub(super) async fn status(State(state): State<ServiceState>) -> Response {
+async fn status(State(state): State<ServiceState>) -> Response {
     let status = (state.status)();
     if status.job.is_none() && status.read_only.is_none() {
         return problem_response(&Problem::new(ProblemKind::NotReady, "no job is running"));
@@ -40,26 +93,23 @@ pub(super) async fn status(State(state): State<ServiceState>) -> Response {
 }
 
 /// Decides whether the service is ready, and says why not: one line for each source.
-fn readiness(service: &ServiceStatus) -> (bool, Value) {
+fn readiness(service: &ServiceStatus) -> Readiness {
+    let not_ready = |reason: String| Readiness { ready: false, reason: Some(reason), sources: Vec::new() };
     if let Some(ReadOnly { reason, since_us }) = &service.read_only {
-        let reason = format!("read only since {}: {reason}", instant(*since_us).unwrap_or_default());
-        return (false, json!({"ready": false, "reason": reason, "sources": []}));
+        return not_ready(format!("read only since {}: {reason}", instant(*since_us).unwrap_or_default()));
     }
     let Some(status) = &service.job else {
-        return (
-            false,
-            json!({"ready": false, "reason": "the job has not started yet, or has stopped", "sources": []}),
-        );
+        return not_ready("the job has not started yet, or has stopped".to_owned());
     };
     let ready = status.ready && status.failure.is_none();
     let reason = match (&status.failure, ready) {
-        (Some(failure), _) => json!(format!("the job has failed: {failure}")),
-        (None, true) => Value::Null,
-        (None, false) => json!("not every source has been able to receive yet"),
+        (Some(failure), _) => Some(format!("the job has failed: {failure}")),
+        (None, true) => None,
+        (None, false) => Some("not every source has been able to receive yet".to_owned()),
     };
-    let sources: Vec<Value> =
-        status.sources.iter().map(|source| json!({"name": source.name, "state": source_state(source)})).collect();
-    (ready, json!({"ready": ready, "reason": reason, "sources": sources}))
+    let sources = status.sources.iter();
+    let sources = sources.map(|source| SourceReadiness { name: source.name.to_string(), state: source_state(source) });
+    Readiness { ready, reason, sources: sources.collect() }
 }
 
 fn source_state(source: &SourceStatus) -> &'static str {
@@ -97,7 +147,8 @@ fn status_document(service: &ServiceStatus) -> Value {
             json!({
                 "name": source.name, "state": source_state(source), "messages": source.messages,
                 "bytes": source.bytes, "rows": source.rows, "dead": source.dead,
-                "quarantined": source.quarantined, "nulled": source.nulled, "errors": errors,
+                "quarantined": source.quarantined, "nulled": source.nulled,
+                "dropped_attributes": source.dropped_attributes, "errors": errors,
                 "watermark": source.watermark.map_or(Value::Null, watermark_value),
                 "targets": source.targets.iter().map(target_value).collect::<Vec<_>>(),
             })
@@ -188,6 +239,10 @@ mod tests {
     fn readiness_names_the_source_that_holds_it_up() {
         let status = JobStatus { sources: vec![source("a", true), source("b", false)], ..JobStatus::default() };
         let of = |job: JobStatus| ServiceStatus { job: Some(job), ..ServiceStatus::default() };
+        let readiness = |service: &ServiceStatus| {
+            let readiness = readiness(service);
+            (readiness.ready, json!(readiness))
+        };
         let (ready, document) = readiness(&of(status.clone()));
         assert!(!ready);
         assert_eq!(document["sources"][1], json!({"name": "b", "state": "not connected"}));

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use axum::routing::{get, post};
 use serde_json::{Value, json};
 use tidemill_engine::clock::ManualClock;
 use tidemill_engine::runtime::SourceStatus;
@@ -266,4 +267,32 @@ async fn a_question_that_takes_long_is_not_silence() {
     let running = start_with(Limits::default(), slow, impatient).await;
     let response = client().get(format!("{}/slow", running.url)).send().await.expect("an answer");
     assert_eq!(response.text().await.expect("whole"), "done");
+}
+
+/// A body that nobody wants is taken from its client all the same: a reset would take the answer with it.
+#[tokio::test]
+async fn who_is_refused_by_the_head_of_a_request_is_told_why_while_it_still_sends() {
+    let refusing = Router::new().route("/refusing", post(async || (StatusCode::PAYLOAD_TOO_LARGE, "too large")));
+    let running = start_with(Limits::default(), refusing, Connections::default()).await;
+    for _ in 0..20 {
+        let mut stream = tokio::net::TcpStream::connect(running.address).await.expect("a connection");
+        let head = format!("POST /refusing HTTP/1.1\r\nhost: h\r\ncontent-length: {}\r\n\r\n", 8 << 20);
+        stream.write_all(head.as_bytes()).await.expect("a head");
+        for _ in 0..8 {
+            stream.write_all(&vec![0; 1 << 20]).await.expect("the server reads it");
+        }
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.expect("an answer");
+        assert_eq!(&answer, b"HTTP/1.1 413");
+    }
+    // Who waits to be asked for a body is not kept waiting.
+    let mut stream = tokio::net::TcpStream::connect(running.address).await.expect("a connection");
+    let head = "POST /refusing HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.expect("a head");
+    let mut answer = String::new();
+    tokio::time::timeout(Duration::from_secs(3), stream.read_to_string(&mut answer))
+        .await
+        .expect("at once")
+        .expect("text");
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
 }

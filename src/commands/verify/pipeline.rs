@@ -12,6 +12,7 @@ use std::net::TcpListener;
 
 use tidemill::assemble::{self, SqlFile};
 use tidemill::{Error, Result};
+use tidemill_connectors::Metadata;
 use tidemill_engine::plan::Operator;
 use tidemill_engine::window::WindowAssigner;
 use tidemill_queries::{Parts, Pipeline, SourceParts, quoted};
@@ -99,6 +100,8 @@ pub(super) fn under_test(file: &SqlFile, checked: &Pipeline, seed: u64, rows: u6
     let mut sql = String::new();
     let mut sources = Vec::new();
     for source in &parts.sources {
+        let (way, topic, options) = feed(source)?;
+        let source = &with_metadata_in_rows(source, &way);
         let delay_us = delay_of(checked, &source.name);
         let count = (rows / parts.sources.len() as u64).max(1);
         let shape = Shape {
@@ -109,7 +112,6 @@ pub(super) fn under_test(file: &SqlFile, checked: &Pipeline, seed: u64, rows: u6
             texts: &texts,
             numbers: &numbers,
         };
-        let (way, topic, options) = feed(source)?;
         let rows = Rows::of(source, encoding(source), topic.as_deref(), &shape).map_err(wrong)?;
         let ahead_us = windows_us.iter().fold(delay_us.saturating_add(1_000_000), |sum, us| sum.saturating_add(*us));
         let closing_us = rows.end_us(count).saturating_add(ahead_us.saturating_mul(AHEAD));
@@ -197,6 +199,24 @@ fn feed(source: &SourceParts) -> Result<(Way, Option<String>, Options)> {
     Ok((way, topic, options))
 }
 
+/// Puts into the rows what the messages of the user's connector bring along, and those of ours do not: a URL, a path, the id of
+/// an event. Views see the same columns.
+fn with_metadata_in_rows(source: &SourceParts, way: &Way) -> SourceParts {
+    let connector = match way {
+        Way::Mqtt(_) => "mqtt_listener",
+        Way::Http => "http",
+    };
+    let mut source = source.clone();
+    for column in &mut source.columns {
+        let metadata = column.metadata.as_deref().and_then(Metadata::named);
+        if let Some(metadata) = metadata.filter(|metadata| !metadata.is_known_to(connector)) {
+            column.metadata = None;
+            column.nullable &= !metadata.is_always_there();
+        }
+    }
+    source
+}
+
 fn encoding(source: &SourceParts) -> Encoding {
     let option = |key: &str| source.options.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str());
     let is_csv = match (option("format"), option("path")) {
@@ -258,6 +278,28 @@ mod tests {
         assert_eq!((m.before_end().as_str(), f.before_end().as_str()), ("verify_rows_m", "verify_all_f"));
         assert_eq!(f.rows.encoding, Encoding::Csv(';'));
         assert_eq!(under_test.views.iter().map(|view| view.windowed).collect::<Vec<_>>(), [false, true, false]);
+    }
+
+    #[test]
+    fn what_only_the_users_connector_brings_along_is_in_the_rows() {
+        let under_test = put(
+            "CREATE SOURCE feed (n BIGINT NOT NULL, place TEXT METADATA FROM 'url', id TEXT METADATA FROM 'event_id',
+               heard TIMESTAMP METADATA FROM 'arrival_time') WITH (connector = 'sse', url = 'https://feed.example.com/events', event = 'price');
+             CREATE SOURCE lines (line TEXT, file TEXT METADATA FROM 'path') WITH (connector = 'file', path = 'logs/*.log', follow = 'true');
+             CREATE MATERIALIZED VIEW a AS SELECT n, place, id, heard FROM feed;
+             CREATE MATERIALIZED VIEW b AS SELECT line, file FROM lines;",
+        )
+        .unwrap_or_else(|error| panic!("{error}"));
+        for words in
+            ["\"place\" TEXT NOT NULL", "\"id\" TEXT", "METADATA FROM 'arrival_time'", "\"file\" TEXT NOT NULL"]
+        {
+            assert!(under_test.sql.contains(words), "{words} is not in\n{}", under_test.sql);
+        }
+        for words in ["'url'", "event_id", "'path'", "example.com", "follow"] {
+            assert!(!under_test.sql.contains(words), "{words} is in\n{}", under_test.sql);
+        }
+        let rows = under_test.sources[0].rows.encode(0..1);
+        assert!(rows.contains("place") && rows.contains("\"id\"") && !rows.contains("heard"), "{rows}");
     }
 
     #[test]

@@ -13,17 +13,16 @@
 //! | no such inode, not open | removed while nobody looked | counted: what came behind the place is lost |
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::Path;
 use std::sync::Arc;
 
 use tidemill_engine::source::{Message, Note, Resume, SourceError};
 
 use super::Following;
+use super::copies::Origin;
 use super::followed::{FileId, Followed, Look, QUIET_SCANS, Step};
-use super::marks::{Copied, Marks};
-use crate::file::input::Packing;
+use super::listing::{self, Entry};
+use crate::file::Shared;
 use crate::file::text::LastLine;
-use crate::file::{Shared, paths};
 
 /// Files that are followed at once.
 const FILES_MAX: usize = 4_096;
@@ -31,12 +30,8 @@ const FILES_MAX: usize = 4_096;
 const FILES_OPEN_MAX: usize = 256;
 /// Files that are gone and remembered, because compressed copies of them may come.
 const FILES_OVER_MAX: usize = 64;
-/// Entries of a folder that are looked at.
-const ENTRIES_MAX: usize = 65_536;
 /// Partitions that bear the name of a file. All further files share one.
 const PARTITIONS_MAX: usize = 1_000;
-/// Bytes that must have been read of a file before another one in its place can be known as the same: fewer may be equal by chance.
-const REPLACED_BYTES_MIN: u64 = 256;
 /// The partition of all further files.
 const OTHERS: &str = "(further files)";
 
@@ -49,47 +44,22 @@ pub(super) struct Taken {
 
 /// A folder, and all that is known of its files. Blocking.
 pub(super) struct Folder {
-    shared: Arc<Shared>,
-    following: Following,
-    files: BTreeMap<FileId, Followed>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) following: Following,
+    pub(super) files: BTreeMap<FileId, Followed>,
     /// Files that are gone, the oldest first.
     over: VecDeque<FileId>,
     /// Files that may have something to read.
-    ready: VecDeque<FileId>,
+    pub(super) ready: VecDeque<FileId>,
     /// Files that may be copies, until nobody writes to them any more: how they looked, and for how many looks.
-    settling: BTreeMap<FileId, (Look, u32)>,
+    pub(super) settling: BTreeMap<FileId, (Look, u32)>,
     /// Files that are open, that which was read last at the end.
     open: VecDeque<FileId>,
     partitions: BTreeSet<String>,
     next_order: u64,
-    notes: Vec<(String, Note)>,
+    pub(super) notes: Vec<(String, Note)>,
     errors: Vec<&'static str>,
     is_told: bool,
-}
-
-/// A file of the folder.
-struct Entry {
-    path: String,
-    id: FileId,
-    look: Look,
-    is_wanted: bool,
-}
-
-impl Entry {
-    /// Whether its name is longer than one that a file has or had: `app.log.1` is named after `app.log`.
-    fn is_named_after(&self, file: &Followed) -> bool {
-        [&file.path, &file.name].iter().any(|name| self.path.len() > name.len() && self.path.starts_with(name.as_str()))
-    }
-}
-
-/// Where a file that was not known comes from.
-enum Origin {
-    /// From nowhere.
-    New,
-    /// It holds what was read of another one.
-    CopyOf(FileId, Copied),
-    /// It may be a copy of one that is being read: that has to be finished first.
-    Unclear,
 }
 
 impl Folder {
@@ -148,7 +118,7 @@ impl Folder {
 
     /// Looks at the folder.
     pub(super) fn scan(&mut self) {
-        let entries = match self.entries() {
+        let entries = match listing::entries(&self.shared) {
             Ok(entries) => entries,
             Err(error) => {
                 if !std::mem::replace(&mut self.is_told, true) {
@@ -310,89 +280,6 @@ impl Folder {
         ready.into_iter().for_each(|(_, id)| self.is_ready(id));
     }
 
-    /// Finds out whether a file that is not known holds what was read of one that is; of the furthest, if there are several, and
-    /// of the last of those.
-    fn origin(&self, entry: &Entry) -> Origin {
-        let mut best: Option<(FileId, Copied)> = None;
-        for (id, file) in self.files.iter().filter(|(_, file)| file.next > 0) {
-            let is_gone = file.is_over || file.missing > 0;
-            let is_left = is_gone || file.is_cut_off(&self.shared);
-            let is_replaced =
-                is_gone && [&file.path, &file.name].contains(&&entry.path) && file.next >= REPLACED_BYTES_MIN;
-            let is_named_after = (entry.is_wanted || is_left) && entry.is_named_after(file);
-            if !is_replaced && !is_named_after
-                || best.as_ref().is_some_and(|(best, _)| self.files[best].is_further_than(file))
-            {
-                continue;
-            }
-            let copied = match is_left {
-                true => self.shared.open(&entry.path).and_then(|mut input| file.marks().are_in(&mut input)),
-                false => self.copied_of_standing(file, entry),
-            };
-            match copied {
-                Ok(Some(Copied::UpTo(..))) if is_replaced => {}
-                Ok(Some(copied)) => best = Some((*id, copied)),
-                Ok(None) => {}
-                // A compressed file that is being written is looked at again, before it could be taken for a new one.
-                Err(_) if self.shared.packing(&entry.path) != Packing::Plain => return Origin::Unclear,
-                Err(_) => {}
-            }
-        }
-        match best {
-            None => Origin::New,
-            Some((id, _)) if self.ready.contains(&id) && !self.is_left(id) => Origin::Unclear,
-            Some((id, copied)) => Origin::CopyOf(id, copied),
-        }
-    }
-
-    /// The same for a file that still stands there: what a copy has of it can be compared with it.
-    fn copied_of_standing(&self, file: &Followed, entry: &Entry) -> std::io::Result<Option<Copied>> {
-        let mut copy = self.shared.open(&entry.path)?;
-        let is_plain = !file.must_be_whole(&self.shared) && copy.packing() == Packing::Plain;
-        if is_plain && (1..=file.next).contains(&entry.look.size) {
-            let marks = Marks::of_whole(&mut copy)?;
-            let is_part = marks.hold(&mut self.shared.open(&file.path)?)?;
-            return Ok(is_part.then_some(Copied::UpTo(entry.look.size, marks)));
-        }
-        file.marks().are_in(&mut copy)
-    }
-
-    /// Whether a file is gone or was cut off: what is a copy of it was made before.
-    fn is_left(&self, id: FileId) -> bool {
-        let file = &self.files[&id];
-        file.is_over || file.missing > 0 || file.is_cut_off(&self.shared)
-    }
-
-    /// Whether a file has the name that a copy would have.
-    fn may_be_copy(&self, entry: &Entry) -> bool {
-        self.files.values().any(|file| file.next > 0 && entry.is_named_after(file))
-    }
-
-    /// Whether nobody has written to a file for a while.
-    fn has_settled(&mut self, entry: &Entry) -> bool {
-        let (look, quiet) = self.settling.entry(entry.id).or_insert((entry.look, 0));
-        *quiet = if *look == entry.look { *quiet + 1 } else { 0 };
-        *look = entry.look;
-        *quiet > self.following.settle_scans
-    }
-
-    /// Goes on in a copy where the original was left.
-    fn adopt(&mut self, original: FileId, entry: &Entry, copied: Copied) {
-        if self.is_full() {
-            return;
-        }
-        let order = self.take_order();
-        let file = &self.files[&original];
-        let (path, of) = (&entry.path, &file.path);
-        tracing::info!(path, of, read = file.next, "a copy of a file that was read: it is read on there");
-        let copy = Followed::copy_of(file, copied, &entry.path, order);
-        if file.missing > 0 && !file.is_open() {
-            self.finish(original);
-        }
-        self.notes.push((copy.partition.clone(), copy.note(entry.id)));
-        self.watch(entry, copy);
-    }
-
     fn begin(&mut self, entry: &Entry) {
         if self.is_full() {
             return;
@@ -404,7 +291,7 @@ impl Folder {
         self.watch(entry, Followed::new(&entry.path, &partition, order));
     }
 
-    fn watch(&mut self, entry: &Entry, mut file: Followed) {
+    pub(super) fn watch(&mut self, entry: &Entry, mut file: Followed) {
         file.look = Some(entry.look);
         let is_due = !file.must_be_whole(&self.shared) && !file.is_over;
         self.files.insert(entry.id, file);
@@ -448,32 +335,6 @@ impl Folder {
         Ok(())
     }
 
-    /// Whether a copy of a file is read already. One of an earlier file of its name does not count, though it came later.
-    fn has_copy(&self, id: FileId) -> bool {
-        let order = self.files[&id].order;
-        self.files.values().any(|other| other.copy_of == Some(order))
-    }
-
-    /// Looks for a copy of a file that was cut off.
-    fn find_copy(&mut self, id: FileId) -> bool {
-        let Ok(entries) = self.entries() else { return false };
-        if let Some(entry) = entries.iter().find(|entry| entry.id == id) {
-            self.files.get_mut(&id).expect("known").look = Some(entry.look);
-        }
-        for entry in entries.iter().filter(|entry| !self.files.contains_key(&entry.id)) {
-            let file = &self.files[&id];
-            if !entry.is_named_after(file) {
-                continue;
-            }
-            let opened = self.shared.open(&entry.path);
-            if let Ok(Some(copied)) = opened.and_then(|mut input| file.marks().are_in(&mut input)) {
-                self.adopt(id, entry, copied);
-                return true;
-            }
-        }
-        false
-    }
-
     /// Ends with the files that are not there and that nobody can read any more.
     fn give_up_missing(&mut self) {
         let is_lost = |file: &Followed| file.missing > 0 && !file.is_over && !file.is_open();
@@ -500,7 +361,7 @@ impl Folder {
     }
 
     /// Remembers a file that is gone for a while, in place of the one that went first.
-    fn finish(&mut self, id: FileId) {
+    pub(super) fn finish(&mut self, id: FileId) {
         let Some(file) = self.files.get_mut(&id) else { return };
         file.close();
         file.is_over = true;
@@ -528,7 +389,7 @@ impl Folder {
         }
     }
 
-    fn is_full(&mut self) -> bool {
+    pub(super) fn is_full(&mut self) -> bool {
         let is_full = self.files.len() - self.over.len() >= FILES_MAX;
         if is_full && !self.errors.contains(&"files") {
             tracing::warn!(
@@ -540,34 +401,8 @@ impl Folder {
         is_full
     }
 
-    fn take_order(&mut self) -> u64 {
+    pub(super) fn take_order(&mut self) -> u64 {
         self.next_order += 1;
         self.next_order - 1
     }
-
-    /// Lists the folder, by name. What does not match the path is listed too: a file may have got another name.
-    fn entries(&self) -> Result<Vec<Entry>, SourceError> {
-        let (folder, is_wanted) = paths::followed(&self.shared.path, &self.shared.base_dir, self.shared.encoding)?;
-        let mut entries: Vec<Entry> = Vec::new();
-        for found in paths::names(&folder)?.take(ENTRIES_MAX) {
-            let Ok((path, name)) = found else { continue };
-            // What cannot be looked at is gone, or not for us.
-            let Ok(metadata) = std::fs::metadata(&path) else { continue };
-            if metadata.is_file() {
-                let id = FileId::of(&metadata, &path);
-                let relative = path.strip_prefix(&self.shared.base_dir).unwrap_or(&path);
-                let is_wanted = is_wanted(&name);
-                entries.push(Entry { path: text(relative), id, look: Look::of(&metadata), is_wanted });
-            }
-        }
-        // A file of two names is followed by the first of them that is asked for.
-        entries.sort_by(|a, b| (!a.is_wanted, &a.path).cmp(&(!b.is_wanted, &b.path)));
-        let mut seen = BTreeSet::new();
-        entries.retain(|entry| seen.insert(entry.id));
-        Ok(entries)
-    }
-}
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
 }

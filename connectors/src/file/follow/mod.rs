@@ -12,11 +12,16 @@
 //! The folder is looked at, not watched: that works on every file system, also over a network. A partition is the name by which
 //! a file was found; after a rotation the new file goes on with it.
 //!
-//! - [`folder`]: which files there are, and whose turn it is
+//! - [`folder`]: which files are known, and whose turn it is
+//! - [`listing`]: what a look at the folder shows
+//! - [`copies`]: files that hold what was read of another one
 //! - [`followed`]: one file, and its next piece
 //! - [`marks`]: by which bytes a file is known again
 
 mod folder;
+mod listing;
+
+mod copies;
 mod followed;
 mod marks;
 

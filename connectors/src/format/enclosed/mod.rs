@@ -1,17 +1,23 @@
-//! Payloads that hold columns: a stream of Arrow IPC, or a Parquet file. One payload, any number of rows.
+//! Payloads that bring their schema along: a stream of Arrow IPC, a Parquet file, an Avro container. One payload, any number of
+//! rows.
 //!
 //! ```text
-//!   payload ─► limits, bounds ─► columns fit? ─► batches ─► [columns] ─► rows, dead letters
-//!               arrow: stream                     small
+//!   payload ─► limits, bounds ──────► columns fit? ─► batches ─► [columns] ─► rows, dead letters
+//!               arrow: stream, buffers                 small
 //!               parquet: pages
+//!               avro: blocks, schema
 //! ```
 //!
 //! What such bytes claim about lengths is checked before the libraries that read them believe it: they allocate what a page
-//! says, and cut buffers where a message says. A payload that cannot be read is refused whole; a row that does not fit is a
+//! says, and cut buffers where a message says. What is compressed in them is undone here, and counted. A payload that cannot be read is refused whole; a row that does not fit is a
 //! dead letter, as everywhere.
 //!
 //! [columns]: super::columns
 
+mod avro_container;
+mod avro_schema;
+mod buffers;
+mod inflate;
 mod pages;
 mod parquet_file;
 mod stream;
@@ -29,9 +35,11 @@ use super::columns::{decode_columns, decode_columns_of};
 use super::layout::Layout;
 use super::metadata::Origin;
 
+pub(crate) use avro_container::MAGIC as AVRO_CONTAINER;
+
 /// Rows of one payload. An empty column of a billion rows takes no bytes on its way, and gigabytes behind it.
 pub const ENCLOSED_ROWS_MAX: usize = 100_000;
-/// Bytes of the pages of one Parquet payload, once they are decompressed.
+/// Bytes of what is compressed in one payload, pages of Parquet, buffers of Arrow or blocks of Avro, once it is decompressed.
 pub const ENCLOSED_BYTES_MAX: u64 = 64 << 20;
 /// Values of one Parquet payload, those of lists among them.
 pub const ENCLOSED_VALUES_MAX: u64 = 8 << 20;
@@ -39,10 +47,12 @@ pub const ENCLOSED_VALUES_MAX: u64 = 8 << 20;
 /// What holds the columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Enclosed {
-    /// A stream of Arrow IPC, uncompressed, with its end mark.
+    /// A stream of Arrow IPC with its end mark.
     ArrowStream,
     /// A whole Parquet file.
     ParquetFile,
+    /// An Avro object container file.
+    AvroContainer,
 }
 
 /// Why nothing of a payload can be used.
@@ -78,11 +88,8 @@ impl Enclosed {
         let mut whole = Decoded::default();
         let mut rows_before = 0;
         for batch in batches {
-            let decoded = decode_columns_of(layout, &batch, &origin, message, rows_before);
+            whole.extend(decode_columns_of(layout, &batch, &origin, message, rows_before));
             rows_before += batch.num_rows();
-            whole.batches.extend(decoded.batches);
-            whole.dead.extend(decoded.dead);
-            whole.nulled += decoded.nulled;
         }
         Ok(whole)
     }
@@ -92,11 +99,13 @@ impl Enclosed {
         let reading = AssertUnwindSafe(|| match self {
             Enclosed::ArrowStream => stream::read(payload, layout),
             Enclosed::ParquetFile => parquet_file::read(payload, layout),
+            Enclosed::AvroContainer => avro_container::read(payload, layout),
         });
         catch_unwind(reading).unwrap_or_else(|_| {
             let name = match self {
                 Enclosed::ArrowStream => "an Arrow stream",
                 Enclosed::ParquetFile => "a Parquet file",
+                Enclosed::AvroContainer => "an Avro container",
             };
             Err(Unreadable::Damaged(format!("not {name}: it contradicts itself")))
         })
@@ -137,11 +146,7 @@ impl Decoder for EnclosedDecoder {
         for (message, found) in messages.iter().enumerate() {
             let read = layout.check_topic(found).map_err(Unreadable::Columns);
             match read.and_then(|()| enclosed.decode(layout, messages, message, place)) {
-                Ok(decoded) => {
-                    whole.batches.extend(decoded.batches);
-                    whole.dead.extend(decoded.dead);
-                    whole.nulled += decoded.nulled;
-                }
+                Ok(decoded) => whole.extend(decoded),
                 Err(unreadable) => whole.dead.push(DeadLetter {
                     message,
                     topic: found.topic.clone(),

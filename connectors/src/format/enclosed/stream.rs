@@ -4,12 +4,15 @@
 //!   ff ff ff ff │ length: u32 │ metadata: a flatbuffer │ body     … once for the schema, each dictionary, each batch
 //!   ff ff ff ff │ 0                                                the end mark
 //! ```
+//!
+//! Buffers may be compressed: see `buffers`.
 
 use arrow::array::RecordBatch;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::{self, Message, MessageHeader};
 use bytes::Bytes;
 
+use super::buffers::{self, Part, batch_of};
 use super::{ENCLOSED_ROWS_MAX, Unreadable};
 use crate::format::Layout;
 
@@ -17,13 +20,18 @@ const CONTINUATION: [u8; 4] = [0xff; 4];
 
 /// Reads all batches of a stream that is whole.
 pub(super) fn read(payload: &Bytes, layout: &Layout) -> Result<Vec<RecordBatch>, Unreadable> {
-    let row_count = check(payload).map_err(|(at, what)| damaged(at, &what))?;
+    let (row_count, parts) = check(payload).map_err(|(at, what)| damaged(at, &what))?;
     if row_count > ENCLOSED_ROWS_MAX as u64 {
         return Err(Unreadable::TooLarge(format!(
             "a stream may have {ENCLOSED_ROWS_MAX} rows, this one has {row_count}"
         )));
     }
-    let reader = StreamReader::try_new(&payload[..], None);
+    let is_compressed = |part: &Part<'_>| batch_of(&part.message).is_some_and(|batch| batch.compression().is_some());
+    let plain = match parts.iter().any(is_compressed) {
+        true => buffers::inflated(&parts)?,
+        false => payload.clone(),
+    };
+    let reader = StreamReader::try_new(&plain[..], None);
     let reader = reader.map_err(|error| damaged(0, &error.to_string()))?;
     layout.check_columns(&reader.schema()).map_err(Unreadable::Columns)?;
     let mut batches = Vec::new();
@@ -39,9 +47,9 @@ fn damaged(at: usize, what: &str) -> Unreadable {
 }
 
 /// Walks over a stream without reading it: every message is whole, every buffer lies in its body, and the end mark is
-/// there. Returns how many rows its batches claim.
-fn check(stream: &[u8]) -> Result<u64, (usize, String)> {
-    let (mut at, mut rows, mut is_first) = (0, 0u64, true);
+/// there. Returns how many rows its batches claim, and its messages.
+fn check(stream: &[u8]) -> Result<(u64, Vec<Part<'_>>), (usize, String)> {
+    let (mut at, mut rows, mut is_first, mut parts) = (0, 0u64, true, Vec::new());
     loop {
         let cut_off = || (at, "it ends in the middle; a writer that is closed writes an end mark".to_owned());
         let head = stream.get(at..at + 8).ok_or_else(cut_off)?;
@@ -50,7 +58,7 @@ fn check(stream: &[u8]) -> Result<u64, (usize, String)> {
         }
         let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
         if length == 0 {
-            return if is_first { Err((at, "it has no schema".to_owned())) } else { Ok(rows) };
+            return if is_first { Err((at, "it has no schema".to_owned())) } else { Ok((rows, parts)) };
         }
         let metadata = stream.get(at + 8..(at + 8).saturating_add(length)).ok_or_else(cut_off)?;
         let message = ipc::root_as_message(metadata).map_err(|error| (at, error.to_string()))?;
@@ -59,8 +67,9 @@ fn check(stream: &[u8]) -> Result<u64, (usize, String)> {
         }
         let body_bytes = usize::try_from(message.bodyLength()).map_err(|_| (at, "a negative length".to_owned()))?;
         let body_at = at + 8 + length;
-        stream.get(body_at..body_at.saturating_add(body_bytes)).ok_or_else(cut_off)?;
+        let body = stream.get(body_at..body_at.saturating_add(body_bytes)).ok_or_else(cut_off)?;
         rows = rows.saturating_add(check_message(&message, body_bytes).map_err(|what| (at, what))?);
+        parts.push(Part { message, head: &stream[at..body_at], body });
         at = body_at + body_bytes;
         is_first = false;
     }
@@ -86,9 +95,6 @@ fn check_message(message: &Message<'_>, body_bytes: usize) -> Result<u64, String
 }
 
 fn check_batch(batch: &ipc::RecordBatch<'_>, body_bytes: usize) -> Result<(), String> {
-    if batch.compression().is_some() {
-        return Err("its buffers are compressed: send them as they are, and use Content-Encoding".to_owned());
-    }
     let buffers = batch.buffers().map(|buffers| buffers.iter().collect::<Vec<_>>()).unwrap_or_default();
     let lies_inside = |buffer: &&ipc::Buffer| {
         let end = buffer.offset().checked_add(buffer.length());

@@ -1,3 +1,5 @@
+//! Decoding JSON: what gives rows, what is a dead letter and why, and that the straight way and the general one agree.
+
 use arrow::util::pretty::pretty_format_batches;
 use bytes::Bytes;
 use rand::rngs::StdRng;

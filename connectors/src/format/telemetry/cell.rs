@@ -9,7 +9,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field};
 use tidemill_engine::plan::text_map_type;
 
-use super::super::convert::{expected, quoted};
+use super::super::convert::{expected, missing, quoted};
 use super::super::metadata::text_maps;
 use super::super::time::{self, TimeUnit};
 
@@ -55,9 +55,10 @@ impl<'m> Cell<'m> {
     }
 
     /// Turns it into the very kind that a column of this type takes, or says why it does not fit.
-    pub(super) fn fit(self, field: &Field, unit: Option<TimeUnit>) -> Result<Cell<'m>, String> {
+    pub(super) fn fit(self, field: &Field, unit: Option<TimeUnit>) -> Result<Cell<'m>, Misfit<'m>> {
         let fitted = match (field.data_type(), &self) {
-            (_, Cell::Null) => return if field.is_nullable() { Ok(self) } else { Err(super::missing(field.name())) },
+            (_, Cell::Null) if field.is_nullable() => return Ok(self),
+            (_, Cell::Null) => Err("is missing"),
             (DataType::Float64 | DataType::Float32, Cell::Float(_))
             | (DataType::Utf8View, Cell::Text(_))
             | (DataType::Boolean, Cell::Bool(_))
@@ -85,13 +86,7 @@ impl<'m> Cell<'m> {
             },
             _ => Err("cannot be converted"),
         };
-        fitted.map_err(|problem| {
-            let value = match &self {
-                Cell::Text(text) => quoted(text),
-                other => other.clone().into_text().into_owned(),
-            };
-            format!("column {}: expected {}, but {value} {problem}", field.name(), expected(field.data_type()))
-        })
+        fitted.map_err(|problem| Misfit { value: self, problem })
     }
 
     fn as_float(&self) -> Result<Cell<'m>, &'static str> {
@@ -139,6 +134,25 @@ pub(super) fn float_text(value: f64) -> String {
         "-Inf".to_owned()
     } else {
         value.to_string()
+    }
+}
+
+/// A value that does not fit. Says why only when it is asked: most are just NULL.
+#[derive(Debug)]
+pub(super) struct Misfit<'m> {
+    value: Cell<'m>,
+    problem: &'static str,
+}
+
+impl Misfit<'_> {
+    /// Says why it does not fit in a column.
+    pub(super) fn reason(self, field: &Field) -> String {
+        let value = match self.value {
+            Cell::Null => return missing(field.name()),
+            Cell::Text(text) => quoted(&text),
+            other => other.into_text().into_owned(),
+        };
+        format!("column {}: expected {}, but {value} {}", field.name(), expected(field.data_type()), self.problem)
     }
 }
 
@@ -275,12 +289,12 @@ mod tests {
             (text("true"), DataType::Boolean, Cell::Bool(true)),
             (Cell::Null, DataType::Boolean, Cell::Null),
         ] {
-            assert_eq!(cell.clone().fit(&column(&data_type), None), Ok(expected), "{cell:?}");
+            assert_eq!(cell.clone().fit(&column(&data_type), None).ok(), Some(expected), "{cell:?}");
         }
         let seconds = Some(TimeUnit::Seconds);
         let time = column(&tidemill_engine::plan::timestamp_type());
-        assert_eq!(Cell::Int(2).fit(&time, seconds), Ok(Cell::Time(2_000_000)));
-        assert_eq!(text("1970-01-01T00:00:01Z").fit(&time, None), Ok(Cell::Time(1_000_000)));
+        assert_eq!(Cell::Int(2).fit(&time, seconds).ok(), Some(Cell::Time(2_000_000)));
+        assert_eq!(text("1970-01-01T00:00:01Z").fit(&time, None).ok(), Some(Cell::Time(1_000_000)));
     }
 
     #[test]
@@ -297,7 +311,8 @@ mod tests {
             (Cell::Int(1), tidemill_engine::plan::timestamp_type(), true, "option time_unit"),
             (Cell::Null, DataType::Float64, false, "column c: missing or null, but declared NOT NULL"),
         ] {
-            let problem = cell.clone().fit(&Field::new("c", data_type, nullable), None).expect_err("does not fit");
+            let field = Field::new("c", data_type, nullable);
+            let problem = cell.clone().fit(&field, None).expect_err("does not fit").reason(&field);
             assert!(problem.contains(expected), "{cell:?}: {problem}");
         }
     }

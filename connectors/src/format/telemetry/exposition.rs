@@ -213,8 +213,7 @@ impl<'m> Sample<'m> {
                     return Err("the value of a label is text in quotes");
                 }
                 let value = self.quoted()?;
-                row.set_named(&name, || Cell::Text(value.clone()));
-                row.pair(places.labels, &name, || value);
+                row.attribute(places.labels, name, || Cell::Text(value));
             } else if metric.is_none() && !name.is_empty() {
                 *metric = Some(name);
             } else {

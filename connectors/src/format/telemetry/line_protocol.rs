@@ -89,14 +89,8 @@ fn read_valid<'m>(
         let mut time = Ok(None);
         let read = read_line(rest, |piece| match piece {
             Piece::Measurement(name) => row.set(places.measurement, Cell::Text(name)),
-            Piece::Tag(key, value) => {
-                row.set_named(&key, || Cell::Text(value.clone()));
-                row.pair(places.tags, &key, || value.clone());
-            }
-            Piece::Field(key, value) => {
-                row.set_named(&key, || value.clone());
-                row.pair(places.fields, &key, || value.into_text());
-            }
+            Piece::Tag(key, value) => row.attribute(places.tags, key, || Cell::Text(value)),
+            Piece::Field(key, value) => row.attribute(places.fields, key, || value),
             Piece::Time(count) => time = precision.us(count).map(Some),
         });
         let length = match &read {

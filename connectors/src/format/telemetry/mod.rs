@@ -2,16 +2,15 @@
 //!
 //! The formats differ in their bytes only. Each finds points in a message and fills one row for each: what every point has
 //! goes to columns of fixed names, its tags, labels, fields and attributes go to the columns of their names, and to a map of
-//! all of them where one is declared. What is not declared is left out.
+//! all of them where one is declared. What neither takes is left out and counted, so that whoever sends more than is kept
+//! can see it.
 //!
 //! ```text
 //!   message ─► line_protocol, exposition, remote_write, otlp ─► row: cells by name ─► fit ─► columns
 //!              syntax: line, wire                               │                     │
-//!                                                               └─ does not parse ────┴─ does not fit ─► dead letter
+//!                                                               └─ does not parse      └─ does not fit: NULL and counted;
+//!                                                                  └─► dead letter ◄───────────── where it is NOT NULL
 //! ```
-//!
-//! A value that does not fit its column makes a dead letter of its whole row, as in the other formats: the letter keeps the
-//! bytes and the reason, where a NULL would keep neither.
 
 mod cell;
 mod rows;
@@ -39,7 +38,7 @@ use tidemill_engine::plan::{text_map_type, timestamp_type};
 use tidemill_engine::source::Data;
 
 use super::columns::decode_columns;
-use super::convert::{expected, missing};
+use super::convert::expected;
 use super::layout::Layout;
 use super::metadata::Origin;
 use super::time::TimeUnit;
@@ -231,8 +230,7 @@ impl Decoder for TelemetryDecoder {
                 Protocol::OtlpLogs => otlp_logs::read(message, whole, &self.names, &mut rows),
             }
         }
-        let (batches, dead) = rows.finish();
-        Decoded { batches, dead: dead.finish(), ..Decoded::default() }
+        rows.finish()
     }
 }
 

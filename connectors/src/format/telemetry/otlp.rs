@@ -55,18 +55,16 @@ impl CommonPlaces {
     /// Fills what a point shares with others, then its own attributes.
     pub(super) fn set<'m>(&self, row: &mut Row<'m>, shared: Shared<'m>, attributes: &'m [KeyValue]) {
         for KeyValue { key, value, .. } in shared.resource.into_iter().flat_map(|resource| &resource.attributes) {
-            row.set_named(key, || cell(value.as_ref()));
-            row.pair(self.resource, &borrowed(key), || cell(value.as_ref()).into_text());
+            row.attribute(self.resource, borrowed(key), || cell(value.as_ref()));
         }
         if let Some(scope) = shared.scope {
             for KeyValue { key, value, .. } in &scope.attributes {
-                row.set_named(key, || cell(value.as_ref()));
+                row.attribute(Place::NOWHERE, borrowed(key), || cell(value.as_ref()));
             }
             row.set(self.scope, Cell::text_or_null(&scope.name));
         }
         for KeyValue { key, value, .. } in attributes {
-            row.set_named(key, || cell(value.as_ref()));
-            row.pair(self.attributes, &borrowed(key), || cell(value.as_ref()).into_text());
+            row.attribute(self.attributes, borrowed(key), || cell(value.as_ref()));
         }
     }
 }

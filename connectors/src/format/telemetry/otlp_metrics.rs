@@ -256,7 +256,7 @@ impl<'m> Writer<'_, 'm, '_> {
         for quantile in &sent.quantile_values {
             self.begin(&point);
             self.row.set(self.places.value, Cell::Float(quantile.value));
-            self.row.set_named("quantile", || Cell::Float(quantile.quantile));
+            self.row.set_named("quantile", Cell::Float(quantile.quantile));
             if !self.take(sent) {
                 return;
             }
@@ -290,7 +290,7 @@ impl<'m> Writer<'_, 'm, '_> {
                 self.row.set(self.places.metric, Cell::Text(Cow::Owned(format!("{}_bucket", point.metric.name))));
             }
             self.row.set(self.places.value, Cell::Float(count));
-            self.row.set_named("le", || Cell::Float(le));
+            self.row.set_named("le", Cell::Float(le));
             if !self.take(sent) {
                 return;
             }

@@ -24,7 +24,7 @@ use std::borrow::Cow;
 use tidemill_engine::source::Message;
 
 use super::super::rows::Span;
-use super::cell::{Cell, float_text};
+use super::cell::Cell;
 use super::native_histogram::Histogram;
 use super::rows::{Names, Place, Row, Rows, borrowed};
 use super::wire::{Part, Value};
@@ -323,12 +323,10 @@ impl<'m> Writer<'_, 'm, '_> {
             row.set(places.start, Cell::Time(us(series.start_ms)?));
         }
         for &(name, value) in &series.labels {
-            row.set_named(name, || Cell::from(value));
-            row.pair(places.labels, &borrowed(name), || borrowed(value));
+            row.attribute(places.labels, borrowed(name), || Cell::from(value));
         }
         if let Some(le) = le {
-            row.set_named("le", || Cell::Float(le));
-            row.pair(places.labels, &borrowed("le"), || Cow::Owned(float_text(le)));
+            row.attribute(places.labels, borrowed("le"), || Cell::Float(le));
         }
         self.rows.take(row, span);
         Ok(())

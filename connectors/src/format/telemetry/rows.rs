@@ -1,9 +1,10 @@
-//! Rows in the making: a row is filled by name, made to fit, and appended to the columns whole or not at all.
+//! Rows in the making: a row is filled by name, made to fit, and appended to the columns or refused as a whole.
 
 use std::borrow::Cow;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
+use tidemill_engine::decode::Decoded;
 
 use super::super::BATCH_ROWS;
 use super::super::convert::convert;
@@ -67,6 +68,9 @@ fn is_called(key: &str, column: &str) -> bool {
 pub(super) struct Place(Option<usize>);
 
 impl Place {
+    /// That of what no format has a column for.
+    pub(super) const NOWHERE: Place = Place(None);
+
     /// Whether the part is asked for.
     pub(super) fn is_declared(self) -> bool {
         self.0.is_some()
@@ -79,18 +83,21 @@ pub(super) struct Row<'m> {
     cells: Vec<Cell<'m>>,
     /// Pairs for the columns of maps, by column.
     pairs: Vec<Vec<(Text<'m>, Text<'m>)>>,
+    /// What had a name and found neither a column nor a map.
+    dropped_attributes: u64,
 }
 
 impl<'m> Row<'m> {
     pub(super) fn new(names: &'m Names) -> Self {
         let count = names.columns.fields().len();
-        Row { names, cells: vec![Cell::Null; count], pairs: vec![Vec::new(); count] }
+        Row { names, cells: vec![Cell::Null; count], pairs: vec![Vec::new(); count], dropped_attributes: 0 }
     }
 
     /// Begins the next row.
     pub(super) fn clear(&mut self) {
         self.cells.fill(Cell::Null);
         self.pairs.iter_mut().for_each(Vec::clear);
+        self.dropped_attributes = 0;
     }
 
     /// Fills a part of the point.
@@ -100,17 +107,25 @@ impl<'m> Row<'m> {
         }
     }
 
-    /// Fills the column of this name, if there is one; of equal names the last counts.
-    pub(super) fn set_named(&mut self, key: &str, cell: impl FnOnce() -> Cell<'m>) {
-        if let Some(place) = self.names.open(key) {
-            self.cells[place] = cell();
+    /// Takes a tag, a label, a field or an attribute: to the column of its name, of equal names the last, and to the map of
+    /// all of them. What finds neither is counted.
+    pub(super) fn attribute(&mut self, map: Place, key: Text<'m>, cell: impl FnOnce() -> Cell<'m>) {
+        match (self.names.open(&key), map.0) {
+            (None, None) => self.dropped_attributes += 1,
+            (Some(place), None) => self.cells[place] = cell(),
+            (None, Some(map)) => self.pairs[map].push((key, cell().into_text())),
+            (Some(place), Some(map)) => {
+                let cell = cell();
+                self.pairs[map].push((key, cell.clone().into_text()));
+                self.cells[place] = cell;
+            }
         }
     }
 
-    /// Adds a pair to a map.
-    pub(super) fn pair(&mut self, place: Place, key: &Text<'m>, value: impl FnOnce() -> Text<'m>) {
-        if let Some(place) = place.0 {
-            self.pairs[place].push((key.clone(), value()));
+    /// Fills the column of this name, if there is one.
+    pub(super) fn set_named(&mut self, key: &str, cell: Cell<'m>) {
+        if let Some(place) = self.names.open(key) {
+            self.cells[place] = cell;
         }
     }
 }
@@ -126,6 +141,8 @@ pub(super) struct Rows<'d> {
     /// The bytes that each row was read from.
     spans: Vec<Span>,
     batches: Vec<RecordBatch>,
+    nulled: u64,
+    dropped_attributes: u64,
 }
 
 impl<'d> Rows<'d> {
@@ -139,6 +156,8 @@ impl<'d> Rows<'d> {
             columns,
             spans: Vec::new(),
             batches: Vec::new(),
+            nulled: 0,
+            dropped_attributes: 0,
         }
     }
 
@@ -149,7 +168,8 @@ impl<'d> Rows<'d> {
         }
     }
 
-    /// Appends a row that was read from these bytes; what does not fit is said, and nothing is appended then.
+    /// Appends a row that was read from these bytes. A value that does not fit is NULL; where it must be there this is said,
+    /// and nothing is appended.
     pub(super) fn try_take(&mut self, row: &mut Row<'_>, span: Span) -> Result<(), String> {
         self.push(row)?;
         self.spans.push(span);
@@ -160,12 +180,19 @@ impl<'d> Rows<'d> {
     }
 
     fn push(&mut self, row: &mut Row<'_>) -> Result<(), String> {
+        let mut nulled = 0;
         for (cell, field) in row.cells.iter_mut().zip(self.layout.payload().fields()) {
             if !matches!(field.data_type(), DataType::Map(..)) {
                 let taken = std::mem::replace(cell, Cell::Null);
-                *cell = taken.fit(field, self.layout.time_unit())?;
+                match taken.fit(field, self.layout.time_unit()) {
+                    Ok(fitted) => *cell = fitted,
+                    Err(_) if field.is_nullable() => nulled += 1,
+                    Err(misfit) => return Err(misfit.reason(field)),
+                }
             }
         }
+        self.nulled += nulled;
+        self.dropped_attributes += row.dropped_attributes;
         for ((column, cell), pairs) in self.columns.iter_mut().zip(&row.cells).zip(&mut row.pairs) {
             match column {
                 Column::Map(_) => column.append_pairs(pairs),
@@ -188,6 +215,7 @@ impl<'d> Rows<'d> {
         for (row, reason) in &converted.bad {
             self.dead.push(spans[*row], reason.clone());
         }
+        self.nulled += converted.nulled;
         let row_count = spans.len() - converted.bad.len();
         if row_count > 0 {
             self.batches.push(converted.into_batch(self.layout.schema(), row_count));
@@ -195,9 +223,10 @@ impl<'d> Rows<'d> {
     }
 
     /// Returns the batches, and what is not in them.
-    pub(super) fn finish(mut self) -> (Vec<RecordBatch>, DeadLetters<'d>) {
+    pub(super) fn finish(mut self) -> Decoded {
         self.flush();
-        (self.batches, self.dead)
+        let Rows { batches, dead, nulled, dropped_attributes, .. } = self;
+        Decoded { batches, dead: dead.finish(), nulled, dropped_attributes }
     }
 }
 

@@ -62,7 +62,9 @@ pub(super) struct ContentHash(u64);
 
 impl ContentHash {
     pub(super) fn of(payload: &[u8], encoding: PayloadEncoding, on_error: OnError) -> ContentHash {
-        let how = [&encoding.attributes()[..], &[on_error as u8]].concat();
+        // The same bytes may be one message or several.
+        let framing: &[u8] = if encoding == PayloadEncoding::ProtobufDelimited { b"delimited" } else { b"" };
+        let how = [&encoding.attributes()[..], &[on_error as u8], framing].concat();
         ContentHash(xxh3_64(payload) ^ xxh3_64(&how))
     }
 }

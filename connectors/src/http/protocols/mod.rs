@@ -20,6 +20,8 @@ use bytes::Bytes;
 
 use super::HttpIngest;
 use super::admission::{Admitted, OnError, Post, Taken};
+use super::api::parameter::Text;
+use super::api::{Api, Media, Refusal, Told};
 use super::problem::{Kind, Problem, RowError};
 use crate::format::{PayloadEncoding, Protocol};
 
@@ -28,8 +30,42 @@ const ROWS_NAMED_MAX: usize = 10;
 /// Bodies up to here are looked at where they are received.
 const BYTES_CHECKED_INLINE_MAX: usize = 64 << 10;
 
-pub(super) fn router(ingest: &HttpIngest) -> axum::Router {
-    influx::router(ingest.clone()).merge(prometheus::router(ingest.clone())).merge(otlp::router(ingest.clone()))
+/// The heading under which they stand in the description.
+const TAG: &str = "protocols";
+
+/// Which source, where its name is not part of the protocol.
+const SOURCE: Text = Text {
+    place: "query",
+    name: "source",
+    description: "which source, if there is more than one of this protocol",
+    is_required: false,
+};
+
+/// What may be wrong with a request of any protocol, or with where its points go.
+const REFUSALS: [Kind; 13] = [
+    Kind::BadRows,
+    Kind::EmptyBody,
+    Kind::DamagedBody,
+    Kind::BrokenBody,
+    Kind::Parameter,
+    Kind::UnknownSource,
+    Kind::TooLarge,
+    Kind::ContentType,
+    Kind::ContentEncoding,
+    Kind::LogFailed,
+    Kind::Busy,
+    Kind::NotRunning,
+    Kind::ReadOnly,
+];
+
+pub(super) fn api() -> Api<HttpIngest> {
+    Api::new(influx::operations()).and(Api::new([prometheus::operation()])).and(Api::new(otlp::operations()))
+}
+
+/// The refusals of a protocol that tells them in these ways.
+fn refusals(told: Vec<Media>) -> impl Iterator<Item = Refusal> {
+    let kinds = REFUSALS.into_iter().chain([Kind::SlowBody]);
+    kinds.map(move |kind| kind.told(status_of(kind), Told::As(told.clone())))
 }
 
 /// Finds the source that a request is for: the one it names, or the only one of its protocol.
@@ -71,8 +107,8 @@ async fn append(admitted: Admitted, protocol: Protocol, payload: Bytes) -> Resul
 
 /// Returns the status that makes these clients do the right thing: many repeat a request after no other 4xx than 429, and
 /// a body that came too slowly can be sent again.
-fn status_of(problem: &Problem) -> StatusCode {
-    match problem.kind {
+fn status_of(kind: Kind) -> StatusCode {
+    match kind {
         Kind::SlowBody => StatusCode::SERVICE_UNAVAILABLE,
         kind => kind.status(),
     }

@@ -15,7 +15,6 @@ use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, post};
 use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceResponse};
 use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsPartialSuccess, ExportMetricsServiceResponse};
 use prost::Message;
@@ -24,7 +23,9 @@ use serde_json::json;
 
 use super::super::HttpIngest;
 use super::super::admission::Taken;
+use super::super::api::{Media, Operation, Refusal, Told, Verb};
 use super::super::problem::{Kind, Problem};
+use super::{SOURCE, TAG, refusals};
 use crate::format::Protocol;
 
 /// Bytes of a request once it is inflated: messages of many small parts take several times as much in memory.
@@ -33,20 +34,39 @@ const BYTES_MAX: usize = 8 << 20;
 const PROTOBUF: &str = "application/x-protobuf";
 const JSON: &str = "application/json";
 
-pub(super) fn router(ingest: HttpIngest) -> axum::Router {
+pub(super) fn operations() -> [Operation<HttpIngest>; 3] {
     let not_post = |headers: HeaderMap| async move {
         Form::of(&headers).unwrap_or(Form::Protobuf).refusal(&Problem::new(Kind::Method, "requests are sent with POST"))
     };
-    let traces = |headers: HeaderMap| async move {
-        let problem = Problem::new(Kind::UnknownSource, "traces are not taken; nothing was stored");
-        let problem = problem.hint("send metrics to /otlp/v1/metrics and logs to /otlp/v1/logs");
-        Form::of(&headers).unwrap_or(Form::Protobuf).refusal(&problem)
+    let told = || Form::ALL.map(|form| form.media("a Status: what was refused, and what to do about it")).to_vec();
+    let written = |operation: Operation<HttpIngest>| {
+        operation
+            .other_methods(not_post)
+            .parameters(&[&SOURCE])
+            .bodies(Form::ALL.map(|form| form.media("a request to export")))
+            .answer(200, "durable; partial_success says what is not", Form::ALL.map(|form| form.media("")))
+            .refusals(refusals(told()).map(|refusal| match refusal.code == Kind::LogFailed.code() {
+                true => Refusal { status: Form::status_of(Kind::LogFailed).as_u16(), ..refusal },
+                false => refusal,
+            }))
     };
-    axum::Router::new()
-        .route("/otlp/v1/metrics", post(metrics).fallback(not_post))
-        .route("/otlp/v1/logs", post(logs).fallback(not_post))
-        .route("/otlp/v1/traces", any(traces))
-        .with_state(ingest)
+    [
+        written(Operation::new(Verb::Post, "/otlp/v1/metrics", "otlp_metrics", metrics))
+            .summary(TAG, "Takes metrics of OpenTelemetry"),
+        written(Operation::new(Verb::Post, "/otlp/v1/logs", "otlp_logs", logs))
+            .summary(TAG, "Takes logs of OpenTelemetry"),
+        Operation::new(Verb::Post, "/otlp/v1/traces", "otlp_traces", traces)
+            .other_methods(traces)
+            .summary(TAG, "Says that traces are not taken")
+            .bodies(Form::ALL.map(|form| form.media("")))
+            .refusals([Kind::UnknownSource.told(Form::status_of(Kind::UnknownSource), Told::As(told()))]),
+    ]
+}
+
+async fn traces(headers: HeaderMap) -> Response {
+    let problem = Problem::new(Kind::UnknownSource, "traces are not taken; nothing was stored");
+    let problem = problem.hint("send metrics to /otlp/v1/metrics and logs to /otlp/v1/logs");
+    Form::of(&headers).unwrap_or(Form::Protobuf).refusal(&problem)
 }
 
 type Parameters = Query<BTreeMap<String, String>>;
@@ -100,7 +120,7 @@ async fn take(
     request: Request<Body>,
     protocol: Protocol,
 ) -> Result<Taken, Problem> {
-    let source = super::source_of(ingest, parameters.get("source"), protocol)?;
+    let source = super::source_of(ingest, parameters.get(SOURCE.name), protocol)?;
     let mut admitted = ingest.admit(&source)?;
     let (head, body) = request.into_parts();
     if Form::of(&head.headers).is_none() {
@@ -129,16 +149,31 @@ enum Form {
 }
 
 impl Form {
+    const ALL: [Form; 2] = [Form::Protobuf, Form::Json];
+
+    /// A failure of the log is 503 here: after a 500 these clients drop what they have.
+    fn status_of(kind: Kind) -> StatusCode {
+        if kind == Kind::LogFailed { StatusCode::SERVICE_UNAVAILABLE } else { super::status_of(kind) }
+    }
+
     fn of(headers: &HeaderMap) -> Option<Form> {
         let given = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
         let essence = given.split(';').next().unwrap_or_default().trim();
-        let is = |name: &str| essence.eq_ignore_ascii_case(name);
-        if is(PROTOBUF) || is("application/protobuf") {
-            Some(Form::Protobuf)
-        } else if is(JSON) {
-            Some(Form::Json)
-        } else {
-            None
+        Form::ALL.into_iter().find(|form| form.names().iter().any(|name| essence.eq_ignore_ascii_case(name)))
+    }
+
+    /// Its media types; the first is the one that answers have.
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            Form::Protobuf => &[PROTOBUF, "application/protobuf"],
+            Form::Json => &[JSON],
+        }
+    }
+
+    fn media(self, description: &'static str) -> Media {
+        match self {
+            Form::Protobuf => Media::bytes(PROTOBUF, description),
+            Form::Json => Media::json::<serde_json::Map<String, serde_json::Value>>(description),
         }
     }
 
@@ -154,10 +189,7 @@ impl Form {
 
     /// A `google.rpc.Status`: 1 code, 2 message.
     fn refusal(self, problem: &Problem) -> Response {
-        let status = match problem.kind {
-            Kind::LogFailed => StatusCode::SERVICE_UNAVAILABLE,
-            _ => super::status_of(problem),
-        };
+        let status = Form::status_of(problem.kind);
         let (code, message) = (grpc_code(status), super::line_of(problem));
         let mut response = self.respond(
             status,
@@ -174,18 +206,11 @@ impl Form {
         if let Some(seconds) = problem.kind.retry_after_s() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if problem.kind == Kind::Method {
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
-        }
         response
     }
 
     fn respond(self, status: StatusCode, body: Vec<u8>) -> Response {
-        let content_type = match self {
-            Form::Protobuf => PROTOBUF,
-            Form::Json => JSON,
-        };
-        (status, [(header::CONTENT_TYPE, content_type)], body).into_response()
+        (status, [(header::CONTENT_TYPE, self.names()[0])], body).into_response()
     }
 }
 

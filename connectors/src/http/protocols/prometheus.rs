@@ -13,10 +13,11 @@ use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
 
 use super::super::HttpIngest;
+use super::super::api::{Media, Operation, Verb};
 use super::super::problem::{Kind, Problem};
+use super::{SOURCE, TAG, refusals};
 use crate::format::{Protocol, Tally};
 
 /// What version 2 calls its message.
@@ -24,9 +25,18 @@ const MESSAGE_V2: &str = "io.prometheus.write.v2.Request";
 /// What version 1 calls its message, if it says it at all.
 const MESSAGE_V1: &str = "prometheus.WriteRequest";
 
-pub(super) fn router(ingest: HttpIngest) -> axum::Router {
+/// What a body is.
+const MEDIA_TYPE: &str = "application/x-protobuf";
+
+pub(super) fn operation() -> Operation<HttpIngest> {
     let not_post = || async { refusal(&Problem::new(Kind::Method, "samples are sent with POST")) };
-    axum::Router::new().route("/prom/api/v1/write", post(write).fallback(not_post)).with_state(ingest)
+    Operation::new(Verb::Post, "/prom/api/v1/write", "remote_write", write)
+        .other_methods(not_post)
+        .summary(TAG, "Takes Prometheus remote write 1.0 and 2.0")
+        .parameters(&[&SOURCE])
+        .bodies([Media::bytes(MEDIA_TYPE, "a WriteRequest, or with proto=io.prometheus.write.v2.Request that; snappy")])
+        .answer(204, "every sample is durable", [])
+        .refusals(refusals(vec![Media::bytes("text/plain", "what was refused, and that the rest is stored if it is")]))
 }
 
 async fn write(
@@ -54,18 +64,23 @@ async fn take(
     parameters: &BTreeMap<String, String>,
     request: Request<Body>,
 ) -> Result<(StatusCode, String, Tally), Problem> {
-    let source = super::source_of(ingest, parameters.get("source"), Protocol::RemoteWrite)?;
+    let source = super::source_of(ingest, parameters.get(SOURCE.name), Protocol::RemoteWrite)?;
     let mut admitted = ingest.admit(&source)?;
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    // Remote write is snappy. Some senders do not say so, such as prometheus-remote-write of npm.
+    let is_said = head.headers.contains_key(header::CONTENT_ENCODING);
+    if !is_said {
+        head.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("snappy"));
+    }
     check_content_type(&head.headers).map_err(|problem| admitted.refuse(problem))?;
-    let payload = admitted.read(&head.headers, body).await?;
-    let is_plain = !head.headers.contains_key(header::CONTENT_ENCODING);
-    let sent = Tally::of(&payload);
-    let taken = super::append(admitted, Protocol::RemoteWrite, payload).await;
-    let taken = taken.map_err(|problem| match problem.kind {
-        Kind::BadRows if is_plain => problem.hint("remote write is sent with Content-Encoding: snappy"),
+    let payload = admitted.read(&head.headers, body).await.map_err(|problem| match problem.kind {
+        Kind::DamagedBody if !is_said => {
+            problem.hint("remote write is taken for snappy: say Content-Encoding: identity where it is not")
+        }
         _ => problem,
     })?;
+    let sent = Tally::of(&payload);
+    let taken = super::append(admitted, Protocol::RemoteWrite, payload).await?;
     if taken.rejected_count == 0 {
         return Ok((StatusCode::NO_CONTENT, String::new(), sent));
     }
@@ -86,7 +101,7 @@ fn message_of(headers: &HeaderMap) -> Option<&str> {
 fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     let given = headers.get(header::CONTENT_TYPE).map_or("", |value| value.to_str().unwrap_or("?"));
     let essence = given.split(';').next().unwrap_or_default().trim();
-    let is_protobuf = essence.is_empty() || essence.eq_ignore_ascii_case("application/x-protobuf");
+    let is_protobuf = essence.is_empty() || essence.eq_ignore_ascii_case(MEDIA_TYPE);
     if is_protobuf && message_of(headers).is_none_or(|message| [MESSAGE_V1, MESSAGE_V2].contains(&message)) {
         return Ok(());
     }
@@ -96,12 +111,9 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Prometheus logs the first line of a text.
 fn refusal(problem: &Problem) -> Response {
-    let mut response = (super::status_of(problem), super::line_of(problem)).into_response();
+    let mut response = (super::status_of(problem.kind), super::line_of(problem)).into_response();
     if let Some(seconds) = problem.kind.retry_after_s() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    if problem.kind == Kind::Method {
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
     }
     response
 }

@@ -65,13 +65,15 @@ const fn telemetry(protocol: Protocol) -> PayloadEncoding {
 
 impl Server {
     async fn send(&self, method: Method, uri: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
-        let mut request = Request::builder().method(method).uri(uri);
+        let mut request = Request::builder().method(method.clone()).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let response = self.ingest.router().oneshot(request.body(body.into()).unwrap()).await.unwrap();
         let (head, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
+        let path = uri.split('?').next().unwrap_or(uri);
+        crate::http::api::conformance::assert_described(method.as_str(), path, head.status.as_u16(), &body);
         Answer { status: head.status, headers: head.headers, body }
     }
 
@@ -134,7 +136,13 @@ mod influx {
         for (uri, body, status, code, message) in [
             ("bucket=gpu", "x v=1", 404, "not found", "there is no HTTP source \"gpu\": did you mean cpu?"),
             ("org=x", "x v=1", 400, "invalid", "the parameter bucket is missing"),
-            ("bucket=cpu&precision=d", "x v=1", 400, "invalid", "the precision \"d\" is not known"),
+            (
+                "bucket=cpu&precision=d",
+                "x v=1",
+                400,
+                "invalid",
+                "precision=d is not known; nothing was stored: precision=ns (the default)",
+            ),
             ("bucket=cpu", "", 400, "invalid", "the body is empty"),
             ("bucket=cpu", many.as_str(), 413, "request too large", "a request may have 100000 rows"),
             ("bucket=cpu", blank.as_str(), 400, "invalid", "the body is empty"),
@@ -204,12 +212,17 @@ mod prometheus {
         });
         assert_eq!(written, ["1", "1", "0"]);
         assert_eq!(server.chunks(), 2);
+        // What is said to be nothing else is snappy.
+        assert_eq!(server.send(Method::POST, URI, &SNAPPY[1..], snappy(ONE)).await.status.as_u16(), 204);
+        let plain = [("content-encoding", "identity")];
+        assert_eq!(server.send(Method::POST, URI, &plain, ONE.to_vec()).await.status.as_u16(), 204);
+        assert_eq!(server.chunks(), 4);
         // Metadata alone, and nothing at all.
         for nothing in [&b"\x1a\x02\x08\x01"[..], b""] {
             let body = snappy(nothing);
             assert_eq!(server.send(Method::POST, URI, &SNAPPY, body).await.status.as_u16(), 204);
         }
-        assert_eq!(server.chunks(), 2, "there was nothing to store");
+        assert_eq!(server.chunks(), 4, "there was nothing to store");
     }
 
     #[tokio::test]
@@ -225,7 +238,7 @@ mod prometheus {
         for (headers, body, status, message) in [
             (&SNAPPY[..], b"\x03\x08abc".to_vec(), 400, "not remote write"),
             (&SNAPPY[..], b"no snappy".to_vec(), 400, "snappy"),
-            (&SNAPPY[1..], snappy(ONE), 400, "Content-Encoding: snappy"),
+            (&SNAPPY[1..], ONE.to_vec(), 400, "Content-Encoding: identity"),
             (&[("content-type", "application/json")][..], b"{}".to_vec(), 415, "application/x-protobuf"),
             (&[("content-type", "application/x-protobuf;proto=x.Y")][..], b"".to_vec(), 415, "write.v2.Request"),
         ] {

@@ -20,6 +20,7 @@ use crate::testing::TestIntake;
 
 mod bodies;
 mod once;
+mod records;
 
 fn clock() -> Arc<dyn Clock> {
     Arc::new(ManualClock::at(1_000_000))
@@ -55,9 +56,11 @@ async fn serve_on(ingest: HttpIngest, encoding: PayloadEncoding) -> Server {
 
 impl Server {
     async fn send(&self, request: Request<Body>) -> (StatusCode, Value) {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let response = self.ingest.router().oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
+        api::conformance::assert_described(method.as_str(), &path, head.status.as_u16(), &body);
         let body: Value = serde_json::from_slice(&body).unwrap();
         if !head.status.is_success() {
             assert_eq!(head.headers[header::CONTENT_TYPE], "application/problem+json");
@@ -99,9 +102,10 @@ async fn rows_are_one_chunk_and_the_position_counts_them() {
         "state": "durable", "duplicate": false,
     });
     assert_eq!(body, expected);
-    let mut described: Vec<Value> = openapi::schemas()["Taken"]["required"].as_array().unwrap().clone();
-    described.sort_by_key(ToString::to_string);
-    let told: Vec<Value> = body.as_object().unwrap().keys().map(|key| json!(key)).collect();
+    let document = api::Description::default().add(&HttpIngest::api()).finish("1");
+    let required = document["components"]["schemas"]["Taken"]["required"].as_array().unwrap();
+    let described: std::collections::BTreeSet<&str> = required.iter().filter_map(Value::as_str).collect();
+    let told: std::collections::BTreeSet<&str> = body.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(told, described, "the answer is what its description says");
     let (_, body) =
         server.post_as("content-type", "application/json", "[{\"temperature\":3}, {\"temperature\":4}]").await;

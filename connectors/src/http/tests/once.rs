@@ -3,6 +3,7 @@
 use tidemill_engine::source::Stage;
 
 use super::*;
+use crate::http::once::{ContentHash, KEYS_MAX, Once, PRODUCERS_MAX};
 
 /// The next run on the same log.
 async fn restarted(server: Server) -> Server {
@@ -147,4 +148,23 @@ async fn who_waits_for_a_commit_holds_nothing_and_is_told_when_the_source_stops(
     server.stop.cancel();
     (&mut server.running).await.unwrap().unwrap();
     assert_eq!(waiting.await.unwrap().unwrap().status(), StatusCode::ACCEPTED);
+}
+
+/// What cannot be remembered is refused, with a time to come again; who needs no memory is served.
+#[tokio::test]
+async fn what_cannot_be_remembered_is_sent_away_and_nothing_is_appended() {
+    let server = serve(PayloadEncoding::Json).await;
+    let Found::Running(endpoint, _) = server.ingest.find("readings") else { panic!("it runs") };
+    let hash = ContentHash::of(TWO.as_bytes(), PayloadEncoding::Json, OnError::Reject);
+    let remember =
+        |once: Once| drop(endpoint.ledger.lock().begin(&once, hash, clock().now_us()).expect("there is room"));
+    (0..KEYS_MAX).for_each(|number| remember(Once::Key(number.to_string())));
+    (0..PRODUCERS_MAX).for_each(|number| remember(Once::Producer { id: number.to_string(), epoch: 0, sequence: 0 }));
+    for (request, status, code) in [(by_key("one more", TWO), 503, "TM2123"), (by_producer(0, TWO), 429, "TM2122")] {
+        let (found, body) = server.send(request).await;
+        assert_eq!((found.as_u16(), body["code"].as_str()), (status, Some(code)), "{body}");
+        assert!(body["detail"].as_str().unwrap().ends_with("nothing was stored"), "{body}");
+    }
+    assert!(server.nothing_was_stored());
+    assert_eq!(server.post(TWO).await.0, StatusCode::OK);
 }

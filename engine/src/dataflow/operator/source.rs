@@ -30,7 +30,7 @@ use crate::dataflow::container::{LogPlace, Rows};
 use crate::dataflow::counters::SourceCounters;
 use crate::dataflow::operator::watermark::{MarkStream, Marks, to_all};
 use crate::dataflow::snapshot::{Snapshot, SourceCounts};
-use crate::decode::{DeadLetter, Decoder, Place as ChunkPlace};
+use crate::decode::{DeadLetter, Decoded, Decoder, Place as ChunkPlace};
 use crate::epoch::Epoch;
 use crate::plan::{EventTimeNode, NodeId, SourceNode, dead_letter_schema};
 use crate::seeded_bugs::{SeededBug, is_planted};
@@ -134,6 +134,7 @@ pub(crate) fn source<'scope>(
                             let sorted = sort_out(&mut *decoder, &chunk, event_time, &mut seen)?;
                             counts.add(&sorted);
                             context.counters.sources[id.0].nulled.add(sorted.nulled);
+                            context.counters.sources[id.0].dropped_attributes.add(sorted.dropped_attributes);
                             let place = LogPlace {
                                 first: chunk.places.first().map_or(Offset(0), |(first, _)| *first),
                                 batch: 0,
@@ -206,6 +207,7 @@ struct Sorted {
     quarantined: Vec<RecordBatch>,
     dead: Option<RecordBatch>,
     nulled: u64,
+    dropped_attributes: u64,
 }
 
 impl SourceCounts {
@@ -215,6 +217,7 @@ impl SourceCounts {
         self.quarantined += count(&sorted.quarantined);
         self.dead += count(sorted.dead.as_slice());
         self.nulled += sorted.nulled;
+        self.dropped_attributes += sorted.dropped_attributes;
     }
 }
 
@@ -227,7 +230,8 @@ fn sort_out(
 ) -> Result<Sorted, String> {
     let decoded = decoder.decode(&chunk.data, &chunk.place());
     let dead = dead_letters(chunk, &decoded.dead)?;
-    let mut sorted = Sorted { dead, nulled: decoded.nulled, ..Sorted::default() };
+    let Decoded { nulled, dropped_attributes, .. } = decoded;
+    let mut sorted = Sorted { dead, nulled, dropped_attributes, ..Sorted::default() };
     let Some(event_time) = event_time else {
         sorted.rows = decoded.batches;
         return Ok(sorted);

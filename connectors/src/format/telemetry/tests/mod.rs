@@ -98,23 +98,15 @@ mod influx {
 
     #[test]
     fn bad_lines_are_dead_letters_and_leave_their_neighbours_alone() {
-        let mut body = b"cpu usage=1\ncpu usage=\ncpu usage=\"warm\" 1\ncpu,host=\xffx usage=2\ncpu usage=3\n".to_vec();
-        body.extend(b"cpu cores=1.5,usage=3\ncpu usage=\"open\ncpu usage=4\ncpu usage=5 9223372036854775808\n");
+        let mut body = b"cpu usage=1\ncpu usage=\ncpu,host=\xffx usage=2\ncpu usage=3\n".to_vec();
+        body.extend(b"cpu usage=\"open\ncpu usage=4\ncpu usage=5 9223372036854775808\n");
         let decoded = decode(Protocol::LINE_PROTOCOL, &columns(), vec![Message::new("", body)]);
         assert_eq!(shown(&decoded), ["cpu - 1.0 - 1000", "cpu - 3.0 - 1000", "cpu - 4.0 - 1000"]);
         assert_eq!(
             dead(&decoded),
             [
                 ("cpu usage=".to_owned(), "not line protocol: a field has no value, at byte 10"),
-                (
-                    "cpu usage=\"warm\" 1".to_owned(),
-                    "column usage: expected a number (DOUBLE), but \"warm\" is not a number"
-                ),
                 ("cpu,host=\u{fffd}x usage=2".to_owned(), "not line protocol: not UTF-8 at byte 9"),
-                (
-                    "cpu cores=1.5,usage=3".to_owned(),
-                    "column cores: expected a whole number (INTEGER), but 1.5 is not a whole number"
-                ),
                 ("cpu usage=\"open".to_owned(), "not line protocol: text has no closing quote, at byte 10"),
                 (
                     "cpu usage=5 9223372036854775808".to_owned(),
@@ -122,6 +114,33 @@ mod influx {
                 ),
             ]
         );
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_null_and_counted_or_a_dead_letter_where_it_must_be_there() {
+        let body = "cpu usage=\"warm\",cores=2 1000\ncpu cores=1.5,usage=3\ncpu cores=3000000000,usage=t\n";
+        let message = || vec![Message::new("", body)];
+        let decoded = decode(Protocol::LINE_PROTOCOL, &columns(), message());
+        assert_eq!(shown(&decoded), ["cpu - - 2 1", "cpu - 3.0 - 1000", "cpu - - - 1000"]);
+        assert_eq!((decoded.dead.len(), decoded.nulled), (0, 4));
+        let mut columns = columns();
+        columns[2] = double("usage").with_nullable(false);
+        let decoded = decode(Protocol::LINE_PROTOCOL, &columns, message());
+        assert_eq!(shown(&decoded), ["cpu - 3.0 - 1000"]);
+        assert_eq!(
+            dead(&decoded),
+            [
+                (
+                    "cpu usage=\"warm\",cores=2 1000".to_owned(),
+                    "column usage: expected a number (DOUBLE), but \"warm\" is not a number"
+                ),
+                (
+                    "cpu cores=3000000000,usage=t".to_owned(),
+                    "column usage: expected a number (DOUBLE), but true is not a number"
+                ),
+            ]
+        );
+        assert_eq!(decoded.nulled, 1, "of the row that is kept");
     }
 
     #[test]
@@ -154,7 +173,8 @@ mod influx {
                 let format = TelemetryFormat::new(protocol, layout.clone());
                 shown(&format.decoder().decode(&Data::Messages(vec![Message::new("", payload)]), &Place::default()))
             };
-            let precision = Some(Precision::named(word).expect(word));
+            let precision = Precision::WORDS.iter().find(|(known, _)| *known == word);
+            let precision = Some(precision.expect(word).1);
             assert_eq!(decode(Protocol::LineProtocol { precision }, "m f=1 3000"), [us.to_string()], "{word}");
             assert_eq!(decode(Protocol::LINE_PROTOCOL, "m f=1 7"), ["7000000"], "the source's own unit");
         }
@@ -275,6 +295,32 @@ h_bucket{le="+Inf"} NaN
             ]
         );
     }
+}
+
+/// What is sent and not kept can be seen: in rows, not in dead letters, which keep their bytes.
+#[test]
+fn tags_labels_and_fields_without_a_column_are_counted() {
+    let dropped = |protocol, columns: &[Field], payload: &str| {
+        let decoded = decode(protocol, columns, vec![Message::new("", payload.to_owned())]);
+        (decoded.batches.iter().map(RecordBatch::num_rows).sum::<usize>(), decoded.dropped_attributes)
+    };
+    let points = "cpu,host=a,dc=x usage=1,free=2i\ncpu,host=b usage=1\ncpu,dc=x,rack=3 usage=\n";
+    for (columns, expected) in [
+        (vec![text("host"), double("usage")], (2, 2)),
+        (vec![text("host"), double("usage"), map("tags")], (2, 1)),
+        (vec![map("tags"), map("fields")], (2, 0)),
+        (vec![text("measurement")], (2, 6)),
+    ] {
+        assert_eq!(dropped(Protocol::LINE_PROTOCOL, &columns, points), expected, "{columns:?}");
+    }
+    let page = "# TYPE a counter\na{x=\"1\",y=\"2\"} 1\na{x=\"1\"} 2\n";
+    assert_eq!(dropped(Protocol::Exposition, &[text("x"), double("value")], page), (2, 1));
+    assert_eq!(dropped(Protocol::Exposition, &[text("x"), map("labels")], page), (2, 0));
+    let logs = r#"{"resourceLogs":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"s"}}]},
+        "scopeLogs":[{"scope":{"name":"l","attributes":[{"key":"v","value":{"intValue":"1"}}]},
+        "logRecords":[{"attributes":[{"key":"room","value":{"stringValue":"hall"}}]}]}]}]}"#;
+    assert_eq!(dropped(Protocol::OtlpLogs, &[text("body")], logs), (1, 3));
+    assert_eq!(dropped(Protocol::OtlpLogs, &[text("service_name"), text("v"), map("attributes")], logs), (1, 0));
 }
 
 #[test]

@@ -16,6 +16,8 @@ use crate::Metadata;
 use crate::file::FileSource;
 use crate::format::{Encoding, Layout};
 
+mod copies;
+
 /// A folder that is followed, step by step, and what the log has of it.
 struct Scene {
     dir: tempfile::TempDir,
@@ -116,6 +118,16 @@ impl Scene {
     fn numbers(&self) -> Vec<i64> {
         self.rows().0
     }
+
+    fn sorted(&self) -> Vec<i64> {
+        let mut numbers = self.numbers();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    fn copy(&self, from: &str, to: &str) {
+        std::fs::copy(self.path(from), self.path(to)).unwrap();
+    }
 }
 
 fn source(dir: &tempfile::TempDir, path: &str, options: &[(&str, &str)]) -> FileSource {
@@ -207,32 +219,6 @@ fn the_last_line_of_a_file_that_was_renamed_counts_when_it_is_quiet() {
 }
 
 #[test]
-fn a_file_that_is_copied_and_cut_off_is_read_on_in_the_copy() {
-    for path in ["app.ndjson", "app.ndjson*"] {
-        for is_seen_before in [false, true] {
-            let mut scene = Scene::new(path, &[("format", "json")]);
-            scene.append("app.ndjson", lines(0..1000));
-            scene.looks(1);
-            scene.append("app.ndjson", lines(1000..1010));
-            if is_seen_before {
-                scene.looks(1);
-            }
-            std::fs::copy(scene.path("app.ndjson"), scene.path("app.ndjson.1")).unwrap();
-            if is_seen_before {
-                // The folder is looked at between the copy and the cut, and something is written meanwhile.
-                scene.append("app.ndjson", lines(1010..1011));
-                scene.looks(2);
-            }
-            scene.cut_off("app.ndjson");
-            let next = 1010 + i64::from(is_seen_before);
-            scene.append("app.ndjson", lines(next..1020));
-            scene.looks(6);
-            assert_eq!(scene.numbers(), all(0..1020), "{path}, {is_seen_before}");
-        }
-    }
-}
-
-#[test]
 fn a_file_that_is_cut_off_is_counted_and_read_anew_or_an_error() {
     for is_longer in [false, true] {
         let mut scene = Scene::new("app.ndjson", &[]);
@@ -310,79 +296,6 @@ fn compressed_files_are_read_when_they_are_whole() {
 }
 
 #[test]
-fn a_file_that_is_compressed_after_its_rotation_is_not_read_twice() {
-    for is_down in [false, true] {
-        let mut scene = Scene::new("app.ndjson*", &[("format", "json")]);
-        scene.append("app.ndjson", lines(0..500));
-        scene.looks(1);
-        scene.rename("app.ndjson", "app.ndjson.1");
-        scene.append("app.ndjson", lines(600..700));
-        if is_down {
-            // More was written, and nobody has looked before it was compressed.
-            scene.append("app.ndjson.1", lines(500..600));
-            scene.crash();
-        } else {
-            scene.append("app.ndjson.1", lines(500..600));
-            scene.looks(1);
-        }
-        let packed = gzip(&std::fs::read(scene.path("app.ndjson.1")).unwrap());
-        scene.append("app.ndjson.1.gz", &packed);
-        std::fs::remove_file(scene.path("app.ndjson.1")).unwrap();
-        scene.looks(8);
-        scene.rename("app.ndjson.1.gz", "app.ndjson.2.gz");
-        scene.looks(3);
-        let mut numbers = scene.numbers();
-        numbers.sort_unstable();
-        assert_eq!(numbers, all(0..700), "down: {is_down}");
-    }
-}
-
-/// Compressed files are often written while the next file is read already: so a copy that came later may be one of an earlier file.
-#[test]
-fn a_copy_of_an_earlier_file_is_not_taken_for_one_of_the_file_that_is_cut_off() {
-    for is_down in [false, true] {
-        let mut scene = Scene::new("app.ndjson*", &[("format", "json")]);
-        let compress = |scene: &Scene, from: &str, to: &str| {
-            scene.append(to, gzip(&std::fs::read(scene.path(from)).unwrap()));
-            std::fs::remove_file(scene.path(from)).unwrap();
-        };
-        scene.append("app.ndjson", lines(0..500));
-        scene.looks(1);
-        scene.rename("app.ndjson", "app.ndjson.1");
-        scene.append("app.ndjson", lines(500..600));
-        scene.looks(1);
-        compress(&scene, "app.ndjson.1", "app.ndjson.2.gz");
-        scene.looks(6);
-        assert_eq!(scene.numbers(), all(0..600), "down: {is_down}");
-        if is_down {
-            scene.crash();
-        }
-        // The file is compressed too, and the new one of its name gets its number, as may happen when nobody has it open.
-        scene.append("app.ndjson", lines(600..800));
-        scene.rename("app.ndjson.2.gz", "app.ndjson.3.gz");
-        scene.append("app.ndjson.2.gz", gzip(&std::fs::read(scene.path("app.ndjson")).unwrap()));
-        scene.cut_off("app.ndjson");
-        scene.append("app.ndjson", lines(800..1200));
-        scene.looks(8);
-        let mut numbers = scene.numbers();
-        numbers.sort_unstable();
-        assert_eq!(numbers, all(0..1200), "down: {is_down}");
-        assert!(scene.errors.is_empty(), "down: {is_down}: {:?}", scene.errors);
-    }
-}
-
-#[test]
-fn a_file_that_is_put_in_anothers_place_is_read_on_if_it_has_grown() {
-    let mut scene = Scene::new("a.ndjson", &[]);
-    scene.append("a.ndjson", lines(0..300));
-    scene.looks(1);
-    scene.append(".a.tmp", lines(0..320));
-    scene.rename(".a.tmp", "a.ndjson");
-    scene.looks(6);
-    assert_eq!(scene.numbers(), all(0..320));
-}
-
-#[test]
 fn csv_waits_for_its_header_and_every_piece_has_it() {
     let mut scene = Scene::new("*.csv", &[]);
     scene.append("a.csv", "other,");
@@ -445,46 +358,6 @@ fn an_unreadable_file_and_a_folder_that_is_gone_stop_nobody() {
     scene.append("logs/good.ndjson", lines(2..3));
     scene.looks(1);
     assert_eq!(scene.numbers(), [0, 1, 2]);
-}
-
-#[test]
-fn a_copy_beside_a_file_that_goes_on_is_not_read_again() {
-    let mut scene = Scene::new("app.ndjson*", &[("format", "json"), ("poll_interval", "500ms")]);
-    scene.append("app.ndjson", lines(0..300));
-    scene.looks(1);
-    scene.append("app.ndjson", lines(300..310));
-    // It is seen while it is being written, and the file grows meanwhile.
-    let whole = std::fs::read(scene.path("app.ndjson")).unwrap();
-    for (step, part) in whole.chunks(whole.len() / 3 + 1).enumerate() {
-        scene.append("app.ndjson.bak", part);
-        scene.looks(2);
-        let next = 310 + step as i64 * 10;
-        scene.append("app.ndjson", lines(next..next + 10));
-    }
-    scene.looks(6);
-    assert_eq!(scene.numbers(), all(0..340));
-    scene.append("app.ndjson.bak", lines(340..341));
-    scene.looks(2);
-    assert_eq!(scene.numbers(), all(0..341), "from here on it is a file of its own");
-}
-
-#[test]
-fn a_number_that_was_given_to_another_file_loses_nothing() {
-    let mut scene = Scene::new("app.ndjson*", &[("format", "json")]);
-    scene.append("app.ndjson", lines(0..300));
-    scene.looks(1);
-    scene.crash();
-    // While nobody looks: compressed and removed, and the new file has its number.
-    scene.append("app.ndjson", lines(300..310));
-    let whole = std::fs::read(scene.path("app.ndjson")).unwrap();
-    scene.append("app.ndjson.1.gz", gzip(&whole));
-    scene.cut_off("app.ndjson");
-    scene.rename("app.ndjson", "app.ndjson-new");
-    scene.append("app.ndjson-new", lines(310..400));
-    scene.looks(8);
-    let mut numbers = scene.numbers();
-    numbers.sort_unstable();
-    assert_eq!(numbers, all(0..400));
 }
 
 #[test]
