@@ -307,9 +307,7 @@ impl Member {
         if let Err(violation) = asked {
             return self.failed(&violation.to_string());
         }
-        let keep_alive_s = connack.server_keep_alive_s.unwrap_or(settings.keep_alive_s);
-        let now = Instant::now();
-        progress.ready_at = Some(now);
+        progress.ready_at = Some(Instant::now());
         let connected = || {
             let session = if connack.session_present { "resumed" } else { "new" };
             let filters = self.wanted.filters.join(", ");
@@ -319,15 +317,7 @@ impl Member {
         if !session.is_subscribing() {
             connected();
         }
-        let mut connection = Connection {
-            stream,
-            inbox,
-            session,
-            keep_alive: KeepAlive::client(Duration::from_secs(u64::from(keep_alive_s)), now),
-            suback_by: now + HANDSHAKE_TIMEOUT,
-            intake,
-            partition: &self.partition,
-        };
+        let mut connection = self.connection(stream, inbox, session, &connack, intake);
         let end = connection
             .run(stop, &Stop::new(), || {
                 connected();
@@ -340,6 +330,28 @@ impl Member {
         progress.remembered = connection.take_remembered(&end);
         connection.close(&end).await;
         self.after(end)
+    }
+
+    /// Makes the connection of a session, after its handshake.
+    pub(super) fn connection<'c>(
+        &'c self,
+        stream: Stream,
+        inbox: Inbox,
+        session: Session,
+        connack: &ConnAck,
+        intake: &'c dyn Intake,
+    ) -> Connection<'c> {
+        let keep_alive_s = connack.server_keep_alive_s.unwrap_or(self.shared.settings.keep_alive_s);
+        let now = Instant::now();
+        Connection {
+            stream,
+            inbox,
+            session,
+            keep_alive: KeepAlive::client(Duration::from_secs(u64::from(keep_alive_s)), now),
+            suback_by: now + HANDSHAKE_TIMEOUT,
+            intake,
+            partition: &self.partition,
+        }
     }
 
     /// Writes what is subscribed to as a text, to be compared: QoS and what else, then a filter in each line.

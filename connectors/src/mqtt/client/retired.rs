@@ -16,13 +16,12 @@ use tidemill_engine::source::{BoxFuture, Chunk, Intake, IntakeError, Receipt, Re
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
-use super::handshake::{Begin, HANDSHAKE_TIMEOUT, say_good_bye};
+use super::handshake::{Begin, say_good_bye};
 use super::member::{Attempt, Member, Shared};
 use super::record::Known;
 use super::settings::CONNECTIONS_MAX;
 use crate::backoff::Backoff;
-use crate::mqtt::connection::{Connection, End};
-use crate::mqtt::keep_alive::KeepAlive;
+use crate::mqtt::connection::End;
 use crate::mqtt::packet::Version;
 use crate::mqtt::remembered::{Lasts, Remembered, session_name};
 use crate::mqtt::session::Session;
@@ -116,17 +115,8 @@ impl Member {
             return Attempt::Again(violation.to_string());
         }
         let now = Instant::now();
-        let keep_alive_s = connack.server_keep_alive_s.unwrap_or(settings.keep_alive_s);
         let noticing = Noticing { intake: Arc::clone(intake), noticed: Mutex::new(now) };
-        let mut connection = Connection {
-            stream,
-            inbox,
-            session,
-            keep_alive: KeepAlive::client(Duration::from_secs(u64::from(keep_alive_s)), now),
-            suback_by: now + HANDSHAKE_TIMEOUT,
-            intake: &noticing,
-            partition: &self.partition,
-        };
+        let mut connection = self.connection(stream, inbox, session, &connack, &noticing);
         let quiet = stop.child_token();
         let never = Stop::new();
         let watch = async {

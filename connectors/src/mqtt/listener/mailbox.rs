@@ -409,3 +409,56 @@ impl Waiting {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::hub::Publication;
+    use super::*;
+
+    fn delivery(qos: QoS) -> Delivery {
+        Delivery { publication: Arc::new(Publication { qos, ..Publication::default() }), qos, ..Delivery::default() }
+    }
+
+    fn numbers(mailbox: &Mailbox) -> Vec<u64> {
+        std::iter::from_fn(|| mailbox.take()).map(|(number, _)| number).collect()
+    }
+
+    #[test]
+    fn what_is_on_its_way_to_the_log_holds_back_what_is_behind_it_until_it_is_there_or_given_up() {
+        let (mailbox, room, savers) = (Mailbox::new(1, 7), Arc::new(Room::default()), Savers::default());
+        let (mut notes, waits) = (Notes::default(), delivery(QoS::AtLeastOnce));
+        assert!(mailbox.reserve(&waits, &mut notes, &room).is_none(), "the session ends with its connection");
+        assert_eq!(mailbox.save(9, &savers), 9);
+        assert_eq!(mailbox.save(10, &savers), 9, "a session has one tag");
+        mailbox.set_present(true);
+        let mut reserve = || mailbox.reserve(&waits, &mut notes, &room).expect("there is room");
+        let (first, second, third) = (reserve(), reserve(), reserve());
+        assert!(mailbox.put(delivery(QoS::AtMostOnce)));
+        let _ = second.ready();
+        assert_eq!(numbers(&mailbox), [0; 0]);
+        let _ = first.ready();
+        assert_eq!(numbers(&mailbox), [7, 8]);
+        drop(third);
+        assert_eq!(numbers(&mailbox), [10]);
+        let place = |number| Place { tag: 9, number };
+        assert_eq!(mailbox.take_gone(), [place(9).done()], "its note may be in the log all the same");
+        assert_eq!(mailbox.done(7), Some(place(7).done()));
+        assert_eq!((mailbox.done(7), mailbox.received(10)), (None, None), "the log does not know them");
+        assert_eq!((mailbox.stop_saving(), savers.is_empty(), room.bytes()), (vec![place(8).done()], true, 0));
+    }
+
+    #[test]
+    fn who_leaves_loses_what_may_be_lost_and_copies_that_the_log_does_not_know() {
+        let (mailbox, room, savers) = (Mailbox::new(1, 1), Arc::new(Room::default()), Savers::default());
+        let mut notes = Notes::default();
+        mailbox.set_present(true);
+        let copies = [delivery(QoS::AtLeastOnce)].into_iter();
+        assert!(mailbox.put_retained(copies.clone(), &mut notes, &room).is_empty());
+        mailbox.save(9, &savers);
+        let known = mailbox.put_retained(copies, &mut notes, &room);
+        known.into_iter().for_each(|reserved| drop(reserved.ready()));
+        assert!(mailbox.put(delivery(QoS::AtMostOnce)) && mailbox.put(delivery(QoS::ExactlyOnce)));
+        mailbox.set_present(false);
+        assert_eq!(numbers(&mailbox), [2, 4]);
+    }
+}

@@ -101,7 +101,9 @@ pub(super) fn recall<'n>(key: &'n [u8], value: &[u8]) -> Option<Recalled<'n>> {
 mod tests {
     use tokio::time::Instant;
 
+    use super::super::results::Taken;
     use super::super::retained::Retained;
+    use super::super::saved::Place;
     use super::super::{saved, will};
     use super::*;
     use crate::mqtt::remembered::Remembered;
@@ -121,9 +123,27 @@ mod tests {
             for session in sessions.values_mut() {
                 assert!(session.end().iter().all(|note| note.value.is_empty()));
             }
-            let (waiting, orphans) = saved::recall(&notes, Instant::now());
-            let is_of_others = is_of_others || !waiting.is_empty() || will::recall(key, value).is_some();
+            let now = Instant::now();
+            let (waiting, orphans) = saved::recall(&notes, now);
             assert!(orphans.iter().all(|note| note.value.is_empty()));
+            for (tag, messages) in &waiting {
+                for (number, what, _) in messages {
+                    let place = Place { tag: *tag, number: *number };
+                    let note = match what {
+                        saved::Waiting::Message(delivery) => place.waits(delivery),
+                        saved::Waiting::Received => place.received(),
+                    };
+                    let (again, _) = saved::recall(&BTreeMap::from([(note.key, note.value)]), now);
+                    assert_eq!(again[tag][0].1, *what);
+                }
+            }
+            let will = will::recall(key, value);
+            if let Some(recalled) = &will {
+                let note = will::remember(recalled.client_id, recalled.due_at_us, &recalled.will);
+                assert_eq!(will::recall(&note.key, &note.value).as_ref(), Some(recalled));
+            }
+            let is_outbox = key.first() == Some(&b'k') && Taken::default().restore(&notes).is_empty();
+            let is_of_others = is_of_others || !waiting.is_empty() || will.is_some() || is_outbox;
             let Some(recalled) = recall(key, value) else { return is_of_others };
             let tag = recalled.tag.unwrap_or(7);
             let again = remember(recalled.client_id, recalled.expiry, tag, &recalled.subscriptions);

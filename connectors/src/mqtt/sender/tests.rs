@@ -370,3 +370,32 @@ fn a_message_that_waits_for_its_acknowledgement_holds_releases_back_only_where_t
         assert_eq!(sender.delivered(), 3);
     }
 }
+
+#[test]
+fn a_release_that_waits_for_its_own_word_holds_back_those_behind_it_and_no_others() {
+    let mut sender = Sender::new(0, Release::Each);
+    sender.resume(10);
+    sender.restore_received(0, 0);
+    sender.restore_sent(1, 1, QoS::ExactlyOnce);
+    // Numbers may be missing in between.
+    sender.offer_at(5, 5, QoS::ExactlyOnce);
+    assert_eq!(sender.next(), Some(Outgoing::Release { id: 1 }), "known from before");
+    assert!(matches!(sender.next(), Some(Outgoing::Publish { id: 2, dup: true, .. })));
+    assert!(matches!(sender.next(), Some(Outgoing::Publish { id: 6, dup: false, .. })));
+    for (id, number) in [(6, 5), (2, 1)] {
+        assert_eq!(sender.receive(Answer::Received { id, code: 0 }), Ok(Told::Received { number }));
+    }
+    sender.release_one(1);
+    assert_eq!(sender.next(), None, "in the order of the PUBRECs");
+    sender.release_one(5);
+    for id in [6, 2] {
+        assert_eq!(sender.next(), Some(Outgoing::Release { id }));
+    }
+    // What was said is said for the next connection too.
+    sender.resume(10);
+    for id in [1, 2, 6] {
+        assert_eq!(sender.next(), Some(Outgoing::Release { id }));
+        assert!(matches!(sender.receive(Answer::Complete { id }), Ok(Told::Delivered { .. })));
+    }
+    assert_eq!((sender.delivered(), sender.kept_count()), (6, 0));
+}

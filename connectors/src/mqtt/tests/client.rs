@@ -186,13 +186,17 @@ async fn topic_aliases_are_resolved_and_gone_after_a_reconnect() {
     let mut peer = script.accept5(false).await;
     peer.send(&publish5("plant/a/b", 1, &[3, 35, 0, 64], "set")).await;
     peer.send(&publish5("", 2, &[3, 35, 0, 64], "used")).await;
-    peer.expect(&puback(1)).await;
-    peer.expect(&puback(2)).await;
+    peer.send(&publish5("plant/c/d", 3, &[3, 35, 0, 64], "set anew")).await;
+    peer.send(&publish5("", 4, &[3, 35, 0, 64], "used anew")).await;
+    for id in 1..=4 {
+        peer.expect(&puback(id)).await;
+    }
     drop(peer);
     let mut peer = script.accept5(true).await;
-    peer.send(&publish5("", 3, &[3, 35, 0, 64], "unknown")).await;
+    peer.send(&publish5("", 5, &[3, 35, 0, 64], "unknown")).await;
     peer.expect_disconnect(0x94).await;
-    let expected = [("plant/a/b", "set"), ("plant/a/b", "used")].map(|(t, p)| (t.to_owned(), p.to_owned()));
+    let expected = [("plant/a/b", "set"), ("plant/a/b", "used"), ("plant/c/d", "set anew"), ("plant/c/d", "used anew")];
+    let expected = expected.map(|(topic, payload)| (topic.to_owned(), payload.to_owned()));
     assert_eq!(running.intake.messages(), expected);
 }
 
