@@ -1,7 +1,8 @@
 //! HTTP at full speed, with answers that wait for `fdatasync`.
 //!
 //! - `ingest`: large bodies of NDJSON over two connections: MB/s, and MB for each second of CPU of the whole program, which
-//!   decodes the rows and keeps a table, too. The same with Arrow streams and with line protocol.
+//!   decodes the rows and computes windows, too; and one that keeps a table of all rows instead. The same with Arrow streams
+//!   and with line protocol.
 //! - `clients`: a thousand clients that keep their connections, each with one row in each request: answers a second.
 //! - `decode`: NDJSON to columns, one thread, against DuckDB's `read_json` over the same file.
 //!
@@ -40,9 +41,12 @@ const REQUESTS: usize = 300_000;
 const DECODED_ROWS: usize = 2_000_000;
 const ROUNDS: usize = 3;
 
-const PIPELINE: &str = "CREATE SOURCE bench (device TEXT NOT NULL, ts TIMESTAMP NOT NULL, temperature DOUBLE NOT NULL, \
-    humidity DOUBLE NOT NULL) WITH (connector = 'http');\n\
-    CREATE MATERIALIZED VIEW history AS SELECT device, ts, temperature, humidity FROM bench;\n";
+const SOURCE: &str = "CREATE SOURCE bench (device TEXT NOT NULL, ts TIMESTAMP NOT NULL, temperature DOUBLE NOT NULL, \
+    humidity DOUBLE NOT NULL, WATERMARK FOR ts AS ts - INTERVAL '1 hour') WITH (connector = 'http');";
+const HISTORY: &str = "CREATE MATERIALIZED VIEW history AS SELECT device, ts, temperature, humidity FROM bench;";
+/// Of 10,000 devices.
+const WINDOWS: &str = "CREATE MATERIALIZED VIEW windows AS SELECT device, window_start, count(*) AS n, avg(temperature) AS t, \
+    max(humidity) AS h FROM TUMBLE(bench, ts, INTERVAL '10 seconds') GROUP BY device, window_start;";
 
 fn main() {
     if workload::wanted("ingest") {
@@ -84,19 +88,23 @@ fn ingest() {
     let mut writer = StreamWriter::try_new(Vec::new(), &workload::schema()).expect("a stream");
     writer.write(&batch).and_then(|()| writer.finish()).expect("memory");
     let columns = writer.into_inner().expect("finished");
-    for (name, path, kind, body, rows) in [
-        ("NDJSON", "/api/v1/ingest/bench", "application/x-ndjson", text.into_bytes(), text_rows),
-        ("Arrow", "/api/v1/ingest/bench", "application/vnd.apache.arrow.stream", columns, batch.num_rows()),
-        ("line protocol", "/influx/api/v2/write?bucket=bench", "text/plain", points(), POINTS),
-    ] {
+    let points = points();
+    let bodies: [(&str, &str, &str, &[u8], usize); 3] = [
+        ("NDJSON", "/api/v1/ingest/bench", "application/x-ndjson", text.as_bytes(), text_rows),
+        ("Arrow", "/api/v1/ingest/bench", "application/vnd.apache.arrow.stream", &columns, batch.num_rows()),
+        ("line protocol", "/influx/api/v2/write?bucket=bench", "text/plain", &points, POINTS),
+    ];
+    for ((name, path, kind, body, rows), (kept, view)) in
+        bodies.iter().flat_map(|body| [("windows", WINDOWS), ("all rows", HISTORY)].map(|view| (body, view)))
+    {
         let folder = tempfile::tempdir().expect("a folder");
-        let running = Program::new(folder.path(), PIPELINE).start();
+        let running = Program::new(folder.path(), &format!("{SOURCE}\n{view}\n")).start();
         let (bodies, mut rates) = (part(BODIES), Vec::new());
         for _ in 0..ROUNDS {
             let (begin, cpu) = (now(Count::Wall), running.cpu_s());
             std::thread::scope(|scope| {
                 for _ in 0..CONNECTIONS {
-                    scope.spawn(|| post_all(running.http, path, kind, &body, bodies / CONNECTIONS));
+                    scope.spawn(|| post_all(running.http, path, kind, body, bodies / CONNECTIONS));
                 }
             });
             let megabytes = (body.len() * (bodies / CONNECTIONS) * CONNECTIONS) as f64 / 1e6;
@@ -105,9 +113,9 @@ fn ingest() {
         }
         rates.sort_by(|a, b| a.0.total_cmp(&b.0));
         let (wall, core) = rates[rates.len() / 2];
-        let k_rows = |megabytes: f64| megabytes * 1e3 * rows as f64 / body.len() as f64;
+        let k_rows = |megabytes: f64| megabytes * 1e3 * *rows as f64 / body.len() as f64;
         println!(
-            "{name}: {wall:.0} MB/s ({:.0} k rows/s) to durable over {CONNECTIONS} connections, {core:.0} MB ({:.0} k rows) \
+            "{name}, {kept} in a table: {wall:.0} MB/s ({:.0} k rows/s) to durable over {CONNECTIONS} connections, {core:.0} MB ({:.0} k rows) \
              for each second of CPU",
             k_rows(wall),
             k_rows(core)
@@ -156,7 +164,7 @@ fn head(path: &str, kind: &str, length: usize) -> String {
 
 fn clients() {
     let folder = tempfile::tempdir().expect("a folder");
-    let running = Program::new(folder.path(), PIPELINE).start();
+    let running = Program::new(folder.path(), &format!("{SOURCE}\n{HISTORY}\n")).start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     let (requests, mut rates) = (part(REQUESTS), Vec::new());
     for _ in 0..ROUNDS {
