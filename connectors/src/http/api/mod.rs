@@ -8,7 +8,7 @@
 //! ```
 //!
 //! There is no other way to a route, so none is left out of the description. What is said comes from what the handlers use: the
-//! parameters are those that read them ([`parameter`]), bodies and answers the types that are read and written ([`describe!`]), and
+//! parameters are those that read them ([`parameter`]), bodies and answers the types that are read and written (`describe!`), and
 //! refusals the kinds of problems.
 
 pub mod parameter;

@@ -1,6 +1,6 @@
 //! How types look as JSON: a schema for each type that is read from a request or written in an answer.
 //!
-//! [`describe!`] makes it from the fields of a struct: their types say what they are, and the compiler that none is left out.
+//! `describe!` makes it from the fields of a struct: their types say what they are, and the compiler that none is left out.
 
 use std::collections::BTreeMap;
 
