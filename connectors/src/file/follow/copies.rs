@@ -4,6 +4,8 @@
 //! A copy is told by its name, which begins with that of the file, and by its bytes, which are those that were read of the
 //! file as far as it reaches. It is read on where the file was left, or from its own end if it has nothing more.
 
+use std::io::ErrorKind;
+
 use super::folder::Folder;
 use super::followed::{FileId, Followed};
 use super::listing::{self, Entry};
@@ -12,6 +14,9 @@ use crate::file::input::Packing;
 
 /// Bytes that must have been read of a file before another one in its place can be known as the same: fewer may be equal by chance.
 const REPLACED_BYTES_MIN: u64 = 256;
+/// Looks at a folder in which names move, and how many in a row must show what the one before did.
+const LOOKS_MAX: usize = 16;
+const LOOKS_QUIET: usize = 2;
 
 /// Where a file that was not known comes from.
 pub(super) enum Origin {
@@ -49,6 +54,8 @@ impl Folder {
                 Ok(None) => {}
                 // A compressed file that is being written is looked at again, before it could be taken for a new one.
                 Err(_) if self.shared.packing(&entry.path) != Packing::Plain => return Origin::Unclear,
+                // It has another name by now.
+                Err(error) if error.kind() == ErrorKind::NotFound => return Origin::Unclear,
                 Err(_) => {}
             }
         }
@@ -123,23 +130,56 @@ impl Folder {
         self.files.values().any(|other| other.copy_of == Some(file.order) && other.next >= file.next)
     }
 
-    /// Looks for a copy of a file that was cut off.
+    /// Looks for a copy of a file that was cut off. Of a file that is renamed during a look neither name may be seen, and the
+    /// next rotation renames them all: so what is not there is looked for until nothing has moved meanwhile.
     pub(super) fn find_copy(&mut self, id: FileId) -> bool {
-        let Ok(entries) = listing::entries(&self.shared) else { return false };
+        let (mut before, mut quiet) = (Vec::new(), 0);
+        for _ in 0..LOOKS_MAX {
+            let Ok(listing) = listing::look(&self.shared) else { return false };
+            let entries = listing.entries;
+            quiet = match self.find_copy_among(id, &entries) {
+                Found::Adopted => return true,
+                Found::Nothing if !listing.has_moved && listing::are_same(&before, &entries) => quiet + 1,
+                Found::Nothing | Found::HasMoved => 0,
+            };
+            if quiet == LOOKS_QUIET {
+                return false;
+            }
+            before = entries;
+        }
+        false
+    }
+
+    fn find_copy_among(&mut self, id: FileId, entries: &[Entry]) -> Found {
         if let Some(entry) = entries.iter().find(|entry| entry.id == id) {
             self.files.get_mut(&id).expect("known").look = Some(entry.look);
         }
+        let mut found = Found::Nothing;
         for entry in entries.iter().filter(|entry| !self.files.contains_key(&entry.id)) {
             let file = &self.files[&id];
             if !entry.is_named_after(file) {
                 continue;
             }
             let opened = self.shared.open(&entry.path);
-            if let Ok(Some(copied)) = opened.and_then(|mut input| file.marks().are_in(&mut input)) {
-                self.adopt(id, entry, copied);
-                return true;
+            match opened.and_then(|mut input| file.marks().are_in(&mut input)) {
+                Ok(Some(copied)) => {
+                    self.adopt(id, entry, copied);
+                    return Found::Adopted;
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => found = Found::HasMoved,
+                Ok(None) | Err(_) => {}
             }
         }
-        false
+        found
     }
+}
+
+/// What became of a search for a copy.
+enum Found {
+    /// It is read on.
+    Adopted,
+    /// There is none.
+    Nothing,
+    /// A file had another name when it was opened.
+    HasMoved,
 }

@@ -118,8 +118,8 @@ impl Folder {
 
     /// Looks at the folder.
     pub(super) fn scan(&mut self) {
-        let entries = match listing::entries(&self.shared) {
-            Ok(entries) => entries,
+        let entries = match listing::look(&self.shared) {
+            Ok(listing) => listing.entries,
             Err(error) => {
                 if !std::mem::replace(&mut self.is_told, true) {
                     tracing::warn!(%error, "the folder cannot be read; it is tried again");

@@ -26,14 +26,25 @@ impl Entry {
     }
 }
 
-/// Lists the folder, by name. What does not match the path is listed too: a file may have got another name.
-pub(super) fn entries(shared: &Shared) -> Result<Vec<Entry>, SourceError> {
+/// What a look has seen.
+pub(super) struct Listing {
+    /// The files, by name; what does not match the path too, since a file may have got another name.
+    pub(super) entries: Vec<Entry>,
+    /// Whether a file was not there any more under its name.
+    pub(super) has_moved: bool,
+}
+
+/// Lists the folder.
+pub(super) fn look(shared: &Shared) -> Result<Listing, SourceError> {
     let (folder, is_wanted) = paths::followed(&shared.path, &shared.base_dir, shared.encoding)?;
-    let mut entries: Vec<Entry> = Vec::new();
+    let (mut entries, mut has_moved): (Vec<Entry>, bool) = (Vec::new(), false);
     for found in paths::names(&folder)?.take(ENTRIES_MAX) {
         let Ok((path, name)) = found else { continue };
         // What cannot be looked at is gone, or not for us.
-        let Ok(metadata) = std::fs::metadata(&path) else { continue };
+        let Ok(metadata) = std::fs::metadata(&path) else {
+            has_moved = true;
+            continue;
+        };
         if metadata.is_file() {
             let id = FileId::of(&metadata, &path);
             let relative = path.strip_prefix(&shared.base_dir).unwrap_or(&path);
@@ -45,7 +56,12 @@ pub(super) fn entries(shared: &Shared) -> Result<Vec<Entry>, SourceError> {
     entries.sort_by(|a, b| (!a.is_wanted, &a.path).cmp(&(!b.is_wanted, &b.path)));
     let mut seen = BTreeSet::new();
     entries.retain(|entry| seen.insert(entry.id));
-    Ok(entries)
+    Ok(Listing { entries, has_moved })
+}
+
+/// Whether two looks show the same files under the same names.
+pub(super) fn are_same(one: &[Entry], other: &[Entry]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| (one.id, &one.path) == (other.id, &other.path))
 }
 
 fn text(path: &Path) -> String {

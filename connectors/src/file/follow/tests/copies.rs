@@ -1,5 +1,7 @@
 //! Copies: each line of a file is read once, however often somebody copies it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 #[test]
@@ -248,5 +250,38 @@ impl Dice {
     fn below(&mut self, end: i64) -> i64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((self.0 >> 33) % end as u64) as i64
+    }
+}
+
+/// The next rotation gives every file another name, the copy of the one before too: a look at the folder may miss it.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a writer of logs, not the program")]
+fn a_copy_whose_name_changes_while_it_is_looked_for_is_found() {
+    for round in 0..150 {
+        let mut scene = Scene::new("app.ndjson*", &[("format", "json")]);
+        scene.append("app.ndjson", lines(0..200));
+        scene.looks(1);
+        std::fs::copy(scene.path("app.ndjson"), scene.path("app.ndjson.1")).unwrap();
+        scene.cut_off("app.ndjson");
+        scene.append("app.ndjson", lines(200..210));
+        let (names, is_over) =
+            ([scene.path("app.ndjson.1"), scene.path("app.ndjson.2")], Arc::new(AtomicBool::new(false)));
+        let ends = Arc::clone(&is_over);
+        let (moves, has_moved) = std::sync::mpsc::channel();
+        let mover = std::thread::spawn(move || {
+            while !ends.load(Ordering::SeqCst) {
+                std::fs::rename(&names[0], &names[1]).unwrap();
+                std::fs::rename(&names[1], &names[0]).unwrap();
+                let _ = moves.send(());
+                std::thread::sleep(std::time::Duration::from_micros(30));
+            }
+        });
+        has_moved.recv().unwrap();
+        // What a read does that finds the file cut off.
+        let file = *scene.folder.files.keys().next().unwrap();
+        let is_found = scene.folder.find_copy(file);
+        is_over.store(true, Ordering::SeqCst);
+        mover.join().unwrap();
+        assert!(is_found, "round {round}");
     }
 }
