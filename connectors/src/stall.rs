@@ -80,6 +80,20 @@ impl Stall {
         }
     }
 
+    /// Notes what came of a try to write: how many bytes the socket has taken, and whether some still wait. Returns until when to
+    /// wait for those.
+    ///
+    /// # Errors
+    /// As of [`Stall::full`].
+    pub fn tried(&mut self, taken: usize, has_unsent: bool, now: Instant) -> Result<Option<Instant>, Stalled> {
+        self.taken(taken);
+        if has_unsent {
+            return self.full(now).map(Some);
+        }
+        self.empty();
+        Ok(None)
+    }
+
     /// Notes that nothing waits any more.
     pub fn empty(&mut self) {
         self.waiting = None;

@@ -55,7 +55,8 @@ impl Bodies {
             })?;
             let Ok(data) = frame.into_data() else { continue };
             check_size(all.len() as u64 + data.len() as u64)?;
-            let more = self.take(all.len() + data.len(), share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits))?;
+            let more =
+                self.take(all.len() + data.len(), share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits))?;
             match &mut share {
                 Some(share) => share.merge(more),
                 None => share = Some(more),

@@ -38,10 +38,10 @@ use axum::{Extension, Router};
 use tidemill_connectors::HttpIngest;
 use tidemill_connectors::http::api::{Api, Refusal, Shape, Told};
 use tidemill_connectors::outbox::OutboxStatus;
+use tidemill_connectors::stall::SEND_BUFFER_BYTES;
 use tidemill_engine::clock::Clock;
 use tidemill_engine::runtime::JobStatus;
 use tidemill_engine::source::{BoxFuture, Stop};
-use tidemill_connectors::stall::SEND_BUFFER_BYTES;
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::problem::{Document, Problem, ProblemKind};

@@ -75,11 +75,7 @@ impl Shape for Scalar {
 }
 
 /// Answers a question over tables, in the format that `Accept` names.
-async fn query(
-    State(state): State<ServiceState>,
-    Extension(bodies): Extension<Bodies>,
-    request: Request,
-) -> Response {
+async fn query(State(state): State<ServiceState>, Extension(bodies): Extension<Bodies>, request: Request) -> Response {
     match answer(&state, &bodies, request).await {
         Ok(response) => response,
         Err(problem) => {

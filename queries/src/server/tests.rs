@@ -317,7 +317,8 @@ async fn ask_and_read_nothing(running: &Running, sql: &str) -> TcpStream {
 
 const ENDLESS_ROWS: &str = "SELECT value FROM generate_series(1, 1000000000000)";
 /// Rows that never come.
-const ENDLESS_COUNT: &str = "SELECT count(*) AS n FROM generate_series(1, 1000000000) a, generate_series(1, 1000000000) b";
+const ENDLESS_COUNT: &str =
+    "SELECT count(*) AS n FROM generate_series(1, 1000000000) a, generate_series(1, 1000000000) b";
 const SOON: Duration = Duration::from_secs(20);
 
 #[tokio::test]
@@ -385,7 +386,8 @@ async fn a_question_without_a_row_ends_with_its_client() {
 async fn a_question_that_is_sent_too_slowly_is_told_so() {
     let running = start_with_bodies(Bodies { time_max: Duration::from_millis(200), ..Bodies::default() }).await;
     let mut slow = TcpStream::connect(running.address).await.unwrap();
-    let head = "POST /api/v1/query HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{";
+    let head =
+        "POST /api/v1/query HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{";
     slow.write_all(head.as_bytes()).await.unwrap();
     let mut answer = [0; 12];
     tokio::time::timeout(SOON, slow.read_exact(&mut answer)).await.expect("in time").expect("an answer");
