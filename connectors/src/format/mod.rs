@@ -27,6 +27,7 @@ mod ipc;
 mod json;
 mod json_rows;
 mod layout;
+mod messages;
 mod metadata;
 mod payload;
 mod pieces;

@@ -405,3 +405,15 @@ async fn a_connection_that_asks_no_more_makes_room() {
     let asked = client().get(format!("{}/healthz", running.url)).send();
     assert_eq!(tokio::time::timeout(SOON, asked).await.expect("a slot").expect("an answer").status(), 200);
 }
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_told_so() {
+    let running = start(Limits::default(), Router::new()).await;
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    let head = format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx-much: {}\r\n\r\n", "x".repeat(256 << 10));
+    // Who still sends when the connection ends may see that only.
+    let _ = stream.write_all(head.as_bytes()).await;
+    let mut answer = String::new();
+    let read = tokio::time::timeout(SOON, stream.read_to_string(&mut answer)).await.expect("in time");
+    assert!(answer.starts_with("HTTP/1.1 431") || read.is_err(), "{answer}");
+}
