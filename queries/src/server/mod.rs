@@ -17,6 +17,7 @@
 mod bodies;
 mod client;
 mod connections;
+mod document;
 mod linger;
 mod metrics;
 mod openapi;
