@@ -1,26 +1,22 @@
 //! Files of columns that are read from their beginning: Arrow and Avro. A row is found by reading all that stand before it.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
-use arrow::error::ArrowError;
-use arrow::ipc::reader::{FileReader, StreamReader};
 use tidemill_engine::source::{Chunk, Data, SourceError};
 
 use super::unreadable;
-use crate::format::{AvroContainer, Encoding, Layout, Unreadable, Within};
+use crate::format::{ArrowFile, AvroContainer, Encoding, Layout, Unreadable, Within};
 
 /// Rows of a chunk, and of blocks of Avro that are joined: many have a few only.
 const BATCH_ROWS: usize = 8_192;
 /// Bytes of blocks that are joined.
 const BATCH_BYTES: usize = 4 << 20;
-/// What an Arrow file begins with that may be read from both of its ends; any other is a stream.
-const ARROW_FILE: &[u8] = b"ARROW1";
 
 type Batches = Box<dyn Iterator<Item = Result<RecordBatch, String>> + Send>;
 
@@ -153,7 +149,7 @@ fn damaged(path: &Path, error: &dyn std::fmt::Display) -> SourceError {
 }
 
 fn batches(path: &Path, encoding: Encoding, layout: &Layout) -> Result<(SchemaRef, Batches), SourceError> {
-    let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
     if encoding == Encoding::Avro {
         let opened = AvroContainer::open(BufReader::new(file), layout, Within::File);
         let blocks = opened.map_err(|unreadable| match unreadable {
@@ -163,22 +159,8 @@ fn batches(path: &Path, encoding: Encoding, layout: &Layout) -> Result<(SchemaRe
         let schema = Arc::clone(blocks.schema());
         return Ok((Arc::clone(&schema), Box::new(joined(blocks, schema))));
     }
-    let mut head = Vec::new();
-    (&file)
-        .take(ARROW_FILE.len() as u64)
-        .read_to_end(&mut head)
-        .and_then(|_| file.seek(SeekFrom::Start(0)))
-        .map_err(|error| unreadable(path, &error))?;
-    if head == ARROW_FILE {
-        let reader = FileReader::try_new_buffered(file, None).map_err(|error| damaged(path, &error))?;
-        return Ok((reader.schema(), Box::new(reader.map(told))));
-    }
-    let reader = StreamReader::try_new_buffered(file, None).map_err(|error| damaged(path, &error))?;
-    Ok((reader.schema(), Box::new(reader.map(told))))
-}
-
-fn told(batch: Result<RecordBatch, ArrowError>) -> Result<RecordBatch, String> {
-    batch.map_err(|error| error.to_string())
+    let batches = ArrowFile::open(BufReader::new(file)).map_err(|unreadable| damaged(path, &unreadable.reason()))?;
+    Ok((Arc::clone(batches.schema()), Box::new(batches.map(|batch| batch.map_err(Unreadable::reason)))))
 }
 
 /// Makes batches of about [`BATCH_ROWS`] of blocks that are smaller. The rows before one that cannot be read come first.
@@ -203,7 +185,7 @@ fn joined(
         match found.len() {
             0 => failed.take().map(Err),
             1 => found.pop().map(Ok),
-            _ => Some(told(concat_batches(&schema, &found))),
+            _ => Some(concat_batches(&schema, &found).map_err(|error| error.to_string())),
         }
     })
 }

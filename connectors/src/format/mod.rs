@@ -57,7 +57,7 @@ pub use columns::ColumnsFormat;
 pub(crate) use delimited::{CutOff, split_delimited};
 #[cfg(test)]
 pub(crate) use enclosed::tests as enclosed_bytes;
-pub(crate) use enclosed::{AvroContainer, Unreadable, Within};
+pub(crate) use enclosed::{ArrowFile, AvroContainer, Unreadable, Within};
 pub(crate) use ipc::ipc_messages;
 pub(crate) use json_rows::JsonRows;
 pub(crate) use rows::{csv_record_end, offset_in, split_csv, split_json, split_lines, value_length};

@@ -14,6 +14,7 @@
 //!
 //! [columns]: super::columns
 
+mod arrow_file;
 mod avro_container;
 mod avro_input;
 mod avro_schema;
@@ -36,6 +37,7 @@ use super::columns::{decode_columns, decode_columns_of};
 use super::layout::Layout;
 use super::metadata::Origin;
 
+pub(crate) use arrow_file::ArrowFile;
 pub(crate) use avro_container::{AvroContainer, MAGIC as AVRO_CONTAINER, Within};
 
 /// Rows of one payload. An empty column of a billion rows takes no bytes on its way, and gigabytes behind it.
