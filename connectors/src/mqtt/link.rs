@@ -11,11 +11,13 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::codec::{self, Header};
+use super::connection::PATIENCE;
 use super::keep_alive::{Due, KeepAlive};
 use super::packet::{ConnAck, Connect, FilterAck, Packet, QoS, Subscribe, Unsubscribe, Version, Violation, reason};
 use super::sender::Outgoing;
 use super::transport::Stream;
 use super::write;
+use crate::stall::Stall;
 use crate::tls::TlsClient;
 
 /// How long a broker may take to accept a connection, and again to answer our CONNECT.
@@ -87,6 +89,7 @@ pub(super) struct Link {
     read: BytesMut,
     out: BytesMut,
     keep_alive: KeepAlive,
+    stall: Stall,
     /// What the broker said of itself.
     pub(super) connack: ConnAck,
 }
@@ -142,7 +145,7 @@ impl Link {
         };
         let keep_alive = KeepAlive::client(Duration::from_secs(broker.keep_alive_s.into()), Instant::now());
         let (read, out, connack) = (BytesMut::new(), BytesMut::new(), ConnAck::default());
-        let mut link = Link { stream, version, read, out, keep_alive, connack };
+        let mut link = Link { stream, version, read, out, keep_alive, stall: Stall::new(PATIENCE), connack };
         write::connect(version, &connect, &mut link.out).map_err(|error| failed(error.to_string()))?;
         let answer = timeout(HANDSHAKE_TIMEOUT, link.answer()).await;
         link.connack = answer
@@ -227,6 +230,12 @@ impl Link {
         invalid(violation)
     }
 
+    /// Sets how long a broker that reads nothing is kept.
+    #[cfg(test)]
+    pub(super) fn set_stall(&mut self, stall: Stall) {
+        self.stall = stall;
+    }
+
     /// Returns how many messages the broker takes at a time.
     pub(super) fn window(&self) -> u16 {
         self.connack.receive_maximum.unwrap_or(u16::MAX)
@@ -305,8 +314,18 @@ impl Link {
         Ok(())
     }
 
-    /// Writes as much as the socket takes now.
+    /// Writes as much as the socket takes now. Fails when the broker has read nothing for too long: to be called now and then.
     pub(super) fn flush(&mut self) -> io::Result<()> {
+        let before = self.stream.sent_bytes();
+        self.write()?;
+        let taken = usize::try_from(self.stream.sent_bytes() - before).unwrap_or(usize::MAX);
+        if taken > 0 || !self.is_flushed() {
+            self.stall.tried(taken, !self.is_flushed(), Instant::now())?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self) -> io::Result<()> {
         while !self.out.is_empty() {
             match self.stream.try_write(&self.out) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

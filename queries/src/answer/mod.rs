@@ -110,9 +110,10 @@ impl Answer {
         let (sender, pieces) = mpsc::channel(PIECES_IN_FLIGHT_MAX);
         let threads = self.threads.clone();
         threads.spawn(async move {
-            let last = match encode_all(&mut self, format, &sender).await {
-                Ok(last) => Ok(EncodedPiece::End(last)),
-                Err(problem) => Err(problem),
+            let last = tokio::select! {
+                encoded = encode_all(&mut self, format, &sender) => encoded.map(EncodedPiece::End),
+                // Nobody reads any more: the question ends, also one that computes for long without a row.
+                () = sender.closed() => return,
             };
             let _ = sender.send(last).await;
         });

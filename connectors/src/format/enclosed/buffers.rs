@@ -38,7 +38,7 @@ pub(super) fn batch_of<'s>(message: &ipc::Message<'s>) -> Option<ipc::RecordBatc
 
 /// Writes a stream anew, without compression.
 pub(super) fn inflated(parts: &[Part<'_>]) -> Result<Bytes, Unreadable> {
-    let (mut stream, mut room) = (Vec::new(), Room::new());
+    let (mut stream, mut room) = (Vec::new(), Room::of_payload());
     for (place, part) in parts.iter().enumerate() {
         let compressed = batch_of(&part.message).and_then(|batch| Some((batch, batch.compression()?)));
         let Some((batch, compression)) = compressed else {

@@ -33,7 +33,7 @@ use super::handshake::{Begin, HANDSHAKE_TIMEOUT, Shaken, say_good_bye};
 use super::record::{Known, Record};
 use super::settings::{OnForeignSession, OnSessionLoss, Settings};
 use crate::backoff::Backoff;
-use crate::mqtt::connection::{Connection, End};
+use crate::mqtt::connection::{Connection, End, PATIENCE};
 use crate::mqtt::inbox::Inbox;
 use crate::mqtt::keep_alive::KeepAlive;
 use crate::mqtt::packet::{ConnAck, Version, reason};
@@ -41,6 +41,7 @@ use crate::mqtt::remembered::{Lasts, Remembered, session_name};
 use crate::mqtt::session::Session;
 use crate::mqtt::subscribing::{DropCount, Drops, Wanted};
 use crate::mqtt::transport::Stream;
+use crate::stall::Stall;
 
 /// A connection that lived this long was healthy: the next failure starts with the shortest wait again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
@@ -367,6 +368,7 @@ impl Member {
             inbox,
             session,
             keep_alive: KeepAlive::client(Duration::from_secs(u64::from(keep_alive_s)), now),
+            stall: Stall::new(PATIENCE),
             suback_by: now + HANDSHAKE_TIMEOUT,
             intake,
             partition: &self.partition,
