@@ -63,7 +63,7 @@ impl Folder {
             // What nothing was read of yet cannot be compared with its copy.
             None if self.may_be_copy_of_unread(entry) => Origin::Unclear,
             None => Origin::New,
-            Some((id, _)) if self.ready.contains(&id) && !self.is_left(id) => Origin::Unclear,
+            Some((id, _)) if self.is_read_on(id) => Origin::Unclear,
             Some((id, copied)) => Origin::CopyOf(id, copied),
         }
     }
@@ -84,6 +84,16 @@ impl Folder {
     pub(super) fn is_left(&self, id: FileId) -> bool {
         let file = &self.files[&id];
         file.is_over || file.missing > 0 || file.is_cut_off(&self.shared)
+    }
+
+    /// Whether a file is still being read: a copy would begin with what comes of it as well. One that has no name any more
+    /// is, until it is known that nobody writes to it.
+    fn is_read_on(&self, id: FileId) -> bool {
+        let file = &self.files[&id];
+        match self.is_left(id) {
+            true => file.missing > 0 && file.is_open(),
+            false => self.ready.contains(&id),
+        }
     }
 
     /// Whether a file has the name that a copy would have.
