@@ -60,6 +60,7 @@ mod write;
 mod tests;
 
 pub use attributes::Attributes;
+pub(crate) use attributes::is_oversize;
 pub use client::{MqttSource, client};
 pub use link::{Broker, Message};
 pub use listener::{MqttListener, PasswordError, listener, password_line};

@@ -38,7 +38,7 @@ use crate::mqtt::inbox::Inbox;
 use crate::mqtt::keep_alive::KeepAlive;
 use crate::mqtt::packet::{ConnAck, Version, reason};
 use crate::mqtt::remembered::{Lasts, Remembered, session_name};
-use crate::mqtt::session::Session;
+use crate::mqtt::session::{Retained, Session};
 use crate::mqtt::subscribing::{DropCount, Drops, Wanted};
 use crate::mqtt::transport::Stream;
 use crate::stall::Stall;
@@ -60,6 +60,8 @@ pub(super) struct Member {
     pub(super) client_id: String,
     pub(super) partition: String,
     pub(super) wanted: Wanted,
+    /// What becomes of copies that the broker has retained.
+    retained: Retained,
     pub(super) record: Record,
 }
 
@@ -108,16 +110,18 @@ impl Member {
     }
 
     fn new(shared: &Arc<Shared>, client_id: String, suffix: &str, filters: Vec<String>) -> Member {
-        let Settings { address, qos, on_downgrade, drops, .. } = &shared.settings;
-        // One of them is enough: the counter is the broker's.
-        let drops = if ["", "-0"].contains(&suffix) { *drops } else { Drops::Ignore };
+        let Settings { address, qos, on_downgrade, drops, retained, .. } = &shared.settings;
+        // One of them is enough: the counter is the broker's, and each would get a copy of what is retained.
+        let (drops, retained) =
+            if ["", "-0"].contains(&suffix) { (*drops, *retained) } else { (Drops::Ignore, Retained::Skip) };
         let record = Record {
             storage: Arc::clone(&shared.storage),
             path: format!("sources/{}/subscribed{suffix}", shared.name),
             session: format!("{}:{} {client_id}", address.host, address.port),
         };
         let wanted = Wanted { filters, qos: *qos, on_downgrade: *on_downgrade, drops };
-        Member { shared: Arc::clone(shared), client_id, partition: format!("{PARTITION}{suffix}"), wanted, record }
+        let partition = format!("{PARTITION}{suffix}");
+        Member { shared: Arc::clone(shared), client_id, partition, wanted, retained, record }
     }
 
     /// Returns the partition its messages go to.
@@ -300,7 +304,7 @@ impl Member {
             progress.known = Known::Here(None);
         }
         let remembered = progress.remembered.take().unwrap_or_else(|| Remembered::new(&self.client_id, Lasts::InLog));
-        let mut session = Session::client(progress.version, settings.retained, remembered);
+        let mut session = Session::client(progress.version, self.retained, remembered);
         if forgets {
             session.lose_session();
             let epoch = session.epoch();
