@@ -96,6 +96,10 @@ pub trait Sink: Send + 'static {
     fn commit_interval(&self) -> Option<Duration> {
         None
     }
+    /// Whether its rows leave in their order: then it has one writer, whatever the job says.
+    fn keeps_order(&self) -> bool {
+        false
+    }
     /// Makes a writer. Several prepare side by side, and what they leave can be committed together; `index` tells them
     /// apart. A writer is used by one thread.
     fn writer(&mut self, index: usize) -> Box<dyn SinkWriter>;

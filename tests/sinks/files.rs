@@ -41,7 +41,7 @@ async fn each_row_is_in_one_file_through_kills() {
         let kills = if format == "parquet" { KILLS } else { 4 };
         let files = || std::fs::read_dir(&path).map_or(0, Iterator::count);
         let mut life = 0;
-        let next = kill_while_rows_come(&serve, kills, async || {
+        let next = kill_while_rows_come(&serve, kills, Duration::ZERO, async || {
             let before = files();
             tokio::time::sleep(Duration::from_millis(random.random_range(50..600))).await;
             // A starved machine might never come so far.

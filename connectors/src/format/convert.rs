@@ -113,8 +113,16 @@ fn convert_text(column: &ArrayRef, field: &Field, time_unit: Option<TimeUnit>, m
 }
 
 fn whole_number<T: TryFrom<i64>>(text: &str) -> Result<T, &'static str> {
+    const TOO_LARGE: &str = "is a number too large for this column";
     let number = match text.parse::<i64>() {
         Ok(number) => number,
+        // As a float, digits behind the sixteenth would become others.
+        Err(_) if let Some((whole, fraction)) = digits(text.trim()) => {
+            if fraction.bytes().any(|byte| byte != b'0') {
+                return Err("is not a whole number");
+            }
+            whole.parse().map_err(|_| TOO_LARGE)?
+        }
         Err(_) => {
             let number: f64 = text.trim().parse().map_err(|_| "is not a whole number")?;
             if number.fract() != 0.0 || !number.is_finite() {
@@ -122,12 +130,20 @@ fn whole_number<T: TryFrom<i64>>(text: &str) -> Result<T, &'static str> {
             }
             // 2^63 is the first f64 that does not fit.
             if !(-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&number) {
-                return Err("is a number too large for this column");
+                return Err(TOO_LARGE);
             }
             number as i64
         }
     };
-    T::try_from(number).map_err(|_| "is a number too large for this column")
+    T::try_from(number).map_err(|_| TOO_LARGE)
+}
+
+/// Returns what stands in front of the point, and what stands behind it, of a number without an exponent.
+fn digits(text: &str) -> Option<(&str, &str)> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = whole.strip_prefix(['-', '+']).unwrap_or(whole);
+    let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    (!digits.is_empty() && are_digits(digits) && are_digits(fraction)).then_some((whole, fraction))
 }
 
 fn parse<T: ArrowPrimitiveType>(

@@ -29,7 +29,7 @@ impl<'m> DeadLetters<'m> {
         let span = Span { message: index as u32, start: 0, end: fits.unwrap_or(u32::MAX) };
         let checked = match fits {
             None => Err("the message is larger than 4 GiB".to_owned()),
-            Some(_) => layout.check_topic(message),
+            Some(_) => layout.check_message(message),
         };
         match checked {
             Ok(()) => Some(span),

@@ -16,7 +16,7 @@ use super::convert::{Converted, convert};
 use super::metadata::{Origin, column, paths};
 use super::time::TimeUnit;
 use crate::metadata::Metadata;
-use crate::mqtt::TopicPatterns;
+use crate::mqtt::{TopicPatterns, is_oversize};
 use crate::options::OptionError;
 
 /// Which columns a source has, and what its numbers in time columns mean.
@@ -121,9 +121,12 @@ impl Layout {
         check_columns(found, self)
     }
 
-    /// Says why a message's topic cannot give the topic columns; `Ok` if it can.
-    pub(super) fn check_topic(&self, message: &Message) -> Result<(), String> {
+    /// Says why a message's topic cannot give the topic columns, or why its payload is none; `Ok` if it can be read.
+    pub(super) fn check_message(&self, message: &Message) -> Result<(), String> {
         let Some(pattern) = &self.topic else { return Ok(()) };
+        if is_oversize(message) {
+            return Err(String::from_utf8_lossy(&message.payload).into_owned());
+        }
         match std::str::from_utf8(&message.topic) {
             Ok(topic) if pattern.accepts(topic) => Ok(()),
             Ok(topic) => Err(format!("topic {topic:?} does not match the source's topic pattern")),
@@ -135,7 +138,7 @@ impl Layout {
     /// message of each row, in order. Integers among them still have to be converted to their declared width.
     ///
     /// # Panics
-    /// If a topic was not checked with [`Layout::check_topic`].
+    /// If a topic was not checked with [`Layout::check_message`].
     pub(super) fn complete(
         &self,
         payload: Vec<ArrayRef>,

@@ -171,6 +171,24 @@ mod tests {
         assert!(decoded.dead.is_empty());
     }
 
+    /// What MQTT keeps of a message that is too large is text too, and not what its publisher sent.
+    #[test]
+    fn what_stands_in_place_of_a_message_that_is_too_large_is_no_row() {
+        for (data_type, unit) in [(DataType::Binary, Unit::Message), (DataType::Utf8View, Unit::Line)] {
+            let topic = TopicPattern::parse("{site}/{unit}").unwrap();
+            let format = TextFormat::new(layout(data_type).with_topic(topic).unwrap(), unit);
+            let note = "a message of 20000000 bytes is over the limit of 16777216 bytes: not kept";
+            let message = |flags: &'static [u8]| Message {
+                attributes: Bytes::from_static(flags),
+                ..Message::new("a/b", Bytes::from_static(note.as_bytes()))
+            };
+            let messages = vec![message(&[0b0_0001]), message(&[0b1_0001])];
+            let decoded = format.decoder().decode(&Data::Messages(messages), &Place::default());
+            assert_eq!(decoded.batches[0].num_rows(), 1, "who publishes this text has published it");
+            assert_eq!((decoded.dead[0].message, decoded.dead[0].reason.as_str()), (1, note));
+        }
+    }
+
     #[test]
     fn columns_that_do_not_suit_are_told() {
         assert!(TextFormat::check(&layout(DataType::Utf8View)).is_ok());

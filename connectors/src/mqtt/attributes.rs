@@ -1,10 +1,12 @@
 //! What a message keeps of its PUBLISH packet beside topic and payload, as the ingest log has it.
 //!
 //! ```text
-//!   ┌ flags u8 ─────────────────────────┬ MQTT 5: properties as on the wire ┐
-//!   │ bits 0-1 QoS, bit 2 RETAIN, 3 DUP │ id │ value │ id │ value │ …        │
-//!   └───────────────────────────────────┴───────────────────────────────────┘
+//!   ┌ flags u8 ─────────────────────────────────────┬ MQTT 5: properties as on the wire ┐
+//!   │ bits 0-1 QoS, bit 2 RETAIN, 3 DUP, 4 oversize │ id │ value │ id │ value │ …        │
+//!   └───────────────────────────────────────────────┴───────────────────────────────────┘
 //! ```
+//!
+//! Oversize is a message of which only this is kept: its payload says how large it was. In no format is that a row.
 //!
 //! Topic Alias and Subscription Identifier are not among them: they mean something on their connection only. A message of a
 //! log that was written before there were attributes has none; nothing is known of it then.
@@ -26,15 +28,25 @@ use super::remembered::Arena;
 const QOS_BITS: u8 = 0b0011;
 const RETAIN_BIT: u8 = 0b0100;
 const DUPLICATE_BIT: u8 = 0b1000;
+const OVERSIZE_BIT: u8 = 0b1_0000;
 
 /// All there are without properties.
-static FLAGS: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+static FLAGS: [u8; 32] = {
+    let mut flags = [0; 32];
+    let mut at = 0;
+    while at < flags.len() {
+        flags[at] = at as u8;
+        at += 1;
+    }
+    flags
+};
 
 /// Makes the attributes of a message. Without properties that allocates nothing; with them they are put into the arena.
 pub(super) fn encode(publish: &Publish, arena: &mut Arena) -> Bytes {
     let mut flags = publish.qos as u8;
     flags |= if publish.retain { RETAIN_BIT } else { 0 };
     flags |= if publish.duplicate { DUPLICATE_BIT } else { 0 };
+    flags |= if publish.is_oversize { OVERSIZE_BIT } else { 0 };
     if publish.properties.is_empty() {
         let place = usize::from(flags);
         return Bytes::from_static(&FLAGS[place..=place]);
@@ -48,6 +60,11 @@ pub(super) fn encode(publish: &Publish, arena: &mut Arena) -> Bytes {
 /// Says whether a message is to be retained; cheaper than reading all attributes.
 pub(super) fn is_retained(message: &Message) -> bool {
     message.attributes.first().is_some_and(|flags| flags & RETAIN_BIT != 0)
+}
+
+/// Says whether a message was larger than we take: its payload is not what its publisher sent.
+pub(crate) fn is_oversize(message: &Message) -> bool {
+    message.attributes.first().is_some_and(|flags| flags & OVERSIZE_BIT != 0)
 }
 
 /// Returns the seconds that a message of these properties has, if they say so.
@@ -197,10 +214,11 @@ mod tests {
                 retain: flags & RETAIN_BIT != 0,
                 duplicate: flags & DUPLICATE_BIT != 0,
                 properties: Bytes::copy_from_slice(properties),
+                is_oversize: flags & OVERSIZE_BIT != 0,
                 ..Publish::default()
             };
             let encoded = encode(&publish, &mut Arena::default());
-            assert_eq!((encoded[0], &encoded[1..]), (flags & 0b1111, properties));
+            assert_eq!((encoded[0], &encoded[1..]), (flags & 0b1_1111, properties));
             true
         });
     }

@@ -174,6 +174,7 @@ impl Inbox {
         };
         publish.topic = Bytes::copy_from_slice(&publish.topic);
         publish.payload = Bytes::from(format!("a message of {bytes} bytes is over the limit of {max} bytes: not kept"));
+        publish.is_oversize = true;
         session.errors.push("oversize");
         session.receive(Packet::Publish(publish))?;
         self.skipping = bytes;

@@ -140,6 +140,8 @@ pub(super) struct Publish {
     pub(super) alias: Option<u16>,
     /// Version 5 only: the properties as on the wire, without the topic alias and subscription ids.
     pub(super) properties: Bytes,
+    /// It was larger than we take: in place of its payload stands what it was.
+    pub(super) is_oversize: bool,
 }
 
 /// PUBACK, PUBREC, PUBREL or PUBCOMP. In 3.1.1 there is only the id.

@@ -115,6 +115,8 @@ impl Outbound {
             Session::Clean => self.sender.restart(window),
         }
         let ended = self.serve(&mut link, supply, stop).await;
+        // Before the next connection, everything that was heard on this one is known.
+        self.note(&link, supply);
         if matches!(ended, Ended::Done | Ended::Supply(_)) {
             link.close().await;
         }
@@ -153,7 +155,6 @@ impl Outbound {
                         Err(error) => Err(error.to_string()),
                     };
                     if let Err(why) = answered {
-                        self.note(link, supply);
                         return Ended::Lost(why);
                     }
                 }
@@ -225,6 +226,8 @@ impl Outbound {
                 Packet::PubRec(ack) => Answer::Received { id: ack.id, code: ack.code },
                 Packet::PubComp(ack) => Answer::Complete { id: ack.id },
                 Packet::PingResp => continue,
+                // Somebody publishes to the topic of a mark.
+                Packet::Publish(publish) if publish.qos == QoS::AtMostOnce => continue,
                 Packet::Disconnect { code, reason, .. } => {
                     let why = reason.map(|why| format!(": {why}")).unwrap_or_default();
                     return Err(format!("the broker disconnected us (reason {code:#04x}{why})"));

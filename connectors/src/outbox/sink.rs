@@ -294,6 +294,10 @@ impl Sink for OutboxSink {
         Some(self.shared.spec.commit_interval)
     }
 
+    fn keeps_order(&self) -> bool {
+        true
+    }
+
     fn writer(&mut self, index: usize) -> Box<dyn SinkWriter> {
         Box::new(Writer { shared: Arc::clone(&self.shared), index, sequence: 0 })
     }

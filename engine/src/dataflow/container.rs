@@ -20,6 +20,7 @@ use timely::Accountable;
 use timely::bytes::arc::Bytes;
 use timely::dataflow::channels::ContainerBytes;
 
+use crate::epoch::Epoch;
 use crate::source::Offset;
 
 /// Where a batch of a source's own rows stands in the log. Places are ordered as the log is; within a batch, rows are.
@@ -57,9 +58,13 @@ impl LogPlace {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rows {
     pub(crate) batch: Option<RecordBatch>,
-    /// Where they stand in the log, if they come from a source directly.
+    /// Where they stand in the log, if they are rows of a source, or computed from each row by itself.
     pub(crate) place: LogPlace,
 }
+
+/// Rows on their way to a table: those of an epoch that stand nowhere in the log have one place, and the order in which they
+/// came.
+pub(crate) type TableRows = (Epoch, LogPlace, RecordBatch);
 
 impl Rows {
     /// Makes rows that stand nowhere in the log any more.

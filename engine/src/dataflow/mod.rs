@@ -12,11 +12,12 @@ mod operator;
 mod snapshot;
 mod timestamp;
 
+pub(crate) use container::{LogPlace, TableRows};
 pub use counters::{Counter, Counters, DedupCounters, SourceCounters, WindowCounters};
 pub use failure::{Blame, Failure};
 pub(crate) use operator::dedup::key_column;
 pub use operator::source::{FedChunk, Feed};
-pub use operator::table::TableFeed;
+pub(crate) use operator::table::TableFeed;
 pub(crate) use operator::window::layout_and_keys;
 pub(crate) use snapshot::{Restored, RestoredWindow, Snapshot, Snapshots};
 

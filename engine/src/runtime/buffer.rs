@@ -1,4 +1,4 @@
-//! The row buffer: rows of one table that are in no file yet, by epoch.
+//! The row buffer: rows of one table that are in no file yet, by epoch, and within an epoch in the order of the log.
 //!
 //! They are part of a checkpoint, so what they hold in memory is what a checkpoint writes: batches that keep much more
 //! alive than they show are copied when they come in, and the bytes are counted once.
@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringViewArray};
 
+use crate::dataflow::LogPlace;
 use crate::epoch::Epoch;
 
 /// A string view array keeps the buffers of the batch it was cut from; above this much waste it is copied.
@@ -22,20 +23,24 @@ pub(super) struct RowBuffer {
 
 /// Rows, and the bytes they need.
 struct Buffered {
+    place: LogPlace,
     rows: RecordBatch,
     bytes: usize,
 }
 
 impl RowBuffer {
-    /// Takes rows of an epoch. Epochs may come in any order.
-    pub(super) fn push(&mut self, epoch: Epoch, rows: RecordBatch) {
+    /// Takes rows of an epoch. Epochs may come in any order, and so may the rows of one: workers are not equally fast. Those
+    /// of one place stay in the order in which they come.
+    pub(super) fn push(&mut self, epoch: Epoch, place: LogPlace, rows: RecordBatch) {
         if rows.num_rows() == 0 {
             return;
         }
         let rows = compact_views(rows);
         let bytes = used_bytes(&rows);
         self.bytes += bytes;
-        self.epochs.entry(epoch).or_default().push(Buffered { rows, bytes });
+        let batches = self.epochs.entry(epoch).or_default();
+        let at = batches.partition_point(|buffered| buffered.place <= place);
+        batches.insert(at, Buffered { place, rows, bytes });
     }
 
     /// Returns the bytes of all rows.
@@ -59,7 +64,7 @@ impl RowBuffer {
         let due = std::mem::replace(&mut self.epochs, later);
         let mut taken = Vec::with_capacity(due.values().map(Vec::len).sum());
         for (epoch, batches) in due {
-            for Buffered { rows, bytes } in batches {
+            for Buffered { rows, bytes, .. } in batches {
                 self.bytes -= bytes;
                 taken.push((epoch, rows));
             }
@@ -101,6 +106,7 @@ mod tests {
     use arrow::array::Int64Array;
 
     use super::*;
+    use crate::source::Offset;
 
     fn numbers(values: impl IntoIterator<Item = i64>) -> RecordBatch {
         let values = Arc::new(Int64Array::from_iter_values(values)) as ArrayRef;
@@ -115,10 +121,10 @@ mod tests {
     #[test]
     fn rows_of_later_epochs_stay_and_the_bytes_follow() {
         let mut buffer = RowBuffer::default();
-        buffer.push(Epoch(2), numbers([2]));
-        buffer.push(Epoch(1), numbers([1]));
-        buffer.push(Epoch(3), numbers([3, 3]));
-        buffer.push(Epoch(1), numbers([]));
+        buffer.push(Epoch(2), LogPlace::default(), numbers([2]));
+        buffer.push(Epoch(1), LogPlace::default(), numbers([1]));
+        buffer.push(Epoch(3), LogPlace::default(), numbers([3, 3]));
+        buffer.push(Epoch(1), LogPlace::default(), numbers([]));
         assert_eq!(buffer.bytes(), 4 * 8);
         let peeked: Vec<(Epoch, RecordBatch)> =
             buffer.peek(Epoch(2)).map(|(epoch, rows)| (epoch, rows.clone())).collect();
@@ -131,10 +137,28 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_an_epoch_leave_in_the_order_of_the_log_whichever_worker_was_faster() {
+        let place = |first: u64, batch: u64| LogPlace { first: Offset(first), batch, arrival_us: 0 };
+        let mut buffer = RowBuffer::default();
+        for (epoch, place, number) in [
+            (2, place(9, 0), 5),
+            (1, place(4, 0), 3),
+            (1, place(0, 1), 2),
+            (2, place(9, 0), 6),
+            (1, place(8, 0), 4),
+            (1, place(0, 0), 1),
+        ] {
+            buffer.push(Epoch(epoch), place, numbers([number]));
+        }
+        let taken: Vec<RecordBatch> = buffer.take(Epoch(2)).into_iter().map(|(_, rows)| rows).collect();
+        assert_eq!(taken, [1, 2, 3, 4, 5, 6].map(|number| numbers([number])));
+    }
+
+    #[test]
     fn a_few_rows_do_not_keep_the_batch_alive_that_they_are_cut_from() {
         let large = texts((0..10_000).map(|row| format!("a text of more than twelve bytes, {row}")));
         let mut buffer = RowBuffer::default();
-        buffer.push(Epoch(1), large.slice(7, 2));
+        buffer.push(Epoch(1), LogPlace::default(), large.slice(7, 2));
         assert!(buffer.bytes() < 200, "{}", buffer.bytes());
         let (_, rows) = buffer.take(Epoch(1)).remove(0);
         assert_eq!(rows, large.slice(7, 2));

@@ -20,7 +20,7 @@ use tokio::sync::broadcast;
 use super::buffer::RowBuffer;
 use super::marks::Marks;
 use crate::clock::Clock;
-use crate::dataflow::Failure;
+use crate::dataflow::{Failure, LogPlace, TableRows};
 use crate::epoch::Epoch;
 use crate::seeded_bugs::{SeededBug, is_planted};
 use crate::sink::{Committable, Sink, SinkError, SinkWriter};
@@ -183,7 +183,7 @@ pub(super) struct Egress {
     /// The table itself; the first writer has it.
     pub(super) sink: Option<Box<dyn Sink>>,
     pub(super) buffer: RowBuffer,
-    pub(super) rows: Receiver<(Epoch, RecordBatch)>,
+    pub(super) rows: Receiver<TableRows>,
     pub(super) orders: Receiver<Order>,
     pub(super) live: broadcast::Sender<(Epoch, RecordBatch)>,
     pub(super) state: Arc<TableState>,
@@ -194,7 +194,7 @@ pub(super) struct Egress {
 
 /// What comes to a writer.
 enum Next {
-    Rows(Result<(Epoch, RecordBatch), RecvError>),
+    Rows(Result<TableRows, RecvError>),
     Order(Result<Order, RecvError>),
 }
 
@@ -232,7 +232,7 @@ impl Egress {
 
     fn take_up(&mut self, next: Next) -> bool {
         match next {
-            Next::Rows(Ok((epoch, rows))) => self.take(epoch, rows),
+            Next::Rows(Ok(rows)) => self.take(rows),
             // The dataflow has ended; orders may still come.
             Next::Rows(Err(RecvError)) => self.rows = never(),
             Next::Order(Ok(order)) => self.obey(order),
@@ -241,19 +241,19 @@ impl Egress {
         true
     }
 
-    fn take(&mut self, epoch: Epoch, rows: RecordBatch) {
+    fn take(&mut self, (epoch, place, rows): TableRows) {
         let count = rows.num_rows() as u64 + u64::from(is_planted(SeededBug::CountTooHigh));
         self.state.rows.fetch_add(count, Ordering::Relaxed);
         if self.live.receiver_count() > 0 {
             let _ = self.live.send((epoch, rows.clone())); // The last subscriber may just have left.
         }
-        self.keep(epoch, rows);
+        self.keep(epoch, place, rows);
         self.state.queued.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Adds rows that wait for a commit.
-    pub(super) fn keep(&mut self, epoch: Epoch, rows: RecordBatch) {
-        self.buffer.push(epoch, rows);
+    pub(super) fn keep(&mut self, epoch: Epoch, place: LogPlace, rows: RecordBatch) {
+        self.buffer.push(epoch, place, rows);
         self.state.holds(self.index, self.buffer.bytes());
         self.state.holds_from(self.index, self.buffer.first());
         let waiting = &self.state.waiting[self.index];
@@ -270,8 +270,8 @@ impl Egress {
                 // More than what is there now is not taken: workers that are faster than this thread would never let it
                 // come to the commit.
                 for _ in 0..self.rows.len() {
-                    let Ok((epoch, rows)) = self.rows.try_recv() else { break };
-                    self.take(epoch, rows);
+                    let Ok(rows) = self.rows.try_recv() else { break };
+                    self.take(rows);
                 }
                 let prepared = if is_due { self.prepare(epoch) } else { Ok(self.waiting(epoch)) };
                 let _ = answer.send(prepared); // After a failure nobody waits.

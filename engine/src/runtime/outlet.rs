@@ -11,7 +11,7 @@ use super::buffer::RowBuffer;
 use super::egress::{BATCHES_QUEUED_MAX, Egress, LIVE_BATCHES_MAX, ORDERS_QUEUED_MAX, Order, TableState};
 use super::marks::Marks;
 use crate::clock::Clock;
-use crate::dataflow::Failure;
+use crate::dataflow::{Failure, LogPlace, TableRows};
 use crate::epoch::Epoch;
 use crate::sink::Sink;
 
@@ -26,7 +26,7 @@ pub(super) struct Shared<'a> {
 /// The threads of a table, and the ways to them.
 pub(super) struct Outlet {
     pub(super) writers: Vec<Egress>,
-    pub(super) rows: Vec<Sender<(Epoch, RecordBatch)>>,
+    pub(super) rows: Vec<Sender<TableRows>>,
     pub(super) orders: Vec<Sender<Order>>,
     pub(super) state: Arc<TableState>,
     pub(super) live: broadcast::Sender<(Epoch, RecordBatch)>,
@@ -66,7 +66,8 @@ impl Shared<'_> {
                 clock: Arc::clone(self.clock),
             });
         }
-        waiting.into_iter().for_each(|(epoch, rows)| outlet.writers[0].keep(epoch, rows));
+        // They are of epochs that are complete, and in their order already.
+        waiting.into_iter().for_each(|(epoch, rows)| outlet.writers[0].keep(epoch, LogPlace::default(), rows));
         outlet
     }
 }

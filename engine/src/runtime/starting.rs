@@ -131,8 +131,8 @@ impl Starting {
         let names = plan.tables();
         for (at, (((name, schema), sink), base)) in names.into_iter().zip(sinks).zip(bases).enumerate() {
             committed.push((name.clone(), sink.last_committed()));
-            let is_side = name.contains('$');
-            let writer_count = if is_side { 1 } else { options.table_writers.clamp(1, options.workers) };
+            let has_one = name.contains('$') || sink.keeps_order();
+            let writer_count = if has_one { 1 } else { options.table_writers.clamp(1, options.workers) };
             let (last_committed, generation) = (sink.last_committed(), sink.generation());
             let commit_interval = sink.commit_interval().unwrap_or(options.commit_interval);
             let outlet = shared.outlet(&name, sink, writer_count, buffered[at].clone());

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 mod decisions;
 mod dedup;
 mod notes;
+mod order;
 
 use super::buffer::RowBuffer;
 use super::checkpointer::{Checkpointer, Table};
@@ -21,7 +22,7 @@ use super::progress::Progress;
 use super::{Job, JobError, JobOptions, LOG_FOLDER};
 use crate::checkpoint::{CHECKPOINTS_KEPT, CheckpointError, Holds, Manifest, Store, TableState as TableDecision};
 use crate::clock::{Clock, SeededDice, SystemClock};
-use crate::dataflow::Failure;
+use crate::dataflow::{Failure, LogPlace, TableRows};
 use crate::decode::Place;
 use crate::epoch::Epoch;
 use crate::fence::Incarnation;
@@ -408,7 +409,7 @@ async fn a_start_that_nobody_waits_for_ends_without_replaying_everything() {
 }
 
 /// Threads; the way to the table; how far the dataflow is; what the recorder marks.
-type Deciding = (Vec<JoinHandle<()>>, Sender<(Epoch, RecordBatch)>, Arc<Progress>, Arc<Marks>);
+type Deciding = (Vec<JoinHandle<()>>, Sender<TableRows>, Arc<Progress>, Arc<Marks>);
 
 /// The threads of a table and the checkpointer, without a dataflow: what they are given, and what says how far it is.
 fn deciding(sink: Writes) -> Deciding {
@@ -483,7 +484,7 @@ fn a_table_commits_nothing_that_the_log_might_lose() {
     let (sink, committed) = collecting();
     let (running, sender, progress, marks) = deciding(sink);
     for epoch in [1, 2] {
-        sender.send((Epoch(epoch), batch())).expect("taken");
+        sender.send((Epoch(epoch), LogPlace::default(), batch())).expect("taken");
         progress.seal(Epoch(epoch));
     }
     progress.durable(Epoch(1));
@@ -510,7 +511,7 @@ fn a_table_commits_while_the_dataflow_is_faster_than_its_thread() {
                     if sent > 100 && rows(&committed) > 0 {
                         return true;
                     }
-                    sender.send((Epoch(1), batch.clone())).expect("taken");
+                    sender.send((Epoch(1), LogPlace::default(), batch.clone())).expect("taken");
                     if sent == 100 {
                         progress.seal(Epoch(1));
                         progress.complete(Some(Epoch(2)));

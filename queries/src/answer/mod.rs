@@ -105,17 +105,17 @@ impl Answer {
         Ok(batches)
     }
 
-    /// Writes the answer in a format, on the threads of questions.
+    /// Writes the answer in a format, on the threads of questions. Dropping what comes back ends the question, too.
     pub fn encode(mut self, format: AnswerFormat) -> EncodedAnswer {
         let (sender, pieces) = mpsc::channel(PIECES_IN_FLIGHT_MAX);
         let threads = self.threads.clone();
         threads.spawn(async move {
-            let last = tokio::select! {
-                encoded = encode_all(&mut self, format, &sender) => encoded.map(EncodedPiece::End),
-                // Nobody reads any more: the question ends, also one that computes for long without a row.
+            let encoded = tokio::select! {
+                encoded = encode_all(&mut self, format, &sender) => encoded,
+                // A question may compute for minutes before its first row: its reader is not noticed to be gone by sending.
                 () = sender.closed() => return,
             };
-            let _ = sender.send(last).await;
+            let _ = sender.send(encoded.map(EncodedPiece::End)).await;
         });
         EncodedAnswer { pieces, ended: false }
     }

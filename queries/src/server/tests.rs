@@ -245,6 +245,21 @@ async fn stopping_takes_at_most_five_seconds_with_a_client_that_never_reads() {
     assert!(waited.expect("ends in time").expect("no panic").is_ok());
 }
 
+/// Nothing is sent to it for minutes, so that it has gone is not noticed by sending.
+#[tokio::test]
+async fn a_client_that_leaves_before_the_first_row_ends_its_question() {
+    let running = start(Limits { queries_max: 1, ..Limits::default() }, Router::new()).await;
+    for endless in [
+        "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000000) b WHERE a.value % 7 = b.value % 5",
+        "WITH RECURSIVE t AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t",
+    ] {
+        let asked = ask(&running, json!({ "sql": endless }));
+        tokio::time::timeout(Duration::from_millis(300), asked).await.expect_err("it does not end");
+        let response = ask(&running, json!({"sql": "SELECT 1 AS x"})).await;
+        assert_eq!(response.status(), 200, "the turn is free again: {endless}");
+    }
+}
+
 #[tokio::test]
 async fn connections_that_ask_nothing_make_room_for_those_that_do() {
     let few = Connections { connections_max: 3, silence_max: Duration::from_millis(200), ..Connections::default() };

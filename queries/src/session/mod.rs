@@ -17,6 +17,7 @@ mod question;
 mod refusal;
 
 mod bounded;
+mod cooperative;
 mod shared;
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
 use tokio::runtime::{Builder, Handle, Runtime};
 
+use super::cooperative::JoinsGiveWay;
 use super::{Limits, bounded};
 use crate::history::QueryTables;
 use crate::problem::{Problem, ProblemKind};
@@ -61,6 +62,7 @@ impl Shared {
         let mut base = SessionStateBuilder::new_with_default_features()
             .with_config(session_config(limits.threads.max(1)))
             .with_runtime_env(environment)
+            .with_physical_optimizer_rule(Arc::new(JoinsGiveWay))
             .build();
         bounded::bound_functions(&mut base)
             .map_err(|error| Problem::new(ProblemKind::Internal, error.strip_backtrace()))?;

@@ -195,6 +195,21 @@ async fn an_endless_question_ends_at_its_time() {
     assert_eq!(text(&session, "SELECT 1 AS x").await.expect("the next one"), "x\n1\n");
 }
 
+/// A batch of one side meets hundreds of thousands of rows of the other: with one thread, who does not give way is alone.
+#[tokio::test]
+async fn a_join_that_makes_much_out_of_little_ends_at_its_time_and_others_are_answered() {
+    let session = session(Limits { time: Duration::from_secs(3), threads: 1, ..Limits::default() });
+    for endless in [
+        "SELECT count(*) FROM generate_series(1, 300000) a, generate_series(1, 1000000000) b WHERE a.value % 7 = b.value % 5",
+        "SELECT count(*) FROM generate_series(1, 300000) a, generate_series(1, 1000000000) b WHERE a.value % 7 < b.value % 5",
+        "SELECT count(x) FROM (SELECT unnest(range(1, 200)) AS x FROM generate_series(1, 1000000000))",
+    ] {
+        let (first, second) = tokio::join!(text(&session, endless), text(&session, "SELECT 1 AS x"));
+        assert_eq!(first.expect_err(endless).kind, ProblemKind::TimedOut, "{endless}");
+        assert_eq!(second.expect(endless), "x\n1\n", "{endless}");
+    }
+}
+
 #[tokio::test]
 async fn a_question_that_nobody_reads_frees_its_turn() {
     let session = session(Limits { queries_max: 1, ..Limits::default() });

@@ -62,7 +62,7 @@ impl Folder {
             // What nothing was read of yet cannot be compared with its copy.
             None if self.may_be_copy_of_unread(entry) => Origin::Unclear,
             None => Origin::New,
-            Some((id, _)) if self.ready.contains(&id) && !self.is_left(&self.files[&id]) => Origin::Unclear,
+            Some((id, _)) if self.is_read_on(id) => Origin::Unclear,
             Some((id, copied)) => Origin::CopyOf(id, copied),
         }
     }
@@ -82,6 +82,16 @@ impl Folder {
     /// Whether a file is gone or was cut off: what is a copy of it was made before.
     pub(super) fn is_left(&self, file: &Followed) -> bool {
         file.is_gone() || file.is_cut_off(&self.shared)
+    }
+
+    /// Whether a file is still being read: a copy would begin with what comes of it as well. One that has no name any more
+    /// is, until it is known that nobody writes to it.
+    fn is_read_on(&self, id: FileId) -> bool {
+        let file = &self.files[&id];
+        match self.is_left(file) {
+            true => file.missing > 0 && file.is_open(),
+            false => self.ready.contains(&id),
+        }
     }
 
     /// Whether a file has the name that a copy would have.

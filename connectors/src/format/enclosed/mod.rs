@@ -148,7 +148,7 @@ impl Decoder for EnclosedDecoder {
         };
         let mut whole = Decoded::default();
         for (message, found) in messages.iter().enumerate() {
-            let read = layout.check_topic(found).map_err(Unreadable::Columns);
+            let read = layout.check_message(found).map_err(Unreadable::Columns);
             match read.and_then(|()| enclosed.decode(layout, messages, message, place)) {
                 Ok(decoded) => whole.extend(decoded),
                 Err(unreadable) => whole.dead.push(DeadLetter {

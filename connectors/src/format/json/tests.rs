@@ -166,6 +166,36 @@ fn a_value_of_the_wrong_type_is_null_and_counted_where_null_may_be() {
     assert_eq!((decoded.nulled, decoded.batches[0].column(0).null_count()), (1, 1), "digits that overflow are damage");
 }
 
+/// A float has room for sixteen digits: read as one, a long number would become another.
+#[test]
+fn the_digits_of_a_whole_number_are_taken_as_they_stand_or_not_at_all() {
+    let long = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+    let cases = [
+        ("9223372036854775807", Some(i64::MAX)),
+        ("9223372036854775808", None),
+        ("-9223372036854775808", Some(i64::MIN)),
+        ("-9223372036854775809", None),
+        ("-9223372036854775808.0", Some(i64::MIN)),
+        ("9007199254740993.0", Some(9_007_199_254_740_993)),
+        ("\" 9007199254740993 \"", Some(9_007_199_254_740_993)),
+        ("\"-9223372036854775809\"", None),
+        ("9007199254740993.5", None),
+        ("-0", Some(0)),
+        ("-0.0", Some(0)),
+        ("1e3", Some(1_000)),
+        ("1.0e3", Some(1_000)),
+        ("1e19", None),
+    ];
+    for (text, expected) in cases {
+        let payload = format!("{{\"n\":{text}}}");
+        let decoded =
+            JsonFormat::new(Layout::new(&long)).decoder().decode(&messages(&[payload.as_bytes()]), &Place::default());
+        let column = decoded.batches[0].column(0).as_primitive::<arrow::datatypes::Int64Type>();
+        assert_eq!(column.iter().next().unwrap(), expected, "{text}");
+        assert_eq!(decoded.nulled, u64::from(expected.is_none()), "{text}");
+    }
+}
+
 #[test]
 fn a_megabyte_of_brackets_is_refused_without_recursion() {
     let deep = format!("{{\"temperature\":{}1{}}}", "[".repeat(1 << 20), "]".repeat(1 << 20));

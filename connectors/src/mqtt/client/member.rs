@@ -29,7 +29,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 
 use super::PARTITION;
-use super::handshake::{Begin, HANDSHAKE_TIMEOUT, say_good_bye};
+use super::handshake::{Begin, HANDSHAKE_TIMEOUT, Shaken, say_good_bye};
 use super::record::{Known, Record};
 use super::settings::{OnForeignSession, OnSessionLoss, Settings};
 use crate::backoff::Backoff;
@@ -38,7 +38,7 @@ use crate::mqtt::inbox::Inbox;
 use crate::mqtt::keep_alive::KeepAlive;
 use crate::mqtt::packet::{ConnAck, Version, reason};
 use crate::mqtt::remembered::{Lasts, Remembered, session_name};
-use crate::mqtt::session::Session;
+use crate::mqtt::session::{Retained, Session};
 use crate::mqtt::subscribing::{DropCount, Drops, Wanted};
 use crate::mqtt::transport::Stream;
 use crate::stall::Stall;
@@ -60,6 +60,8 @@ pub(super) struct Member {
     pub(super) client_id: String,
     pub(super) partition: String,
     pub(super) wanted: Wanted,
+    /// What becomes of copies that the broker has retained.
+    retained: Retained,
     pub(super) record: Record,
 }
 
@@ -108,16 +110,18 @@ impl Member {
     }
 
     fn new(shared: &Arc<Shared>, client_id: String, suffix: &str, filters: Vec<String>) -> Member {
-        let Settings { address, qos, on_downgrade, drops, .. } = &shared.settings;
-        // One of them is enough: the counter is the broker's.
-        let drops = if ["", "-0"].contains(&suffix) { *drops } else { Drops::Ignore };
+        let Settings { address, qos, on_downgrade, drops, retained, .. } = &shared.settings;
+        // One of them is enough: the counter is the broker's, and each would get a copy of what is retained.
+        let (drops, retained) =
+            if ["", "-0"].contains(&suffix) { (*drops, *retained) } else { (Drops::Ignore, Retained::Skip) };
         let record = Record {
             storage: Arc::clone(&shared.storage),
             path: format!("sources/{}/subscribed{suffix}", shared.name),
             session: format!("{}:{} {client_id}", address.host, address.port),
         };
         let wanted = Wanted { filters, qos: *qos, on_downgrade: *on_downgrade, drops };
-        Member { shared: Arc::clone(shared), client_id, partition: format!("{PARTITION}{suffix}"), wanted, record }
+        let partition = format!("{PARTITION}{suffix}");
+        Member { shared: Arc::clone(shared), client_id, partition, wanted, retained, record }
     }
 
     /// Returns the partition its messages go to.
@@ -195,7 +199,7 @@ impl Member {
         let shaken = tokio::select! {
             biased;
             () = stop.cancelled() => return Attempt::Stopped,
-            shaken = self.shake_hands(progress.version, Begin::Resume) => shaken,
+            shaken = self.resume(progress) => shaken,
         };
         let (stream, inbox, connack) = match shaken {
             Ok(shaken) => shaken,
@@ -223,6 +227,25 @@ impl Member {
             }
         }
         self.receive(intake, stop, ready, progress, stream, inbox, connack).await
+    }
+
+    /// Connects to the session. That the broker has lost it, it says once: in 3.1.1, where only a new session is subscribed, it is
+    /// noted before that an answer may be missed.
+    async fn resume(&self, progress: &mut Progress) -> Result<Shaken, Attempt> {
+        let stream = self.reach().await?;
+        let known = progress.known.clone();
+        let subscribed = match &known {
+            Known::Here(Some(subscribed)) if progress.version == Version::V311 => subscribed,
+            _ => return self.greet(stream, progress.version, Begin::Resume).await,
+        };
+        progress.known = Known::Asking(subscribed.clone());
+        self.record.store(&progress.known).await.map_err(Attempt::Again)?;
+        let shaken = self.greet(stream, progress.version, Begin::Resume).await?;
+        if shaken.2.session_present {
+            self.record.store(&known).await.map_err(Attempt::Again)?;
+            progress.known = known;
+        }
+        Ok(shaken)
     }
 
     /// Ends the session that the broker has under our client id.
@@ -281,7 +304,7 @@ impl Member {
             progress.known = Known::Here(None);
         }
         let remembered = progress.remembered.take().unwrap_or_else(|| Remembered::new(&self.client_id, Lasts::InLog));
-        let mut session = Session::client(progress.version, settings.retained, remembered);
+        let mut session = Session::client(progress.version, self.retained, remembered);
         if forgets {
             session.lose_session();
             let epoch = session.epoch();

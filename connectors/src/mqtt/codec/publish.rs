@@ -34,7 +34,17 @@ pub(super) fn read(version: Version, header: Header, mut frame: Bytes) -> Result
     let topic = frame.slice(topic_start..topic_start + topic_bytes);
     frame.advance(block_end);
     let retain = header.first & 1 != 0;
-    Ok(Packet::Publish(Publish { topic, payload: frame, qos, retain, duplicate, id, alias, properties }))
+    Ok(Packet::Publish(Publish {
+        topic,
+        payload: frame,
+        qos,
+        retain,
+        duplicate,
+        id,
+        alias,
+        properties,
+        is_oversize: false,
+    }))
 }
 
 /// Reads the property block that `rest`, the end of `frame`, begins with: its length, the topic alias, and what a message

@@ -53,6 +53,7 @@ impl Delivery {
             id,
             alias: None,
             properties: if version == Version::V5 { self.properties(now) } else { Bytes::new() },
+            is_oversize: false,
         };
         // It came through the codec, or from a sink that keeps to the same lengths; the ids add some bytes only.
         let written = write::publish(version, &publish, out);

@@ -433,6 +433,11 @@ impl<M> Sender<M> {
     }
 }
 
+/// Returns a packet id that no message in flight has, when everything below `delivered` is delivered.
+pub(super) fn free_id(delivered: u64) -> u16 {
+    id_of(delivered + IDS - 1)
+}
+
 /// Returns the packet id of a message.
 fn id_of(number: u64) -> u16 {
     u16::try_from(number % IDS).expect("less than 65,535") + 1

@@ -429,6 +429,8 @@ async fn an_oversize_message_becomes_a_note_and_does_not_come_back() {
     assert!(payloads[0].contains("over the limit of 16777216 bytes"), "{payloads:?}");
     assert_eq!(payloads[1..], ["next"]);
     assert_eq!(running.intake.inner.lock().errors, ["oversize"]);
+    let marked: Vec<bool> = running.intake.inner.lock().chunks.iter().flatten().map(crate::mqtt::is_oversize).collect();
+    assert_eq!(marked, [true, false], "and no format takes it for a row");
 }
 
 #[tokio::test]

@@ -185,6 +185,29 @@ async fn connections_share_one_subscription_and_each_acknowledges_its_own() {
     assert!(error.contains("two programs use the client id \"me-2\""), "{error}");
 }
 
+/// Not every broker keeps retained copies from shared subscriptions: each connection would take the same reading.
+#[tokio::test]
+async fn of_connections_that_share_one_takes_what_is_retained() {
+    let script = Script::new(&[("client_id", "me"), ("connections", "2"), ("retained", "use")]).await;
+    let running = script.start(HandIntake::by_itself());
+    let mut peers = Vec::new();
+    for _ in 0..2 {
+        let (mut peer, connect) = script.accept().await;
+        peer.send(&packet(0x20, &[&[0, 0, 0]])).await;
+        // Retained copies with a new subscription, or never.
+        let options = if id_of_v5(&connect) == "me-0" { 0x11 } else { 0x21 };
+        peer.expect(&packet(0x82, &[&[0, 1, 0], &field(b"$share/tm-readings-me/plant/+/+"), &[options]])).await;
+        peer.send(SUBACK).await;
+        peers.push(peer);
+    }
+    running.intake.until_connected().await;
+    for peer in &mut peers {
+        peer.send(&packet(0x33, &[&field(b"plant/a/b"), &[0, 7], NO_PROPERTIES, b"kept"])).await;
+        peer.expect(&puback(7)).await;
+    }
+    assert_eq!(running.intake.payloads(), ["kept"]);
+}
+
 #[tokio::test]
 async fn a_changed_topic_is_subscribed_before_the_old_one_is_given_up() {
     let script = Script::new(&[("client_id", "me"), ("version", "3.1.1")]).await;

@@ -113,7 +113,8 @@ fn a_publish_is_read_as_written() {
             let topic = Bytes::from_static("plant/köln".as_bytes());
             let payload = Bytes::from(vec![9; 300]);
             let properties = if version == Version::V5 { Bytes::from_static(PROPERTIES) } else { Bytes::new() };
-            let publish = Publish { topic, payload, qos, retain, duplicate, id, alias: None, properties };
+            let publish =
+                Publish { topic, payload, qos, retain, duplicate, id, alias: None, properties, is_oversize: false };
             let bytes = written(|out| write::publish(version, &publish, out).expect("short"));
             assert_eq!(read(version, bytes), Packet::Publish(publish));
         }

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use arrow_json::writer::{LineDelimited, WriterBuilder as JsonWriterBuilder};
@@ -66,13 +66,45 @@ impl FileFormat {
                 let mut bytes = Vec::new();
                 let mut writer = arrow_csv::WriterBuilder::new().with_header(true).build(&mut bytes);
                 for batch in batches {
-                    writer.write(batch).map_err(|error| error.to_string())?;
+                    writer.write(&flat(batch)?).map_err(|error| error.to_string())?;
                 }
                 drop(writer);
                 Ok(bytes)
             }
         }
     }
+}
+
+/// Makes JSON of what CSV has no field for: maps.
+fn flat(batch: &RecordBatch) -> Result<RecordBatch, String> {
+    if !batch.schema().fields().iter().any(|field| field.data_type().is_nested()) {
+        return Ok(batch.clone());
+    }
+    let mut fields = Vec::with_capacity(batch.num_columns());
+    let mut columns = Vec::with_capacity(batch.num_columns());
+    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+        if field.data_type().is_nested() {
+            fields.push(Arc::new(Field::new(field.name(), DataType::Utf8, true)));
+            columns.push(Arc::new(as_json(column)?) as ArrayRef);
+        } else {
+            fields.push(Arc::clone(field));
+            columns.push(Arc::clone(column));
+        }
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(|error| error.to_string())
+}
+
+fn as_json(column: &ArrayRef) -> Result<StringArray, String> {
+    let only = RecordBatch::try_from_iter([("value", Arc::clone(column))]).map_err(|error| error.to_string())?;
+    let mut writer = JsonWriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
+    writer.write(&only).and_then(|()| writer.finish()).map_err(|error| error.to_string())?;
+    let lines = String::from_utf8(writer.into_inner()).map_err(|error| error.to_string())?;
+    let value = |line: &str| {
+        let value =
+            line.strip_prefix(r#"{"value":"#).and_then(|rest| rest.strip_suffix('}')).ok_or("not a line of JSON")?;
+        Ok((value != "null").then(|| value.to_owned()))
+    };
+    lines.lines().map(value).collect()
 }
 
 /// Rows of one schema that follow each other: `[first_row, end_row)`.
@@ -135,7 +167,10 @@ fn from_ipc(bytes: &Bytes) -> Result<Vec<RecordBatch>, String> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Float64Array, Int64Array, StringViewArray, TimestampMicrosecondArray};
+    use arrow::array::{
+        BinaryArray, Float64Array, Int64Array, MapBuilder, StringBuilder, StringViewArray, StringViewBuilder,
+        TimestampMicrosecondArray,
+    };
     use arrow::datatypes::{Float64Type, Int64Type};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -184,6 +219,27 @@ mod tests {
         let bytes = to_ipc(&many.slice(7, 2)).expect("written");
         assert!(bytes.len() < 2_000, "{}", bytes.len());
         assert_eq!(from_ipc(&bytes.into()).expect("read"), [many.slice(7, 2)]);
+    }
+
+    #[test]
+    fn maps_and_bytes_are_text_in_csv() {
+        let mut labels = MapBuilder::new(None, StringBuilder::new(), StringViewBuilder::new());
+        labels.keys().append_value("a,\"b\"");
+        labels.values().append_value("1");
+        labels.keys().append_value("n");
+        labels.values().append_null();
+        labels.append(true).expect("pairs");
+        labels.append(false).expect("null");
+        labels.append(true).expect("no pairs");
+        let columns: [(&str, ArrayRef); 3] = [
+            ("n", Arc::new(Int64Array::from(vec![1, 2, 3]))),
+            ("labels", Arc::new(labels.finish())),
+            ("raw", Arc::new(BinaryArray::from_opt_vec(vec![Some(b"\x00\xff"), None, Some(b"")]))),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).expect("columns fit");
+        let csv = String::from_utf8(FileFormat::Csv.write(&[batch]).expect("written")).expect("text");
+        let labels = "\"{\"\"a,\\\"\"b\\\"\"\"\":\"\"1\"\",\"\"n\"\":null}\"";
+        assert_eq!(csv, format!("n,labels,raw\n1,{labels},00ff\n2,,\n3,{{}},\n"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::expr::ExprRef;
 
 /// Keeps the rows for which the predicate is true.
 pub(crate) fn filter<'scope>(rows: RowStream<'scope>, context: &Context, predicate: ExprRef) -> RowStream<'scope> {
-    each_batch(rows, context, "filter", move |batch, _| keep(&batch, &predicate).map(some_rows))
+    each_batch(rows, context, "filter", move |batch, place| keep(&batch, &predicate).map(|rows| some_rows(rows, place)))
 }
 
 /// Computes the columns of a schema.
@@ -28,7 +28,9 @@ pub(crate) fn project<'scope>(
     schema: SchemaRef,
     columns: Vec<ExprRef>,
 ) -> RowStream<'scope> {
-    each_batch(rows, context, "project", move |batch, _| compute(&batch, &schema, &columns).map(some_rows))
+    each_batch(rows, context, "project", move |batch, place| {
+        compute(&batch, &schema, &columns).map(|rows| some_rows(rows, place))
+    })
 }
 
 fn keep(batch: &RecordBatch, predicate: &ExprRef) -> Result<RecordBatch, String> {
@@ -47,9 +49,9 @@ fn compute(batch: &RecordBatch, schema: &SchemaRef, columns: &[ExprRef]) -> Resu
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(|error| error.to_string())
 }
 
-/// An empty batch goes no further.
-fn some_rows(batch: RecordBatch) -> Option<Rows> {
-    (batch.num_rows() > 0).then_some(Rows::new(batch))
+/// An empty batch goes no further. What is left of the others stands where they stood.
+fn some_rows(batch: RecordBatch, place: LogPlace) -> Option<Rows> {
+    (batch.num_rows() > 0).then_some(Rows { batch: Some(batch), place })
 }
 
 /// Builds an operator that makes a container of each batch, or nothing of it, and keeps nothing.

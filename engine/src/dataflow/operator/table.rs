@@ -17,6 +17,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::RowStream;
 use crate::dataflow::Context;
+use crate::dataflow::container::{LogPlace, TableRows};
 use crate::epoch::Epoch;
 
 /// How long a worker leaves a full channel alone.
@@ -24,13 +25,13 @@ const RETRY_AFTER: Duration = Duration::from_millis(1);
 
 /// Rows for a table, and where they go.
 #[derive(Clone)]
-pub struct TableFeed {
+pub(crate) struct TableFeed {
     /// To the thread that writes.
-    pub sender: Sender<(Epoch, RecordBatch)>,
+    pub(crate) sender: Sender<TableRows>,
     /// Counts what is sent: up before, so that nobody finds the way empty while a batch is on it.
-    pub queued: Arc<AtomicUsize>,
+    pub(crate) queued: Arc<AtomicUsize>,
     /// What the table has already: rows up to this epoch are dropped here.
-    pub last_committed: Epoch,
+    pub(crate) last_committed: Epoch,
 }
 
 /// Builds the hand-over to one table; the stream that comes back carries nothing but progress.
@@ -47,7 +48,7 @@ pub(crate) fn table<'scope>(
     let failure = context.failure.clone();
     builder.build(move |capabilities| {
         drop(capabilities);
-        let mut waiting: VecDeque<(Capability<Epoch>, RecordBatch)> = VecDeque::new();
+        let mut waiting: VecDeque<(Capability<Epoch>, LogPlace, RecordBatch)> = VecDeque::new();
         move |_| {
             if failure.is_set() {
                 return;
@@ -57,16 +58,16 @@ pub(crate) fn table<'scope>(
                     if let Some(batch) = data.batch.take()
                         && *time.time() > feed.last_committed
                     {
-                        waiting.push_back((time.retain(0), batch));
+                        waiting.push_back((time.retain(0), data.place, batch));
                     }
                 });
-                while let Some((capability, batch)) = waiting.pop_front() {
+                while let Some((capability, place, batch)) = waiting.pop_front() {
                     feed.queued.fetch_add(1, Ordering::SeqCst);
-                    match feed.sender.try_send((*capability.time(), batch)) {
+                    match feed.sender.try_send((*capability.time(), place, batch)) {
                         Ok(()) => {}
-                        Err(TrySendError::Full((_, batch))) => {
+                        Err(TrySendError::Full((_, place, batch))) => {
                             feed.queued.fetch_sub(1, Ordering::SeqCst);
-                            waiting.push_front((capability, batch));
+                            waiting.push_front((capability, place, batch));
                             again.activate_after(RETRY_AFTER);
                             return Ok(());
                         }

@@ -58,6 +58,34 @@ fn a_file_that_is_compressed_after_its_rotation_is_not_read_twice() {
     }
 }
 
+/// Who compresses at once leaves no time for a look: the file is gone, and open, with lines that nobody has read.
+#[test]
+fn a_file_that_is_compressed_before_it_is_read_to_its_end_is_not_read_twice() {
+    for (unread, is_down) in [("", false), ("half", false), ("", true), ("half", true)] {
+        let mut scene = Scene::new("app.ndjson*", &[("format", "json")]);
+        scene.append("app.ndjson", lines(0..500));
+        scene.looks(1);
+        let end = if unread.is_empty() { lines(500..600) } else { lines(500..600).trim_end().to_owned() };
+        scene.append("app.ndjson", &end);
+        scene.rename("app.ndjson", "app.ndjson.1");
+        scene.append("app.ndjson", lines(600..700));
+        if is_down {
+            scene.crash();
+        }
+        let packed = gzip(&std::fs::read(scene.path("app.ndjson.1")).unwrap());
+        scene.append("app.ndjson.1.gz", &packed);
+        std::fs::remove_file(scene.path("app.ndjson.1")).unwrap();
+        scene.looks(12);
+        assert_eq!(scene.sorted(), all(0..700), "{unread}, down: {is_down}");
+        if is_down {
+            continue;
+        }
+        scene.crash();
+        scene.looks(4);
+        assert_eq!(scene.sorted(), all(0..700), "{unread}, and after a crash");
+    }
+}
+
 /// Compressed files are often written while the next file is read already: so a copy that came later may be one of an earlier file.
 #[test]
 fn a_copy_of_an_earlier_file_is_not_taken_for_one_of_the_file_that_is_cut_off() {
