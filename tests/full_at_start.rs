@@ -2,26 +2,18 @@
 
 use std::time::Duration;
 
-use crate::breaker::Disk;
+use crate::harness::disk::{self, Disk};
 use crate::harness::folder::Folder;
 use crate::harness::program::{Serve, command};
 use crate::harness::wait::eventually;
 
 const PIPELINE: &str = "CREATE SOURCE readings (v BIGINT NOT NULL) WITH (connector = 'http');\n\
                         CREATE MATERIALIZED VIEW history AS SELECT v FROM readings;\n";
-/// Enough for the program and its reserve, and full in a moment.
-const DISK_BYTES: &str = "60M";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_on_a_full_disk_answers_questions_and_goes_on_when_there_is_space() {
     let folder = Folder::new();
-    let disk = match Disk::make(&folder, DISK_BYTES) {
-        Ok(disk) => disk,
-        Err(why) => {
-            eprintln!("\n*** NOT PROVEN HERE: a full disk needs root and loop devices: {why}\n");
-            return;
-        }
-    };
+    let Some(disk) = Disk::to_fill(&folder, disk::SMALL) else { return };
     let mut serve = Serve::new(&folder, PIPELINE);
     serve.data = disk.mounted_at.join("data");
     let program = serve.start_ready().await;
@@ -57,13 +49,7 @@ async fn a_start_on_a_full_disk_answers_questions_and_goes_on_when_there_is_spac
 #[test]
 fn a_run_on_a_full_disk_ends_with_exit_code_2_and_says_so() {
     let folder = Folder::new();
-    let disk = match Disk::make(&folder, DISK_BYTES) {
-        Ok(disk) => disk,
-        Err(why) => {
-            eprintln!("\n*** NOT PROVEN HERE: a full disk needs root and loop devices: {why}\n");
-            return;
-        }
-    };
+    let Some(disk) = Disk::to_fill(&folder, disk::SMALL) else { return };
     let rows: String = (0..1_000).map(|v| format!("{{\"v\":{v}}}\n")).collect();
     folder.write("rows.json", &rows);
     folder.write("pipeline.sql", &PIPELINE.replace("'http'", "'file', path = 'rows.json'"));

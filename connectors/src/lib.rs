@@ -12,6 +12,7 @@ pub mod metadata;
 pub mod options;
 pub mod outgoing;
 pub mod secret;
+pub mod stall;
 pub mod tls;
 
 pub mod format;

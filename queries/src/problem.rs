@@ -49,6 +49,8 @@ pub enum ProblemKind {
     BadRequest,
     /// The request's body is too big.
     TooBig,
+    /// The request's body did not come in time.
+    TooSlow,
     /// None of the accepted formats can be produced.
     NotAcceptable,
     /// The request's content type is not the one this path takes.
@@ -82,6 +84,7 @@ impl ProblemKind {
         ProblemKind::Unreadable,
         ProblemKind::BadRequest,
         ProblemKind::TooBig,
+        ProblemKind::TooSlow,
         ProblemKind::NotAcceptable,
         ProblemKind::UnsupportedMediaType,
         ProblemKind::UnknownPath,
@@ -115,6 +118,7 @@ impl ProblemKind {
             ProblemKind::UnknownPath => ("TM4005", "Unknown path", 404),
             ProblemKind::MethodNotAllowed => ("TM4006", "Method not allowed", 405),
             ProblemKind::NotReady => ("TM4007", "Not ready", 503),
+            ProblemKind::TooSlow => ("TM4008", "Request too slow", 408),
             ProblemKind::Internal => ("TM9001", "A bug in tidemill", 500),
         }
     }

@@ -39,10 +39,10 @@ pub(super) enum Fault {
 impl Fault {
     /// Faults that need no disk of their own, in the order in which a round has them.
     pub(super) const KILLS: [Fault; 3] = [Fault::Kill, Fault::KillInRecovery, Fault::KillAfterTerm];
-    /// Faults of a [`Disk`](super::disk::Disk).
+    /// Faults of a [`Disk`](crate::harness::disk::Disk).
     pub(super) const POWER_LOSSES: [Fault; 2] = [Fault::PowerLoss, Fault::PowerLossInRecovery];
 
-    /// Disks that are full, on a [`Disk`](super::disk::Disk).
+    /// Disks that are full, on a [`Disk`](crate::harness::disk::Disk).
     pub(super) const FULL_DISKS: [Fault; 1] = [Fault::FullDisk];
     /// Disks that refuse; they need no disk of their own.
     pub(super) const REFUSALS: [Fault; 6] = {
@@ -57,7 +57,7 @@ impl Fault {
         ]
     };
 
-    /// Whether it needs a [`Disk`](super::disk::Disk), and how large a one.
+    /// Whether it needs a [`Disk`](crate::harness::disk::Disk), and how large a one.
     pub(super) fn disk_bytes(self) -> Option<&'static str> {
         match self {
             Fault::PowerLoss | Fault::PowerLossInRecovery => Some("1500M"),

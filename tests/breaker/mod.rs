@@ -21,7 +21,7 @@
 //! - [`sizes`]: how much is tried
 //! - [`sources`]: the pipeline under test
 //! - [`load`]: who sends what, and when
-//! - [`faults`]: what happens to the program, on a [`disk`] that can lose its power
+//! - [`faults`]: what happens to the program, on a [`disk`](crate::harness::disk) that can lose its power
 //! - [`round`]: all of it together; [`kept_log`] keeps the log for the verdict
 //! - [`verdict`]: what is wrong
 //! - [`report`]: the line of JSON
@@ -33,7 +33,6 @@ mod sources;
 
 mod load;
 
-mod disk;
 mod failing_disk;
 mod faults;
 mod frozen;
@@ -44,7 +43,6 @@ mod round;
 mod report;
 mod verdict;
 
-pub(crate) use self::disk::Disk;
 use self::faults::Fault;
 use self::report::Report;
 use self::sizes::Size;

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::disk::Disk;
 use super::kept_log::KeptLog;
 use super::load::Load;
 use super::report::{OnFailure, Report};
 use super::{Attack, sources, verdict};
+use crate::harness::disk::Disk;
 use crate::harness::folder::Folder;
 use crate::harness::program::{Program, Serve, free_port, signal};
 use crate::harness::wait::eventually;

@@ -115,7 +115,12 @@ def arrow(folder):
         out = io.BytesIO()
         with pa.ipc.new_stream(out, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
             writer.write_table(table)
-        write(folder, f"{codec}.arrows", out.getvalue())
+        for name in [f"{codec}.arrows", f"stream-{codec}.arrow"]:
+            write(folder, name, out.getvalue())
+        out = io.BytesIO()
+        with pa.ipc.new_file(out, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+            writer.write_table(table)
+        write(folder, f"file-{codec}.arrow", out.getvalue())
     with pa.OSFile(os.path.join(folder, "file.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
     with pa.OSFile(os.path.join(folder, "stream.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:

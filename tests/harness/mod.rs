@@ -1,6 +1,7 @@
 //! What the tests need around the program: processes, brokers, clients, foreign readers, ledgers.
 //!
 //! - [`folder`]: a temporary folder that is kept when its test fails
+//! - [`disk`]: a disk that can be full, or lose its power
 //! - [`program`]: the real `tidemill`, started, killed and stopped
 //! - [`http`]: a client that posts rows and asks questions
 //! - [`mqtt`]: a publisher that knows what was acknowledged
@@ -15,6 +16,7 @@
 //! - [`ledger`]: what was sent and acknowledged, written before it is sent
 //! - [`wait`]: patience with a limit
 
+pub(crate) mod disk;
 pub(crate) mod folder;
 pub(crate) mod wait;
 

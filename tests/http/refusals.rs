@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{INGEST, NDJSON, log_at_rest, log_holds, post};
-use crate::breaker::Disk;
+use crate::harness::disk::{self, Disk};
 use crate::harness::folder::Folder;
 use crate::harness::program::{Program, STOP_MAX, Serve, signal};
 use crate::harness::strace::Strace;
@@ -34,8 +34,6 @@ const TABLES: [(&str, &str); 5] =
 const JSON: (&str, &str) = ("content-type", "application/json");
 const CSV: (&str, &str) = ("content-type", "text/csv");
 
-/// Enough for the program and its reserve, and full in a moment.
-const DISK_BYTES: &str = "60M";
 /// As `docs/http.md` says.
 const REQUESTS_MAX: usize = 1_024;
 
@@ -200,13 +198,7 @@ async fn what_can_never_be_taken_leaves_the_log_as_it_was() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_sends_every_request_away_and_takes_it_once_when_there_is_space() {
     let folder = Folder::new();
-    let disk = match Disk::make(&folder, DISK_BYTES) {
-        Ok(disk) => disk,
-        Err(why) => {
-            eprintln!("\n*** NOT PROVEN HERE: a full disk needs root and loop devices: {why}\n");
-            return;
-        }
-    };
+    let Some(disk) = Disk::to_fill(&folder, disk::SMALL) else { return };
     let mut serve = Serve::new(&folder, PIPELINE);
     serve.data = disk.mounted_at.join("data");
     let program = serve.start_ready().await;

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
 use super::{DELIVERY_MAX, deliver_all, kill_while_rows_come, lines, sink_until};
-use crate::breaker::Disk;
+use crate::harness::disk::Disk;
 use crate::harness::folder::Folder;
 use crate::harness::program::{Serve, command};
 use crate::harness::tables::Judge;
@@ -41,7 +41,7 @@ async fn each_row_is_in_one_file_through_kills() {
         let kills = if format == "parquet" { KILLS } else { 4 };
         let files = || std::fs::read_dir(&path).map_or(0, Iterator::count);
         let mut life = 0;
-        let next = kill_while_rows_come(&serve, kills, async || {
+        let next = kill_while_rows_come(&serve, kills, Duration::ZERO, async || {
             let before = files();
             tokio::time::sleep(Duration::from_millis(random.random_range(50..600))).await;
             // A starved machine might never come so far.
@@ -75,13 +75,7 @@ async fn each_row_is_in_one_file_through_kills() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_of_a_file_sink_fails_that_sink_alone_and_it_goes_on_when_there_is_space() {
     let folder = Folder::new();
-    let disk = match Disk::make(&folder, "20M") {
-        Ok(disk) => disk,
-        Err(why) => {
-            eprintln!("\n*** NOT PROVEN HERE: a full disk needs root and loop devices: {why}\n");
-            return;
-        }
-    };
+    let Some(disk) = Disk::to_fill(&folder, "20M") else { return };
     let path = disk.mounted_at.join("out");
     let serve = Serve::new(&folder, &pipeline(&path, "format = 'ndjson', roll_interval = '100 ms'"));
     let program = serve.start_ready().await;

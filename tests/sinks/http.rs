@@ -42,7 +42,7 @@ async fn each_result_arrives_once_at_a_receiver_that_remembers_keys_through_kill
     let options = ", commit_interval = '20 ms', batch_rows = '40', timeout = '1 s'";
     let serve = serve(&folder, &receiver.url(), options);
     let mut random = rand::rngs::StdRng::seed_from_u64(5);
-    let next = kill_while_rows_come(&serve, KILLS, async || {
+    let next = kill_while_rows_come(&serve, KILLS, Duration::ZERO, async || {
         for _ in 0..3 {
             receiver.becomes(match random.random_range(0..10) {
                 0 => Mood::Answers(503),

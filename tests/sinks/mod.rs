@@ -52,8 +52,9 @@ async fn sink_until(http: &Client, what: &str, mut is_so: impl FnMut(&Value) -> 
     found.await
 }
 
-/// Kills the program again and again while rows come; `live` is how long it may live each time. Returns the row that comes next.
-async fn kill_while_rows_come(serve: &Serve, kills: usize, mut live: impl AsyncFnMut()) -> u64 {
+/// Kills the program again and again while rows come, fifty and then a pause; `live` is how long it may live each time. Returns
+/// the row that comes next.
+async fn kill_while_rows_come(serve: &Serve, kills: usize, pause: Duration, mut live: impl AsyncFnMut()) -> u64 {
     let mut next = 0;
     for _ in 0..kills {
         let program = serve.start_ready().await;
@@ -64,6 +65,7 @@ async fn kill_while_rows_come(serve: &Serve, kills: usize, mut live: impl AsyncF
             // Each row is sent once: whether it was taken is told by the table.
             while http.ingest("readings", lines(at, at + 50)).await.is_ok() {
                 at += 50;
+                tokio::time::sleep(pause).await;
             }
             at + 50
         });

@@ -1,4 +1,6 @@
 //! A sink at QoS 2 and a broker that is a script: what happens to rows that the broker has received and not confirmed.
+//!
+//! Subscriptions are answered by the way: those to marks too, if nothing else is said.
 
 use std::time::Duration;
 
@@ -8,6 +10,13 @@ use crate::harness::mqtt_script::{Link, ScriptedBroker};
 use crate::harness::program::{Program, Serve};
 
 const ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// What the broker says to subscriptions of a sink.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Marks {
+    Granted,
+    Refused,
+}
 
 /// Two rows, each with its packet id.
 struct InFlight {
@@ -19,14 +28,21 @@ struct InFlight {
 
 impl InFlight {
     /// Has the sink publish two rows, and the broker receive and release them without a PUBCOMP; then kills the program.
-    async fn begin() -> InFlight {
+    async fn begin(marks: Marks) -> InFlight {
         let folder = Folder::new();
         let broker = ScriptedBroker::start().await;
         let options = format!("url = '{}', qos = 2, client_id = 'sink', commit_interval = '20 ms'", broker.url());
         let serve = Serve::new(&folder, &pipeline(&options));
         let program = serve.start_ready().await;
         let mut link = broker.accept().await;
-        link.play("< CONNECT clean=1 ... \n > CONNACK present=0").await;
+        link.play("< CONNECT clean=1 ... \n > CONNACK present=0 \n < DISCONNECT \n < close").await;
+        let mut link = broker.accept().await;
+        link.strict();
+        link.play("< CONNECT clean=0 ... \n > CONNACK present=1").await;
+        let said = link.next(ANSWER_MAX).await.unwrap_or_default();
+        assert!(said.starts_with("SUBSCRIBE 65535 tidemill/sessions/sink/0=0x20 tidemill/sessions/sink/1="), "{said}");
+        let code = if marks == Marks::Granted { " 0x00" } else { " 0x87" };
+        link.send(&format!("SUBACK 65535{}", code.repeat(8))).await;
         program.http.ingest_durably("readings", &lines(0, 2)).await;
         let mut ids = [String::new(), String::new()];
         for id in &mut ids {
@@ -61,7 +77,7 @@ async fn published(link: &mut Link) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_broker_has_received_is_released_and_what_it_has_forgotten_is_published_again() {
     for has_kept in [true, false] {
-        let scene = InFlight::begin().await;
+        let scene = InFlight::begin(Marks::Granted).await;
         let program = scene.serve.start();
         let mut link = scene.broker.accept().await;
         link.expect("CONNECT clean=0 ...").await;
@@ -79,23 +95,75 @@ async fn what_a_broker_has_received_is_released_and_what_it_has_forgotten_is_pub
     }
 }
 
-/// Wrong, and known: see docs/mqtt.md. A broker says once that it has lost the session, in the CONNACK of the connection that
-/// begins another one. If the program dies before it has heard that, nobody says it again.
+/// Has the program die in its handshakes: the broker gets its CONNECT, and its answer is never heard.
+async fn die_while_it_asks(scene: &InFlight, times: usize) {
+    for _ in 0..times {
+        let program = scene.serve.start();
+        let mut link = scene.broker.accept().await;
+        link.expect("CONNECT clean=0 ...").await;
+        program.kill9();
+    }
+}
+
+/// A broker says once that it has lost the session, in the CONNACK of the connection that begins another one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_is_lost_while_the_program_dies_in_its_handshake_goes_unnoticed() {
-    let scene = InFlight::begin().await;
+async fn a_session_that_is_lost_while_the_program_dies_in_its_handshake_is_known_by_its_marks() {
+    let scene = InFlight::begin(Marks::Granted).await;
+    die_while_it_asks(&scene, 2).await;
     let program = scene.serve.start();
     let mut link = scene.broker.accept().await;
-    // The broker has lost the session, and makes a new one; its answer is never heard.
-    link.expect("CONNECT clean=0 ...").await;
-    program.kill9();
-    drop(link);
+    link.play("< CONNECT clean=0 ... \n > CONNACK present=1").await;
+    link.play("< UNSUBSCRIBE 65535 tidemill/sessions/sink/0 \n > UNSUBACK 65535 0x11").await;
+    for id in &scene.ids {
+        assert_eq!(published(&mut link).await, *id);
+        link.send(&format!("PUBREC {id}")).await;
+    }
+    assert_eq!(link.subscribes, 1, "the new session has its marks");
+    for id in &scene.ids {
+        link.play(&format!("< PUBREL {id} \n > PUBCOMP {id}")).await;
+    }
+    scene.end(program).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_kept_is_known_by_its_marks_whoever_dies_while_asking() {
+    let scene = InFlight::begin(Marks::Granted).await;
+    die_while_it_asks(&scene, 1).await;
+    // Again in the middle of the question, at each of its steps.
+    for (mark, hears_it) in [(0, false), (1, true)] {
+        let program = scene.serve.start();
+        let mut link = scene.broker.accept().await;
+        link.strict();
+        link.play("< CONNECT clean=0 ... \n > CONNACK present=1").await;
+        link.expect(&format!("UNSUBSCRIBE 65535 tidemill/sessions/sink/{mark}")).await;
+        if hears_it {
+            link.play("> UNSUBACK 65535 0x00 \n < SUBSCRIBE 65535 ...").await;
+        }
+        program.kill9();
+    }
+    let program = scene.serve.start();
+    let mut link = scene.broker.accept().await;
+    link.play("< CONNECT clean=0 ... \n > CONNACK present=1").await;
+    link.play("< UNSUBSCRIBE 65535 tidemill/sessions/sink/2 \n > UNSUBACK 65535 0x00").await;
+    for id in &scene.ids {
+        link.play(&format!("< PUBREL {id} \n > PUBCOMP {id} rc=0x92")).await;
+    }
+    assert_eq!(link.subscribes, 1, "what was spent is set again");
+    scene.end(program).await;
+}
+
+/// Wrong, and known: see docs/mqtt.md. Here nobody can be asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_broker_takes_no_marks_a_session_that_is_lost_in_a_handshake_goes_unnoticed() {
+    let scene = InFlight::begin(Marks::Refused).await;
+    die_while_it_asks(&scene, 1).await;
     let program = scene.serve.start();
     let mut link = scene.broker.accept().await;
     link.play("< CONNECT clean=0 ... \n > CONNACK present=1").await;
     for id in &scene.ids {
         link.play(&format!("< PUBREL {id} \n > PUBCOMP {id} rc=0x92")).await;
     }
+    assert_eq!(link.subscribes, 0);
     scene.end(program).await;
 }
 

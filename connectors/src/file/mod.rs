@@ -11,7 +11,6 @@
 //! So a file must not change while the log still needs it. A checksum over each range tells if it did. A folder that is followed
 //! is different, since its files come and go: see the module `follow`.
 
-mod avro_blocks;
 mod columns;
 mod follow;
 mod input;

@@ -1,32 +1,31 @@
 //! Files of columns that are read from their beginning: Arrow and Avro. A row is found by reading all that stand before it.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
-use arrow::error::ArrowError;
-use arrow::ipc::reader::{FileReader, StreamReader};
 use tidemill_engine::source::{Chunk, Data, SourceError};
 
-use super::avro_blocks::AvroBlocks;
 use super::unreadable;
-use crate::format::{Encoding, Layout};
+use crate::format::{ArrowFile, AvroContainer, Encoding, Layout, Unreadable, Within};
 
-/// Rows of a batch of Avro.
+/// Rows of a chunk, and of blocks of Avro that are joined: many have a few only.
 const BATCH_ROWS: usize = 8_192;
-/// What an Arrow file begins with that may be read from both of its ends; any other is a stream.
-const ARROW_FILE: &[u8] = b"ARROW1";
+/// Bytes of blocks that are joined.
+const BATCH_BYTES: usize = 4 << 20;
 
-type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
+type Batches = Box<dyn Iterator<Item = Result<RecordBatch, String>> + Send>;
 
 /// A file of columns, at a row.
 pub(super) struct RowsReader {
     path: PathBuf,
     partition: String,
     encoding: Encoding,
+    layout: Layout,
     /// Over all bytes.
     file_checksum: u32,
     schema: SchemaRef,
@@ -46,12 +45,21 @@ impl RowsReader {
         next: u64,
     ) -> Result<Self, SourceError> {
         let file_checksum = file_checksum(path).map_err(|error| unreadable(path, &error))?;
-        let (schema, batches) = batches(path, encoding)?;
+        let (schema, batches) = batches(path, encoding, layout)?;
         layout
             .check_columns(&schema)
             .map_err(|problem| SourceError::Environment(format!("{}: {problem}", path.display())))?;
-        let (path, partition) = (path.to_owned(), partition.to_owned());
-        let mut reader = RowsReader { path, partition, encoding, file_checksum, schema, batches, rest: None, next: 0 };
+        let mut reader = RowsReader {
+            path: path.to_owned(),
+            partition: partition.to_owned(),
+            encoding,
+            layout: layout.clone(),
+            file_checksum,
+            schema,
+            batches,
+            rest: None,
+            next: 0,
+        };
         reader.skip(next)?;
         Ok(reader)
     }
@@ -76,7 +84,7 @@ impl RowsReader {
     /// Reads a range again, behind or before the place where the reader stands.
     pub(super) fn range(&mut self, start: u64, end: u64) -> Result<(Data, u32), SourceError> {
         if start < self.next {
-            (_, self.batches) = batches(&self.path, self.encoding)?;
+            (_, self.batches) = batches(&self.path, self.encoding, &self.layout)?;
             (self.rest, self.next) = (None, 0);
         }
         self.skip(start)?;
@@ -140,26 +148,46 @@ fn damaged(path: &Path, error: &dyn std::fmt::Display) -> SourceError {
     SourceError::Environment(format!("cannot read {}: {error}", path.display()))
 }
 
-fn batches(path: &Path, encoding: Encoding) -> Result<(SchemaRef, Batches), SourceError> {
-    let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
+fn batches(path: &Path, encoding: Encoding, layout: &Layout) -> Result<(SchemaRef, Batches), SourceError> {
+    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
     if encoding == Encoding::Avro {
-        let reader = arrow_avro::reader::ReaderBuilder::new().with_batch_size(BATCH_ROWS);
-        let blocks = AvroBlocks::open(BufReader::new(file)).map_err(|error| unreadable(path, &error))?;
-        let reader = reader.build(blocks).map_err(|error| damaged(path, &error))?;
-        return Ok((reader.schema(), Box::new(reader)));
+        let opened = AvroContainer::open(BufReader::new(file), layout, Within::File);
+        let blocks = opened.map_err(|unreadable| match unreadable {
+            Unreadable::Columns(problem) => SourceError::Environment(format!("{}: {problem}", path.display())),
+            other => damaged(path, &other.reason()),
+        })?;
+        let schema = Arc::clone(blocks.schema());
+        return Ok((Arc::clone(&schema), Box::new(joined(blocks, schema))));
     }
-    let mut head = Vec::new();
-    (&file)
-        .take(ARROW_FILE.len() as u64)
-        .read_to_end(&mut head)
-        .and_then(|_| file.seek(SeekFrom::Start(0)))
-        .map_err(|error| unreadable(path, &error))?;
-    if head == ARROW_FILE {
-        let reader = FileReader::try_new_buffered(file, None).map_err(|error| damaged(path, &error))?;
-        return Ok((reader.schema(), Box::new(reader)));
-    }
-    let reader = StreamReader::try_new_buffered(file, None).map_err(|error| damaged(path, &error))?;
-    Ok((reader.schema(), Box::new(reader)))
+    let batches = ArrowFile::open(BufReader::new(file)).map_err(|unreadable| damaged(path, &unreadable.reason()))?;
+    Ok((Arc::clone(batches.schema()), Box::new(batches.map(|batch| batch.map_err(Unreadable::reason)))))
+}
+
+/// Makes batches of about [`BATCH_ROWS`] of blocks that are smaller. The rows before one that cannot be read come first.
+fn joined(
+    mut blocks: impl Iterator<Item = Result<RecordBatch, Unreadable>>,
+    schema: SchemaRef,
+) -> impl Iterator<Item = Result<RecordBatch, String>> {
+    let mut failed = None;
+    std::iter::from_fn(move || {
+        let (mut found, mut rows, mut bytes) = (Vec::new(), 0, 0);
+        while failed.is_none() && rows < BATCH_ROWS && bytes < BATCH_BYTES {
+            match blocks.next() {
+                None => break,
+                Some(Err(unreadable)) => failed = Some(unreadable.reason()),
+                Some(Ok(block)) => {
+                    rows += block.num_rows();
+                    bytes += block.get_array_memory_size();
+                    found.push(block);
+                }
+            }
+        }
+        match found.len() {
+            0 => failed.take().map(Err),
+            1 => found.pop().map(Ok),
+            _ => Some(concat_batches(&schema, &found).map_err(|error| error.to_string())),
+        }
+    })
 }
 
 fn file_checksum(path: &Path) -> std::io::Result<u32> {

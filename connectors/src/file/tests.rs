@@ -321,6 +321,35 @@ fn avro_bytes(rows: i64) -> Vec<u8> {
     writer.into_inner()
 }
 
+/// Blocks of a row each, whose names have dots, and the last of which is not whole.
+#[tokio::test]
+async fn an_avro_file_that_is_cut_off_gives_the_rows_before_and_then_says_why() {
+    const SCHEMA: &str = r#"{"type":"record","name":"plant.Row","fields":[{"name":"ts","type":"long"},
+        {"name":"id","type":{"type":"fixed","name":"plant.hall.Id","size":1}},{"name":"other","type":"plant.hall.Id"},
+        {"name":"temperature","type":["null","long"]}]}"#;
+    let mut bytes = b"Obj\x01\x02\x16avro.schema".to_vec();
+    // A length of two bytes.
+    bytes.extend([(SCHEMA.len() << 1) as u8 | 0x80, (SCHEMA.len() >> 6) as u8]);
+    bytes.extend(SCHEMA.bytes());
+    bytes.push(0);
+    bytes.extend([7; 16]);
+    for row in 0..100u8 {
+        bytes.extend([2, 12, 0x80 | (row << 1), row >> 6, b'a', b'b', 2, 2]);
+        bytes.extend([7; 16]);
+    }
+    let whole = folder(&[("a.avro", &bytes)]);
+    let files = source(&whole, "a.avro");
+    let (rows, dead) = decoded(&files, &*run(&files, Vec::new()).await);
+    assert_eq!((rows.num_rows(), dead.len()), (100, 0));
+    let cut = folder(&[("a.avro", &bytes[..bytes.len() - 1])]);
+    let layout = layout();
+    let mut reader = ColumnsReader::open(&cut.path().join("a.avro"), "a.avro", Encoding::Avro, &layout, 0).unwrap();
+    let Some(Chunk::Range { start, end, .. }) = reader.next_chunk().unwrap() else { panic!("rows") };
+    assert_eq!((start, end), (0, 99));
+    let error = reader.next_chunk().expect_err("cut off").to_string();
+    assert!(error.contains("it ends in the middle, at byte "), "{error}");
+}
+
 #[tokio::test]
 async fn arrow_and_avro_files_are_read_by_row() {
     let (file, stream, avro) = (arrow_bytes(30_000, false), arrow_bytes(30_000, true), avro_bytes(30_000));

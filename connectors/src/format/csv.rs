@@ -10,10 +10,10 @@ use tidemill_engine::decode::{Decoded, Decoder, Format, Place};
 use tidemill_engine::source::Data;
 
 use super::BYTE_ORDER_MARK;
-use super::columns::decode_columns;
 use super::convert::missing;
 use super::dead::{DeadLetters, joined};
 use super::layout::Layout;
+use super::messages::Messages;
 use super::metadata::Origin;
 use super::rows::{Span, csv_fields, split_csv};
 use super::salvage::{Failure, salvage};
@@ -49,15 +49,14 @@ struct CsvDecoder {
 
 impl Decoder for CsvDecoder {
     fn decode(&mut self, data: &Data, place: &Place<'_>) -> Decoded {
-        let messages = match data {
-            Data::Messages(messages) => messages,
-            Data::Columns(columns) => return decode_columns(&self.layout, columns, place),
+        let mut messages = match Messages::of(data, place, &self.layout) {
+            Ok(messages) => messages,
+            Err(decoded) => return decoded,
         };
-        let origin = Origin::new(place, messages);
-        let mut dead = DeadLetters::new(messages);
+        let spans = messages.accept(&self.layout);
+        let Messages { origin, mut dead } = messages;
         let (mut batches, mut nulled) = (Vec::new(), 0);
-        for index in 0..messages.len() {
-            let Some(whole) = dead.accept(index, &self.layout) else { continue };
+        for whole in spans {
             nulled += self.decode_message(&origin, whole, &mut dead, &mut batches);
         }
         Decoded { batches: joined(self.layout.schema(), batches), dead: dead.finish(), nulled, ..Decoded::default() }

@@ -27,6 +27,7 @@ mod ipc;
 mod json;
 mod json_rows;
 mod layout;
+mod messages;
 mod metadata;
 mod payload;
 mod pieces;
@@ -54,9 +55,9 @@ pub use time::{TimeUnit, parse_text as parse_time};
 
 pub use columns::ColumnsFormat;
 pub(crate) use delimited::{CutOff, split_delimited};
-pub(crate) use enclosed::Unreadable;
 #[cfg(test)]
 pub(crate) use enclosed::tests as enclosed_bytes;
+pub(crate) use enclosed::{ArrowFile, AvroContainer, Unreadable, Within};
 pub(crate) use ipc::ipc_messages;
 pub(crate) use json_rows::JsonRows;
 pub(crate) use rows::{csv_record_end, offset_in, split_csv, split_json, split_lines, value_length};

@@ -11,11 +11,10 @@ use tidemill_engine::decode::{Decoded, Decoder, Format, Place};
 use tidemill_engine::source::{Data, Message};
 
 use super::BATCH_ROWS;
-use super::columns::decode_columns;
 use super::convert::expected;
-use super::dead::{DeadLetters, joined};
+use super::dead::joined;
 use super::layout::Layout;
-use super::metadata::Origin;
+use super::messages::Messages;
 use super::rows::{Span, split_lines};
 
 /// What of a message is a row.
@@ -68,18 +67,19 @@ struct TextDecoder {
 
 impl Decoder for TextDecoder {
     fn decode(&mut self, data: &Data, place: &Place<'_>) -> Decoded {
-        let messages = match data {
-            Data::Messages(messages) => messages,
-            Data::Columns(columns) => return decode_columns(&self.layout, columns, place),
+        let mut taken = match Messages::of(data, place, &self.layout) {
+            Ok(taken) => taken,
+            Err(decoded) => return decoded,
         };
-        let origin = Origin::new(place, messages);
-        let mut dead = DeadLetters::new(messages);
+        let whole_ones = taken.accept(&self.layout);
+        let Messages { origin, mut dead } = taken;
+        let messages = origin.messages;
         let is_text = *self.layout.payload().field(0).data_type() != DataType::Binary;
         let mut spans = Vec::new();
-        for index in 0..messages.len() {
-            let Some(whole) = dead.accept(index, &self.layout) else { continue };
-            let is_utf8 = !is_text || std::str::from_utf8(&messages[index].payload).is_ok();
-            self.split(&messages[index], whole, |span| {
+        for whole in whole_ones {
+            let message = &messages[whole.message as usize];
+            let is_utf8 = !is_text || std::str::from_utf8(&message.payload).is_ok();
+            self.split(message, whole, |span| {
                 let problem = if is_utf8 { None } else { utf8_problem(messages, span) };
                 match problem {
                     Some(problem) => dead.push(span, problem),

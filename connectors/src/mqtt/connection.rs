@@ -33,7 +33,10 @@ use super::remembered::Remembered;
 use super::session::{Heard, Session};
 use super::transport::Stream;
 use super::write;
+use crate::stall::{Patience, Stall};
 
+/// Who takes one byte in [`STALL_TIME_MAX`](crate::stall::STALL_TIME_MAX) is slow, and not gone: radio may carry few.
+pub(super) const PATIENCE: Patience = Patience::for_bytes(1);
 /// How many chunks of one connection may wait to be durable. Reached when the disk is slower than the peer; then the socket's
 /// own buffer fills, and the next read brings a larger chunk.
 const RECEIPTS_MAX: usize = 256;
@@ -72,6 +75,8 @@ pub(super) struct Connection<'c> {
     pub(super) inbox: Inbox,
     pub(super) session: Session,
     pub(super) keep_alive: KeepAlive,
+    /// What becomes of a peer that reads nothing.
+    pub(super) stall: Stall,
     /// When a SUBSCRIBE that waits for its answer has waited too long.
     pub(super) suback_by: Instant,
     pub(super) intake: &'c dyn Intake,
@@ -109,9 +114,15 @@ impl Connection<'_> {
                     Err(violation) => end = Some(self.violated(violation)),
                 }
             }
-            if !broken && let Err(error) = self.flush() {
-                broken = true;
-                end.get_or_insert(End::Io(error));
+            let mut unread_until = None;
+            if !broken {
+                match self.flush() {
+                    Ok(until) => unread_until = until,
+                    Err(error) => {
+                        broken = true;
+                        end.get_or_insert(End::Io(error));
+                    }
+                }
             }
             broken |= matches!(end, Some(End::Io(_)));
             if end.is_some() && appending.is_none() && receipts.is_empty() {
@@ -164,6 +175,8 @@ impl Connection<'_> {
                     }
                 }
                 () = rung(mailbox.as_deref()), if end.is_none() => {}
+                // The next try to write says that it has waited long enough.
+                () = sleep_until(unread_until.unwrap_or_else(Instant::now)), if unread_until.is_some() => {}
                 () = &mut alarm, if end.is_none() => match self.look_at_the_clock(reading) {
                     Ok(again_at) => alarm.as_mut().reset(again_at),
                     Err(last) => end = Some(last),
@@ -268,8 +281,22 @@ impl Connection<'_> {
         End::Violation(violation)
     }
 
-    /// Writes as much as the socket takes now.
-    fn flush(&mut self) -> io::Result<()> {
+    /// Writes as much as the socket takes now; returns until when to wait for the peer to read the rest, if there is one.
+    fn flush(&mut self) -> io::Result<Option<Instant>> {
+        let before = self.stream.sent_bytes();
+        self.write()?;
+        let taken = usize::try_from(self.stream.sent_bytes() - before).unwrap_or(usize::MAX);
+        let has_unsent = !self.session.out.is_empty() || self.stream.has_unsent();
+        if taken == 0 && !has_unsent {
+            return Ok(None);
+        }
+        self.stall.tried(taken, has_unsent, Instant::now()).map_err(|stalled| {
+            self.session.errors.push("stalled");
+            stalled.into()
+        })
+    }
+
+    fn write(&mut self) -> io::Result<()> {
         while !self.session.out.is_empty() {
             match self.stream.try_write(&self.session.out) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

@@ -7,7 +7,8 @@
 //!   after a crash              not sent      PUBREL                 PUBLISH with DUP, same packet id
 //! ```
 //! A packet id is the row's number, so the cursor says everything that a resumed session needs: at QoS 2 a broker that has
-//! kept the session takes each row once. On a session that it has lost, whatever is not delivered is published anew.
+//! kept the session takes each row once. On a session that it has lost, whatever is not delivered is published anew. What it
+//! was asked, and whether its answer is known, is durable with the cursor: see `marks.rs`.
 
 use std::sync::Arc;
 
@@ -18,9 +19,10 @@ use tidemill_engine::storage::Storage;
 use super::client::stored_or_new;
 use super::credentials::{Credentials, Known};
 use super::link::{Broker, Link, Message, NoLink, Session};
+use super::marks::{self, Marks, Noted};
 use super::packet::{QoS, Version};
 use super::publisher::{Before, Ended, Outbound, Supplied, Supply};
-use super::sender::Release;
+use super::sender::{Release, free_id};
 use crate::outbox::{Courier, DeliveryError, Desk, DeskEvent, Progress, Row};
 
 /// How a sink publishes.
@@ -44,7 +46,12 @@ pub(super) struct MqttCourier {
     pub(super) dice: Arc<dyn Dice>,
     /// What is on its way; nothing before the first connection.
     pub(super) outbound: Option<Outbound>,
+    /// How often in a row the connection ended when marks were to be set.
+    pub(super) marks_failed: u8,
 }
+
+/// A broker that ends the connection so often instead of refusing a mark gets none.
+const MARKS_FAILED_MAX: u8 = 3;
 
 impl MqttCourier {
     /// Finds the client id, or makes one that stays.
@@ -61,13 +68,28 @@ impl MqttCourier {
         Ok(())
     }
 
-    async fn connect(&mut self, session: Session, stop: &Stop) -> Result<Option<Link>, DeliveryError> {
+    /// Connects on the session that is noted; what is asked is noted before it is.
+    async fn connect(
+        &mut self,
+        desk: &mut Desk,
+        noted: &mut Noted,
+        session: Session,
+        stop: &Stop,
+    ) -> Result<Option<Link>, DeliveryError> {
         let known = self.publishing.credentials.read().await;
         let Known { username, password } = known.map_err(|error| DeliveryError::Failed(error.to_string()))?;
         let broker = Broker { username, password, ..self.publishing.broker.clone() };
         loop {
+            let version = self.publishing.version;
+            let link = async {
+                let stream = Link::reach(&broker).await?;
+                if session == Session::Kept && version == Version::V5 {
+                    note_asking(desk, noted).await.map_err(|error| NoLink::Failed(error.to_string()))?;
+                }
+                Link::greet(stream, &broker, version, session).await
+            };
             let link = tokio::select! {
-                link = Link::connect(&broker, self.publishing.version, session) => link,
+                link = link => link,
                 () = stop.cancelled() => return Ok(None),
             };
             match link {
@@ -77,6 +99,66 @@ impl MqttCourier {
             }
         }
     }
+
+    /// Finds out whether the session that the broker has is the one that is noted; makes that durable.
+    async fn recognize(
+        &mut self,
+        desk: &mut Desk,
+        link: &mut Link,
+        noted: &mut Noted,
+        was_asking: bool,
+    ) -> Result<Session, DeliveryError> {
+        if was_asking {
+            match noted.marks.spend() {
+                Some((mark, left)) => {
+                    noted.marks = left;
+                    desk.note_session(&noted.to_string()).await?;
+                    let id = free_id(desk.durable().delivered);
+                    let asked = marks::ask(link, &self.publishing.broker.client_id, mark, id).await;
+                    match asked.map_err(DeliveryError::Failed)? {
+                        Some(true) => self.mark(desk, link, noted).await?,
+                        Some(false) => return Ok(Session::Clean),
+                        None => {}
+                    }
+                }
+                None => tracing::warn!(
+                    "the broker has a session of ours, and cannot be asked whether it has lost one since this program was stopped: it is taken for the one we know"
+                ),
+            }
+        }
+        if std::mem::take(&mut noted.is_asking) {
+            desk.note_session(&noted.to_string()).await?;
+        }
+        Ok(Session::Kept)
+    }
+
+    /// Sets the marks of a session.
+    async fn mark(&mut self, desk: &mut Desk, link: &mut Link, noted: &mut Noted) -> Result<(), DeliveryError> {
+        let id = free_id(desk.durable().delivered);
+        let set = marks::set(link, &self.publishing.broker.client_id, id).await;
+        self.marks_failed = if set.is_ok() { 0 } else { self.marks_failed + 1 };
+        noted.marks = match set {
+            Err(why) if self.marks_failed < MARKS_FAILED_MAX => return Err(DeliveryError::Failed(why)),
+            Err(_) => Marks::Refused,
+            Ok(marks) => marks,
+        };
+        if noted.marks == Marks::Refused {
+            tracing::info!("the broker takes no subscription of a sink; see docs/mqtt.md for what that costs");
+        }
+        desk.note_session(&noted.to_string()).await
+    }
+}
+
+/// Makes durable that a CONNECT may leave, if its answer matters.
+async fn note_asking(desk: &mut Desk, noted: &mut Noted) -> Result<(), DeliveryError> {
+    desk.flush().await?;
+    let Progress { delivered, received } = desk.durable();
+    // What the broker has received and not confirmed is lost with its session.
+    if received > delivered {
+        noted.is_asking = true;
+        desk.note_session(&noted.to_string()).await?;
+    }
+    Ok(())
 }
 
 #[async_trait::async_trait]
@@ -92,17 +174,26 @@ impl Courier for MqttCourier {
             qos as u8,
             desk.generation()
         );
-        let wanted = if desk.session() == name { Session::Kept } else { Session::Clean };
-        let Some(link) = self.connect(wanted, stop).await? else { return Ok(()) };
+        let mut noted = Noted::read(desk.session());
+        let was_asking = noted.is_asking;
+        let wanted = if noted.name == name { Session::Kept } else { Session::Clean };
+        let Some(mut link) = self.connect(desk, &mut noted, wanted, stop).await? else { return Ok(()) };
         if let Some(lack) = link.lacks(qos, retain) {
             return Err(DeliveryError::Failed(lack));
         }
-        let session = if link.connack.session_present { wanted } else { Session::Clean };
+        let session = match link.connack.session_present && wanted == Session::Kept {
+            true => self.recognize(desk, &mut link, &mut noted, was_asking).await?,
+            false => Session::Clean,
+        };
         if session == Session::Clean {
             if wanted == Session::Kept {
                 tracing::warn!(broker = %format_args!("{}:{}", broker.host, broker.port), "the broker has lost our session: what it had not confirmed is published again");
             }
-            desk.begin_session(&name).await?;
+            noted = Noted::begun(&name);
+            desk.begin_session(&noted.to_string()).await?;
+        }
+        if qos == QoS::ExactlyOnce && self.publishing.version == Version::V5 && noted.marks == Marks::Untried {
+            self.mark(desk, &mut link, &mut noted).await?;
         }
         let durable = desk.durable();
         let release = if qos == QoS::ExactlyOnce { Release::WhenTold } else { Release::AtOnce };

@@ -1,4 +1,4 @@
-//! A connection to a broker that only publishes: its handshake, its bytes, its keep-alive.
+//! A connection to a broker that publishes: its handshake, its bytes, its keep-alive.
 
 use std::io;
 use std::sync::Arc;
@@ -11,11 +11,13 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::codec::{self, Header};
+use super::connection::PATIENCE;
 use super::keep_alive::{Due, KeepAlive};
-use super::packet::{ConnAck, Connect, Packet, QoS, Version, Violation, reason};
+use super::packet::{ConnAck, Connect, FilterAck, Packet, QoS, Subscribe, Unsubscribe, Version, Violation, reason};
 use super::sender::Outgoing;
 use super::transport::Stream;
 use super::write;
+use crate::stall::Stall;
 use crate::tls::TlsClient;
 
 /// How long a broker may take to accept a connection, and again to answer our CONNECT.
@@ -87,6 +89,7 @@ pub(super) struct Link {
     read: BytesMut,
     out: BytesMut,
     keep_alive: KeepAlive,
+    stall: Stall,
     /// What the broker said of itself.
     pub(super) connack: ConnAck,
 }
@@ -94,26 +97,43 @@ pub(super) struct Link {
 impl Link {
     /// Connects. After [`Session::Clean`] the session is one that the broker keeps.
     pub(super) async fn connect(broker: &Broker, version: Version, session: Session) -> Result<Link, NoLink> {
-        let mut link = Link::shake_hands(broker, version, session).await?;
-        if session == Session::Clean && version == Version::V311 {
-            // There a session that begins clean ends with its connection.
-            link.close().await;
-            link = Link::shake_hands(broker, version, Session::Kept).await?;
-        }
-        Ok(link)
+        Link::greet(Link::reach(broker).await?, broker, version, session).await
     }
 
-    async fn shake_hands(broker: &Broker, version: Version, session: Session) -> Result<Link, NoLink> {
+    /// Does the half of [`Link::connect`] before the CONNECT.
+    pub(super) async fn reach(broker: &Broker) -> Result<Stream, NoLink> {
         let failed = |why: String| NoLink::Failed(why);
         let Broker { host, port, .. } = broker;
         let stream = timeout(HANDSHAKE_TIMEOUT, TcpStream::connect((host.as_str(), *port)))
             .await
             .map_err(|_| failed(format!("the broker {host}:{port} does not answer")))?
             .map_err(|error| failed(format!("cannot connect to {host}:{port}: {error}")))?;
-        let stream = timeout(HANDSHAKE_TIMEOUT, secure(broker, stream))
+        timeout(HANDSHAKE_TIMEOUT, secure(broker, stream))
             .await
             .map_err(|_| failed(format!("the broker {host}:{port} does not answer the TLS handshake")))?
-            .map_err(|why| failed(format!("the broker {host}:{port}: {why}")))?;
+            .map_err(|why| failed(format!("the broker {host}:{port}: {why}")))
+    }
+
+    /// Does the other half, from the CONNECT on.
+    pub(super) async fn greet(
+        stream: Stream,
+        broker: &Broker,
+        version: Version,
+        session: Session,
+    ) -> Result<Link, NoLink> {
+        let mut link = Link::shake_hands(stream, broker, version, session).await?;
+        if session == Session::Clean {
+            // One that begins clean ends with its connection in 3.1.1; and one of version 5, whatever its expiry, is not saved by
+            // Mosquitto 2.0.11: it would be lost with the broker's next restart.
+            link.close().await;
+            link = Link::shake_hands(Link::reach(broker).await?, broker, version, Session::Kept).await?;
+        }
+        Ok(link)
+    }
+
+    async fn shake_hands(stream: Stream, broker: &Broker, version: Version, session: Session) -> Result<Link, NoLink> {
+        let failed = |why: String| NoLink::Failed(why);
+        let Broker { host, port, .. } = broker;
         let connect = Connect {
             client_id: broker.client_id.clone(),
             clean: session == Session::Clean,
@@ -125,7 +145,7 @@ impl Link {
         };
         let keep_alive = KeepAlive::client(Duration::from_secs(broker.keep_alive_s.into()), Instant::now());
         let (read, out, connack) = (BytesMut::new(), BytesMut::new(), ConnAck::default());
-        let mut link = Link { stream, version, read, out, keep_alive, connack };
+        let mut link = Link { stream, version, read, out, keep_alive, stall: Stall::new(PATIENCE), connack };
         write::connect(version, &connect, &mut link.out).map_err(|error| failed(error.to_string()))?;
         let answer = timeout(HANDSHAKE_TIMEOUT, link.answer()).await;
         link.connack = answer
@@ -142,18 +162,63 @@ impl Link {
     }
 
     async fn answer(&mut self) -> io::Result<ConnAck> {
+        match self.heard().await? {
+            Packet::ConnAck(connack) => Ok(*connack),
+            other => Err(self.refuse(&other.unexpected()).await),
+        }
+    }
+
+    /// Sends what is written, and waits for the next packet.
+    async fn heard(&mut self) -> io::Result<Packet> {
         self.stream.write_all(&self.out).await?;
         self.out.clear();
         loop {
             if let Some(packet) = self.packet().map_err(|violation| invalid(&violation))? {
-                return match packet {
-                    Packet::ConnAck(connack) => Ok(*connack),
-                    other => Err(self.refuse(&other.unexpected()).await),
-                };
+                return Ok(packet);
             }
             self.stream.ready(Interest::READABLE).await?;
             self.fill()?;
         }
+    }
+
+    /// Subscribes, before anything is published on this connection; returns the SUBACK.
+    pub(super) async fn subscribe(&mut self, subscribe: &Subscribe) -> Result<FilterAck, String> {
+        write::subscribe(self.version, subscribe, &mut self.out).map_err(|violation| violation.to_string())?;
+        self.filter_ack("SUBSCRIBE", |packet| match packet {
+            Packet::SubAck(ack) => Ok(ack),
+            other => Err(other),
+        })
+        .await
+    }
+
+    /// Unsubscribes, before anything is published on this connection; returns the UNSUBACK.
+    pub(super) async fn unsubscribe(&mut self, unsubscribe: &Unsubscribe) -> Result<FilterAck, String> {
+        write::unsubscribe(self.version, unsubscribe, &mut self.out).map_err(|violation| violation.to_string())?;
+        self.filter_ack("UNSUBSCRIBE", |packet| match packet {
+            Packet::UnsubAck(ack) => Ok(ack),
+            other => Err(other),
+        })
+        .await
+    }
+
+    async fn filter_ack(
+        &mut self,
+        asked: &str,
+        wanted: impl Fn(Packet) -> Result<FilterAck, Packet>,
+    ) -> Result<FilterAck, String> {
+        let answer = async {
+            loop {
+                match wanted(self.heard().await?) {
+                    Ok(ack) => return Ok(ack),
+                    // Somebody publishes to the topic of a mark.
+                    Err(Packet::Publish(publish)) if publish.qos == QoS::AtMostOnce => {}
+                    Err(other) => return Err(self.refuse(&other.unexpected()).await),
+                }
+            }
+        };
+        let answer = timeout(HANDSHAKE_TIMEOUT, answer).await;
+        let answer = answer.map_err(|_| format!("the broker does not answer {asked}"))?;
+        answer.map_err(|error: io::Error| format!("no answer to {asked}: {error}"))
     }
 
     /// Tells the broker what is wrong with its answer, if it listens.
@@ -163,6 +228,12 @@ impl Link {
             let _ = timeout(CLOSE_TIMEOUT, self.stream.write_all(&self.out)).await;
         }
         invalid(violation)
+    }
+
+    /// Sets how long a broker that reads nothing is kept.
+    #[cfg(test)]
+    pub(super) fn set_stall(&mut self, stall: Stall) {
+        self.stall = stall;
     }
 
     /// Returns how many messages the broker takes at a time.
@@ -243,8 +314,18 @@ impl Link {
         Ok(())
     }
 
-    /// Writes as much as the socket takes now.
+    /// Writes as much as the socket takes now. Fails when the broker has read nothing for too long: to be called now and then.
     pub(super) fn flush(&mut self) -> io::Result<()> {
+        let before = self.stream.sent_bytes();
+        self.write()?;
+        let taken = usize::try_from(self.stream.sent_bytes() - before).unwrap_or(usize::MAX);
+        if taken > 0 || !self.is_flushed() {
+            self.stall.tried(taken, !self.is_flushed(), Instant::now())?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self) -> io::Result<()> {
         while !self.out.is_empty() {
             match self.stream.try_write(&self.out) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

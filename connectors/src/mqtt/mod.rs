@@ -24,7 +24,8 @@
 //! least once, QoS 2 exactly once into the log, through kill -9 and power loss on our side. How is in `receiver.rs`; what a
 //! peer's mistakes cost is in `held.rs`.
 //!
-//! What leaves goes through `sender.rs`, which decides, `link.rs`, which writes, and for sinks `courier.rs`.
+//! What leaves goes through `sender.rs`, which decides, `link.rs`, which writes, and for sinks `courier.rs`; `marks.rs` knows
+//! whether a broker still has the session of a sink.
 
 pub mod topic;
 pub mod topics;
@@ -41,6 +42,7 @@ mod keep_alive;
 mod link;
 mod listener;
 mod local;
+mod marks;
 mod packet;
 mod properties;
 mod publisher;

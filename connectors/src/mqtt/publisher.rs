@@ -8,12 +8,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tidemill_engine::clock::Dice;
 use tidemill_engine::source::Stop;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::link::{Broker, Link, Message, NoLink, Session};
 use super::packet::{Packet, QoS, Version};
@@ -24,6 +25,10 @@ use crate::backoff::Backoff;
 const HELD_BYTES_MAX: usize = 8 << 20;
 /// And it is at most so many messages.
 const HELD_COUNT_MAX: usize = 2_048;
+/// How long a broker may take to answer the oldest message that it has; then it is asked on another connection.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
+/// How often it is looked in that time whether it has.
+const LOOKS: u32 = 4;
 /// Messages that wait for a [`Publisher`]'s task.
 const QUEUE_MAX: usize = 256;
 
@@ -77,12 +82,23 @@ pub(super) struct Outbound {
     /// The bytes of each message that is held, by number.
     held: VecDeque<(u64, usize)>,
     held_bytes: usize,
+    /// How long a broker may take to answer.
+    answer_time_max: Duration,
 }
+
+/// What the broker has to answer first, and since when that is known.
+type Owed = Option<((u64, bool), Instant)>;
 
 impl Outbound {
     /// Begins with a message of this number.
     pub(super) fn new(first: u64, qos: QoS, release: Release) -> Self {
-        Outbound { sender: Sender::new(first, release), qos, held: VecDeque::new(), held_bytes: 0 }
+        Outbound {
+            sender: Sender::new(first, release),
+            qos,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            answer_time_max: ANSWER_TIME_MAX,
+        }
     }
 
     /// Publishes on a connection until it is lost, or `stop` is cancelled.
@@ -99,6 +115,8 @@ impl Outbound {
             Session::Clean => self.sender.restart(window),
         }
         let ended = self.serve(&mut link, supply, stop).await;
+        // Before the next connection, everything that was heard on this one is known.
+        self.note(&link, supply);
         if matches!(ended, Ended::Done | Ended::Supply(_)) {
             link.close().await;
         }
@@ -107,7 +125,8 @@ impl Outbound {
 
     async fn serve<S: Supply>(&mut self, link: &mut Link, supply: &mut S, stop: &Stop) -> Ended<S::Error> {
         let stopped = stop.cancelled();
-        let alarm = sleep_until(tokio::time::Instant::now());
+        let alarm = sleep_until(Instant::now());
+        let mut owed: Owed = None;
         tokio::pin!(stopped, alarm);
         loop {
             loop {
@@ -136,7 +155,6 @@ impl Outbound {
                         Err(error) => Err(error.to_string()),
                     };
                     if let Err(why) = answered {
-                        self.note(link, supply);
                         return Ended::Lost(why);
                     }
                 }
@@ -146,12 +164,26 @@ impl Outbound {
                     Ok(Supplied::End) => return Ended::Done,
                     Err(error) => return Ended::Supply(error),
                 },
-                () = &mut alarm => match link.look_at_the_clock() {
+                () = &mut alarm => match self.look_at_the_clock(link, &mut owed) {
                     Ok(again_at) => alarm.as_mut().reset(again_at),
                     Err(why) => return Ended::Lost(why),
                 },
             }
         }
+    }
+
+    /// Pings or gives the broker up if it is time; returns when to look again.
+    fn look_at_the_clock(&self, link: &mut Link, owed: &mut Owed) -> Result<Instant, String> {
+        let now = Instant::now();
+        let is_same = |first: (u64, bool)| owed.filter(|(before, _)| *before == first);
+        *owed = self.sender.owed().map(|first| is_same(first).unwrap_or((first, now)));
+        if let Some((_, since)) = owed
+            && now.duration_since(*since) >= self.answer_time_max
+        {
+            return Err(format!("the broker has not answered a message within {:?}", self.answer_time_max));
+        }
+        // Only here it is seen that nothing happens.
+        Ok(link.look_at_the_clock()?.min(now + self.answer_time_max / LOOKS))
     }
 
     fn take<S: Supply>(&mut self, link: &Link, supply: &mut S, number: u64, message: Message, before: Before) {
@@ -194,6 +226,8 @@ impl Outbound {
                 Packet::PubRec(ack) => Answer::Received { id: ack.id, code: ack.code },
                 Packet::PubComp(ack) => Answer::Complete { id: ack.id },
                 Packet::PingResp => continue,
+                // Somebody publishes to the topic of a mark.
+                Packet::Publish(publish) if publish.qos == QoS::AtMostOnce => continue,
                 Packet::Disconnect { code, reason, .. } => {
                     let why = reason.map(|why| format!(": {why}")).unwrap_or_default();
                     return Err(format!("the broker disconnected us (reason {code:#04x}{why})"));
@@ -341,5 +375,101 @@ async fn publish(
         let wait = backoff.next(&*dice);
         tracing::debug!(why, ?wait, "not connected");
         let _ = timeout(wait, stop.cancelled()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::stall::{Patience, Stall};
+
+    const SOON: Duration = Duration::from_secs(20);
+    const CONNACK: &[u8] = &[0x20, 2, 0, 0];
+    const PINGRESP: &[u8] = &[0xD0, 0];
+
+    /// The same message as often as it is wanted.
+    struct Endless(u64);
+
+    impl Supply for Endless {
+        type Error = Infallible;
+
+        async fn next(&mut self, wants_message: bool) -> Result<Supplied, Infallible> {
+            if !wants_message {
+                return std::future::pending().await;
+            }
+            self.0 += 1;
+            let (topic, payload) = (Bytes::from_static(b"a/b"), Bytes::from(vec![b'x'; 10_000]));
+            Ok(Supplied::Message(self.0 - 1, Message { topic, payload, retain: false }, Before::Nothing))
+        }
+
+        fn note(&mut self, _: u64, _: u64) {}
+
+        fn given_up(&mut self, _: u64, _: &str) {}
+    }
+
+    /// Connects to a broker that accepts us.
+    async fn connected(qos: QoS) -> (Outbound, Link, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let broker = Broker {
+            host: "127.0.0.1".to_owned(),
+            port: listener.local_addr().expect("bound").port(),
+            tls: None,
+            client_id: "me".to_owned(),
+            username: None,
+            password: None,
+            keep_alive_s: 0,
+            session_expiry_s: 0,
+        };
+        let accepting = async {
+            let (mut socket, _) = listener.accept().await.expect("a connection");
+            let mut connect = [0; 64];
+            assert!(socket.read(&mut connect).await.expect("a CONNECT") > 0);
+            socket.write_all(CONNACK).await.expect("it listens");
+            socket
+        };
+        let (link, socket) = tokio::join!(Link::connect(&broker, Version::V311, Session::Kept), accepting);
+        (Outbound::new(0, qos, Release::AtOnce), link.expect("accepted"), socket)
+    }
+
+    async fn lost(outbound: &mut Outbound, link: Link) -> String {
+        let stop = Stop::new();
+        let mut supply = Endless(0);
+        let ended = outbound.run(link, Session::Clean, &mut supply, &stop);
+        match tokio::time::timeout(SOON, ended).await.expect("it ends") {
+            Ended::Lost(why) => why,
+            Ended::Done | Ended::Supply(_) => panic!("nobody has stopped it"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_takes_messages_and_answers_none_is_given_up() {
+        let (mut outbound, link, mut socket) = connected(QoS::AtLeastOnce).await;
+        outbound.answer_time_max = Duration::from_millis(200);
+        // It reads everything, and says again and again that it is alive.
+        let broker = tokio::spawn(async move {
+            let mut bytes = vec![0; 64 << 10];
+            while socket.read(&mut bytes).await.is_ok_and(|count| count > 0) {
+                if socket.write_all(PINGRESP).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let why = lost(&mut outbound, link).await;
+        assert!(why.contains("has not answered a message within 200ms"), "{why}");
+        broker.await.expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_reads_nothing_is_given_up() {
+        let (mut outbound, mut link, _socket) = connected(QoS::AtMostOnce).await;
+        outbound.answer_time_max = Duration::from_millis(200);
+        link.set_stall(Stall::new(Patience { time_max: Duration::from_millis(200), bytes_min: 1 }));
+        let why = lost(&mut outbound, link).await;
+        assert!(why.contains("has not read"), "{why}");
     }
 }

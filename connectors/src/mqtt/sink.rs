@@ -126,6 +126,7 @@ impl Destination for MqttDestination {
                 client_id_path: self.client_id_path.clone(),
                 dice: Arc::clone(&self.dice),
                 outbound: None,
+                marks_failed: 0,
             }),
             Way::Local { brokers, source, qos, retain } => Box::new(LocalCourier {
                 brokers: brokers.clone(),

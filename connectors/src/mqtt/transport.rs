@@ -37,6 +37,8 @@ pub(super) struct Stream {
     tcp: TcpStream,
     /// Boxed: most connections are plain and idle.
     tls: Option<Box<Tls>>,
+    /// What the socket has taken without TLS.
+    sent_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -47,6 +49,8 @@ struct Tls {
     has_plaintext: bool,
     /// An error that came behind bytes: the bytes first.
     failed: Option<io::Error>,
+    /// What the socket has taken.
+    sent_bytes: u64,
 }
 
 impl Stream {
@@ -54,7 +58,7 @@ impl Stream {
     pub(super) fn plain(tcp: TcpStream) -> io::Result<Stream> {
         // Without it the second acknowledgement waits 40 ms for the first to be confirmed.
         tcp.set_nodelay(true)?;
-        Ok(Stream { tcp, tls: None })
+        Ok(Stream { tcp, tls: None, sent_bytes: 0 })
     }
 
     /// Does the handshake of a client with the server called `name`.
@@ -77,7 +81,7 @@ impl Stream {
     async fn handshake(tcp: TcpStream, rustls: Result<Connection, rustls::Error>, side: Side) -> io::Result<Stream> {
         let mut stream = Stream::plain(tcp)?;
         let rustls = rustls.map_err(|error| TlsFailure::new(side, &error).into_io())?;
-        let mut tls = Box::new(Tls { rustls, side, has_plaintext: false, failed: None });
+        let mut tls = Box::new(Tls { rustls, side, has_plaintext: false, failed: None, sent_bytes: 0 });
         let shaken = tls.shake_hands(&stream.tcp).await;
         stream.tls = Some(tls);
         match shaken {
@@ -114,9 +118,14 @@ impl Stream {
     /// Writes as much as is taken now; `WouldBlock` where nothing is.
     pub(super) fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.tls {
-            None => self.tcp.try_write(bytes),
+            None => self.tcp.try_write(bytes).inspect(|count| self.sent_bytes += *count as u64),
             Some(tls) => tls.write(&self.tcp, bytes),
         }
+    }
+
+    /// Returns how many bytes the socket has taken in all, those of TLS included: what grows is read.
+    pub(super) fn sent_bytes(&self) -> u64 {
+        self.tls.as_ref().map_or(self.sent_bytes, |tls| tls.sent_bytes)
     }
 
     /// Says whether bytes that [`Stream::try_write`] has taken wait for the socket.
@@ -285,7 +294,7 @@ impl Tls {
         while self.rustls.wants_write() {
             match self.rustls.write_tls(&mut Socket(tcp)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(_) => {}
+                Ok(count) => self.sent_bytes += count as u64,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }

@@ -79,7 +79,7 @@ impl Desk {
         self.shelf.window_end()
     }
 
-    /// Returns the session that the durable progress belongs to; empty if none was begun.
+    /// Returns the session that the durable progress belongs to, as the courier has noted it; empty if none was begun.
     pub fn session(&self) -> &str {
         &self.durable.session
     }
@@ -124,6 +124,11 @@ impl Desk {
     /// confirmed is durable with it. `session` is the courier's own note, found again by [`Desk::session`].
     pub async fn claim(&mut self, end: u64, session: &str) -> Result<(), DeliveryError> {
         self.confirmed.claimed = end;
+        self.note_session(session).await
+    }
+
+    /// Changes the courier's note; durable when this returns, with what was confirmed.
+    pub async fn note_session(&mut self, session: &str) -> Result<(), DeliveryError> {
         session.clone_into(&mut self.confirmed.session);
         self.flush().await
     }
@@ -163,8 +168,7 @@ impl Desk {
     /// Begins a session on which the other side has received nothing: durable when this returns.
     pub async fn begin_session(&mut self, session: &str) -> Result<(), DeliveryError> {
         self.confirmed.received = self.confirmed.delivered;
-        session.clone_into(&mut self.confirmed.session);
-        self.flush().await
+        self.note_session(session).await
     }
 
     /// Notes how far the courier came. [`DeskEvent::Durable`] says when it is durable.

@@ -1,7 +1,15 @@
-//! The connections of the service: a number of slots, and no slot for a connection that says nothing.
+//! The connections of the service: a number of slots, and no slot for a connection that says nothing or reads nothing.
 //!
 //! Without the second rule a thousand clients that connect and fall silent (a pool that leaks, a cut network, malice) would
-//! hold all slots for ever, and not even `/healthz` would answer.
+//! hold all slots for ever, and not even `/healthz` would answer. What a connection waits for, and for how long:
+//!
+//! ```text
+//!   head ────────► body ─────────────► answer begins ─────────────► answer is read ─────────► next head
+//!   silence_max    30 s: ingest's      30 s: quick routes           64 KiB of it in each      silence_max
+//!                  BODY_TIME_MAX,      60 s: log, ?wait=            STALL_TIME_MAX
+//!                  a question's        300 s: a question's time     else the connection ends, and with it its question
+//!                  BODY_TIME_MAX       5 s for a body nobody wants
+//! ```
 
 use std::io;
 use std::sync::Arc;
@@ -13,18 +21,22 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tidemill_connectors::descriptors;
 use tidemill_connectors::http::REQUESTS_MAX;
+use tidemill_connectors::stall::Patience;
 use tidemill_engine::source::Stop;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::linger;
+use super::unread::Socket;
 
 /// Connections at once; more wait in the system's queue. Twice as many as ingest takes requests at once: so who comes too
 /// much is told so, and `/healthz` answers while as many bodies as may be in flight are slow.
 const CONNECTIONS_MAX: usize = 2 * REQUESTS_MAX;
 /// Time to send the head of a request, on a new connection and after each answer. A body has its own limit, an answer its own.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// How much of its answer a client has to take in [`STALL_TIME_MAX`](tidemill_connectors::stall::STALL_TIME_MAX): about 1 KB/s.
+const TAKEN_BYTES_MIN: usize = 64 << 10;
 /// Bytes of a head, and of a connection's buffers.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 /// How long to wait when the system gives no more sockets.
@@ -35,11 +47,16 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 pub(super) struct Connections {
     pub(super) connections_max: usize,
     pub(super) silence_max: Duration,
+    pub(super) patience: Patience,
 }
 
 impl Default for Connections {
     fn default() -> Self {
-        Connections { connections_max: CONNECTIONS_MAX, silence_max: SILENCE_MAX }
+        Connections {
+            connections_max: CONNECTIONS_MAX,
+            silence_max: SILENCE_MAX,
+            patience: Patience::for_bytes(TAKEN_BYTES_MIN),
+        }
     }
 }
 
@@ -80,7 +97,7 @@ impl Connections {
             .timer(TokioTimer::new())
             .header_read_timeout(self.silence_max)
             .max_buf_size(BUFFER_BYTES_MAX)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+            .serve_connection(TokioIo::new(Socket::new(stream, self.patience)), TowerToHyperService::new(router));
         let mut connection = std::pin::pin!(connection);
         let mut stopped = std::pin::pin!(stop.cancelled());
         let mut is_stopping = false;

@@ -14,36 +14,41 @@
 //! Every error is a problem document (RFC 9457), also for a path that is not there. There is no authentication yet, so
 //! an address that others can reach is refused unless the caller insists.
 
+mod bodies;
 mod client;
 mod connections;
+mod document;
 mod linger;
 mod metrics;
 mod openapi;
 mod query;
 mod status;
+mod unread;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
 use tidemill_connectors::HttpIngest;
 use tidemill_connectors::http::api::{Api, Refusal, Shape, Told};
 use tidemill_connectors::outbox::OutboxStatus;
+use tidemill_connectors::stall::SEND_BUFFER_BYTES;
 use tidemill_engine::clock::Clock;
 use tidemill_engine::runtime::JobStatus;
 use tidemill_engine::source::{BoxFuture, Stop};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::problem::{Document, Problem, ProblemKind};
 use crate::session::Session;
 
+use bodies::Bodies;
 pub use client::{ClientError, query_server};
 use connections::Connections;
 
@@ -51,8 +56,9 @@ use connections::Connections;
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
 /// Time that answers under way have to end once the service stops.
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(5);
-/// Body of a request of this module; sources set their own.
-const BODY_BYTES_MAX: usize = 2 << 20;
+/// Connections that the system keeps until they are accepted.
+const BACKLOG_MAX: u32 = 1_024;
+
 /// What the service says of itself and of its job.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceStatus {
@@ -144,10 +150,20 @@ impl Server {
             io::ErrorKind::AddrInUse => BindError::InUse { address },
             _ => BindError::Io { address, source },
         };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let listener = listen(address).map_err(failed)?;
         let local_addr = listener.local_addr().map_err(failed)?;
-        Ok(Bound { listener, local_addr, connections: Connections::default() })
+        Ok(Bound { listener, local_addr, connections: Connections::default(), bodies: Bodies::default() })
     }
+}
+
+/// Listens as tokio's own `bind` does, but for the send buffer, which connections inherit.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG_MAX)
 }
 
 /// A port that is taken and not served yet: clients can connect and wait.
@@ -156,6 +172,7 @@ pub struct Bound {
     listener: TcpListener,
     local_addr: SocketAddr,
     connections: Connections,
+    bodies: Bodies,
 }
 
 impl Bound {
@@ -170,7 +187,7 @@ impl Bound {
     }
 
     async fn serve_until(self, state: ServiceState, stop: Stop) -> io::Result<()> {
-        let serving = self.connections.serve(self.listener, router(state), stop.clone());
+        let serving = self.connections.serve(self.listener, router_with(state, self.bodies), stop.clone());
         tokio::select! {
             () = serving => {}
             () = async {
@@ -184,12 +201,16 @@ impl Bound {
 
 /// Returns all routes: those of this module, and those a source brings.
 pub fn router(state: ServiceState) -> Router {
+    router_with(state, Bodies::default())
+}
+
+fn router_with(state: ServiceState, bodies: Bodies) -> Router {
     let extra = state.extra.clone();
     let quick = status::api().and(metrics::api()).and(openapi::api()).router().layer(middleware::from_fn(time_limit));
     query::api()
         .router()
+        .layer(Extension(bodies))
         .merge(quick)
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(state)
         .merge(extra)
         .fallback(unknown_path)

@@ -21,7 +21,7 @@ async fn openapi(State(state): State<ServiceState>) -> Json<Value> {
     Json(document(state.version))
 }
 
-fn document(version: &str) -> Value {
+pub(super) fn document(version: &str) -> Value {
     Description::default().with(&super::api()).with(&HttpIngest::api()).finish(version)
 }
 

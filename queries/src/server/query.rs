@@ -7,9 +7,9 @@
 use std::collections::VecDeque;
 use std::io;
 
+use axum::Extension;
 use axum::body::Body;
-use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -18,7 +18,8 @@ use serde::Deserialize;
 use tidemill_connectors::describe;
 use tidemill_connectors::http::api::{Api, Components, Media, Operation, Shape, Verb};
 
-use super::{BODY_BYTES_MAX, ServiceState, problem_response, refusal};
+use super::bodies::Bodies;
+use super::{ServiceState, problem_response, refusal};
 use crate::answer::{AnswerFormat, EncodedAnswer, TableVersion};
 use crate::problem::{Problem, ProblemKind};
 use crate::session::Parameter;
@@ -74,8 +75,8 @@ impl Shape for Scalar {
 }
 
 /// Answers a question over tables, in the format that `Accept` names.
-async fn query(State(state): State<ServiceState>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
-    match answer(&state, &headers, body).await {
+async fn query(State(state): State<ServiceState>, Extension(bodies): Extension<Bodies>, request: Request) -> Response {
+    match answer(&state, &bodies, request).await {
         Ok(response) => response,
         Err(problem) => {
             if matches!(problem.kind, ProblemKind::Internal | ProblemKind::Unreadable) {
@@ -86,13 +87,11 @@ async fn query(State(state): State<ServiceState>, headers: HeaderMap, body: Resu
     }
 }
 
-async fn answer(
-    state: &ServiceState,
-    headers: &HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Problem> {
-    let format = accepted_format(headers)?;
-    let request = parse_request(headers, body)?;
+async fn answer(state: &ServiceState, bodies: &Bodies, request: Request) -> Result<Response, Problem> {
+    let (head, body) = request.into_parts();
+    let format = accepted_format(&head.headers)?;
+    check_content_type(&head.headers)?;
+    let request = parse_request(&bodies.read(body).await?)?;
     let parameters = request.params.into_iter().map(parameter).collect::<Result<Vec<Parameter>, Problem>>()?;
     let answer = state.session.query_with(&request.sql, parameters).await?;
     let as_of = as_of_header(answer.versions());
@@ -115,24 +114,21 @@ fn accepted_format(headers: &HeaderMap) -> Result<AnswerFormat, Problem> {
     })
 }
 
-fn parse_request(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<QueryRequest, Problem> {
-    const EXAMPLE: &str = "send {\"sql\": \"SELECT …\"} with Content-Type: application/json";
-    // A page of another site can send a form or plain text without being asked; it cannot send this.
+const EXAMPLE: &str = "send {\"sql\": \"SELECT …\"} with Content-Type: application/json";
+
+/// A page of another site can send a form or plain text without being asked; it cannot send JSON.
+fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
-    if !media_type.eq_ignore_ascii_case("application/json") {
-        let found = if content_type.is_empty() { "no content type" } else { content_type };
-        return Err(
-            Problem::new(ProblemKind::UnsupportedMediaType, format!("the request has {found}")).with_hint(EXAMPLE)
-        );
+    if media_type.eq_ignore_ascii_case("application/json") {
+        return Ok(());
     }
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::new(ProblemKind::TooBig, format!("the request has more than {BODY_BYTES_MAX} bytes"))
-        }
-        _ => Problem::new(ProblemKind::BadRequest, rejection.body_text()),
-    })?;
-    serde_json::from_slice(&body).map_err(|error| {
+    let found = if content_type.is_empty() { "no content type" } else { content_type };
+    Err(Problem::new(ProblemKind::UnsupportedMediaType, format!("the request has {found}")).with_hint(EXAMPLE))
+}
+
+fn parse_request(body: &[u8]) -> Result<QueryRequest, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
         Problem::new(ProblemKind::BadRequest, format!("the request's body is not a question: {error}"))
             .with_hint(EXAMPLE)
     })

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use axum::routing::{get, post};
 use serde_json::{Value, json};
+use tidemill_connectors::stall::Patience;
 use tidemill_engine::clock::ManualClock;
 use tidemill_engine::runtime::SourceStatus;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,7 +29,15 @@ async fn start(limits: Limits, extra: Router) -> Running {
 
 async fn start_with(limits: Limits, extra: Router, connections: Connections) -> Running {
     let bound = Server::bind(loopback(0), Exposure::LoopbackOnly).await.expect("a free port");
-    let bound = Bound { connections, ..bound };
+    start_bound(limits, extra, Bound { connections, ..bound })
+}
+
+async fn start_with_bodies(bodies: Bodies) -> Running {
+    let bound = Server::bind(loopback(0), Exposure::LoopbackOnly).await.expect("a free port");
+    start_bound(Limits::default(), Router::new(), Bound { bodies, ..bound })
+}
+
+fn start_bound(limits: Limits, extra: Router, bound: Bound) -> Running {
     let address = bound.local_addr();
     let status = Arc::new(parking_lot::Mutex::new(None));
     let told = Arc::clone(&status);
@@ -253,7 +262,7 @@ async fn a_client_that_leaves_before_the_first_row_ends_its_question() {
 
 #[tokio::test]
 async fn connections_that_ask_nothing_make_room_for_those_that_do() {
-    let few = Connections { connections_max: 3, silence_max: Duration::from_millis(200) };
+    let few = Connections { connections_max: 3, silence_max: Duration::from_millis(200), ..Connections::default() };
     let running = start_with(Limits::default(), Router::new(), few).await;
     let _silent = TcpStream::connect(running.address).await.unwrap();
     let mut half_asked = TcpStream::connect(running.address).await.unwrap();
@@ -310,4 +319,116 @@ async fn who_is_refused_by_the_head_of_a_request_is_told_why_while_it_still_send
         .expect("at once")
         .expect("text");
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+/// Sends a question and reads nothing of its answer but, if there is one, its status.
+async fn ask_and_read_nothing(running: &Running, sql: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(running.address).await.expect("a connection");
+    let body = json!({ "sql": sql }).to_string();
+    let head = "POST /api/v1/query HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length";
+    stream.write_all(format!("{head}: {}\r\n\r\n{body}", body.len()).as_bytes()).await.expect("a request");
+    stream
+}
+
+const ENDLESS_ROWS: &str = "SELECT value FROM generate_series(1, 1000000000000)";
+/// Rows that never come.
+const ENDLESS_COUNT: &str =
+    "SELECT count(*) AS n FROM generate_series(1, 1000000000) a, generate_series(1, 1000000000) b";
+const SOON: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn a_client_that_never_reads_its_answer_loses_its_slot_and_its_question_its_turn() {
+    let patience = Patience { time_max: Duration::from_millis(500), bytes_min: 64 << 10 };
+    let one = Connections { connections_max: 1, patience, ..Connections::default() };
+    let running = start_with(Limits { queries_max: 1, ..Limits::default() }, Router::new(), one).await;
+    let _never_reads = ask_and_read_nothing(&running, ENDLESS_ROWS).await;
+    // There is one slot and one turn, and it has both.
+    let asked = tokio::time::timeout(SOON, ask(&running, json!({"sql": "SELECT 1 AS a"}))).await;
+    assert_eq!(asked.expect("a slot").status(), 200);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_a_byte_now_and_then_is_as_one_that_never_reads() {
+    let patience = Patience { time_max: Duration::from_millis(500), bytes_min: 64 << 10 };
+    let one = Connections { connections_max: 1, patience, ..Connections::default() };
+    let running = start_with(Limits::default(), Router::new(), one).await;
+    let mut trickling = ask_and_read_nothing(&running, ENDLESS_ROWS).await;
+    let reading = tokio::spawn(async move {
+        let mut byte = [0];
+        while trickling.read_exact(&mut byte).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let asked = tokio::time::timeout(SOON, ask(&running, json!({"sql": "SELECT 1 AS a"}))).await;
+    assert_eq!(asked.expect("a slot").status(), 200);
+    reading.abort();
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_gets_the_whole_answer() {
+    let patience = Patience { time_max: Duration::from_millis(500), bytes_min: 64 << 10 };
+    let running =
+        start_with(Limits::default(), Router::new(), Connections { patience, ..Connections::default() }).await;
+    let sql = "SELECT value FROM generate_series(1, 2000000)";
+    let mut slow = ask_and_read_nothing(&running, sql).await;
+    let started = std::time::Instant::now();
+    let (mut buffer, mut bytes, mut last) = (vec![0; 512 << 10], 0, Vec::new());
+    while let count @ 1.. = slow.read(&mut buffer).await.expect("the connection stands") {
+        bytes += count;
+        last = buffer[count.saturating_sub(32)..count].to_vec();
+        if last.ends_with(b"0\r\n\r\n") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(bytes > 20 << 20, "{bytes} bytes");
+    assert!(started.elapsed() > patience.time_max, "it takes longer than a stall may");
+    assert!(last.ends_with(b"\r\n0\r\n\r\n"), "{}", String::from_utf8_lossy(&last));
+}
+
+#[tokio::test]
+async fn a_question_without_a_row_ends_with_its_client() {
+    let running = start(Limits { queries_max: 1, ..Limits::default() }, Router::new()).await;
+    let going = ask_and_read_nothing(&running, ENDLESS_COUNT).await;
+    let busy = tokio::time::timeout(SOON, ask(&running, json!({"sql": "SELECT 1 AS a"}))).await.expect("an answer");
+    assert_eq!(busy.status(), 503, "the first one has the turn");
+    drop(going);
+    let asked = tokio::time::timeout(SOON, ask(&running, json!({"sql": "SELECT 1 AS a"}))).await.expect("an answer");
+    assert_eq!(asked.status(), 200);
+}
+
+#[tokio::test]
+async fn a_question_that_is_sent_too_slowly_is_told_so() {
+    let running = start_with_bodies(Bodies { time_max: Duration::from_millis(200), ..Bodies::default() }).await;
+    let mut slow = TcpStream::connect(running.address).await.unwrap();
+    let head =
+        "POST /api/v1/query HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    tokio::time::timeout(SOON, slow.read_exact(&mut answer)).await.expect("in time").expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 408");
+}
+
+#[tokio::test]
+async fn a_connection_that_asks_no_more_makes_room() {
+    let one = Connections { connections_max: 1, silence_max: Duration::from_millis(200), ..Connections::default() };
+    let running = start_with(Limits::default(), Router::new(), one).await;
+    let mut idle = TcpStream::connect(running.address).await.unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut first = [0_u8; 15];
+    idle.read_exact(&mut first).await.unwrap();
+    let asked = client().get(format!("{}/healthz", running.url)).send();
+    assert_eq!(tokio::time::timeout(SOON, asked).await.expect("a slot").expect("an answer").status(), 200);
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_told_so() {
+    let running = start(Limits::default(), Router::new()).await;
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    let head = format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx-much: {}\r\n\r\n", "x".repeat(256 << 10));
+    // Who still sends when the connection ends may see that only.
+    let _ = stream.write_all(head.as_bytes()).await;
+    let mut answer = String::new();
+    let read = tokio::time::timeout(SOON, stream.read_to_string(&mut answer)).await.expect("in time");
+    assert!(answer.starts_with("HTTP/1.1 431") || read.is_err(), "{answer}");
 }

@@ -14,6 +14,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execute_stream;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::refusal::{self, KnownNames, panic_problem, problem_of};
 use super::shared::Shared;
@@ -47,7 +48,8 @@ pub(super) async fn ask(
     let mut planning = {
         let (shared, known) = (Arc::clone(&shared), Arc::clone(&known));
         let handle = shared.handle().clone();
-        handle.spawn(async move { plan(&shared, &question, &known).await })
+        // Nobody waits for the plan any more: it is not made to its end.
+        AbortOnDropHandle::new(handle.spawn(async move { plan(&shared, &question, &known).await }))
     };
     let stream = match tokio::time::timeout_at(deadline, &mut planning).await {
         Ok(Ok(planned)) => planned?,
@@ -55,10 +57,7 @@ pub(super) async fn ask(
             Ok(payload) => return Err(panic_problem(payload.as_ref())),
             Err(_) => return Err(stopping()),
         },
-        Err(_) => {
-            planning.abort();
-            return Err(timed_out(time));
-        }
+        Err(_) => return Err(timed_out(time)),
     };
     let schema = stream.schema();
     let (sender, receiver) = mpsc::channel(BATCHES_IN_FLIGHT_MAX);

@@ -9,6 +9,7 @@
 //!   PUBACK 7    PUBREC 7    PUBREL 7 rc=0x92    PUBCOMP 7
 //!   SUBSCRIBE 1 a/+=0x01 b=0x02            the byte is that of the options
 //!   SUBACK 1 0x01 0x02
+//!   UNSUBSCRIBE 2 a/+ b                    and the same for UNSUBACK
 //!   PINGREQ    PINGRESP    DISCONNECT rc=0x8e    AUTH rc=0x18
 //! ```
 //!
@@ -163,7 +164,13 @@ pub(crate) fn encode(version: Version, line: &str) -> Vec<u8> {
                 body.push(parse_number(options) as u8);
             }
         }
-        "SUBACK" => {
+        "UNSUBSCRIBE" => {
+            flags = 2;
+            body.extend(words.id().to_be_bytes());
+            words.properties(&mut body);
+            std::mem::take(&mut words.words).into_iter().for_each(|filter| text(filter.as_bytes(), &mut body));
+        }
+        "SUBACK" | "UNSUBACK" => {
             body.extend(words.id().to_be_bytes());
             words.properties(&mut body);
             body.extend(std::mem::take(&mut words.words).into_iter().map(|code| parse_number(code) as u8));
@@ -388,7 +395,13 @@ impl<'a> Reader<'a> {
                     word(format!("{}={:#04x}", self.text()?, self.one()?));
                 }
             }
-            "SUBACK" => {
+            "UNSUBSCRIBE" => {
+                word(format!("{}{}", self.two()?, self.properties(version)?));
+                while !self.0.is_empty() {
+                    word(self.text()?);
+                }
+            }
+            "SUBACK" | "UNSUBACK" => {
                 word(format!("{}{}", self.two()?, self.properties(version)?));
                 self.0.iter().for_each(|code| word(format!("{code:#04x}")));
             }
@@ -451,6 +464,8 @@ fn lines_are_the_bytes_that_the_specification_prints() {
         (Version::V4, "PUBLISH q0 topic=a/b payload=x y", "30 08 00 03 61 2f 62 78 20 79"),
         (Version::V5, "PUBLISH q2 id=1 dup=1 topic=a message_expiry=5", "3c 0b 00 01 61 00 01 05 02 00 00 00 05"),
         (Version::V5, "SUBACK 1 0x01", "90 04 00 01 00 01"),
+        (Version::V5, "UNSUBSCRIBE 1 a", "a2 06 00 01 00 00 01 61"),
+        (Version::V5, "UNSUBACK 1 0x11", "b0 04 00 01 00 11"),
         (Version::V5, "DISCONNECT rc=0x8e", "e0 02 8e 00"),
         (Version::V4, "CONNECT v4 id=ab clean=1 keep=30", "10 0e 00 04 4d 51 54 54 04 02 00 1e 00 02 61 62"),
     ] {

@@ -52,6 +52,36 @@ async fn a_resumed_session_of_3_1_1_is_not_subscribed_again_so_retained_messages
     scene.holds(program, &[1, 2, 3]).await;
 }
 
+/// A broker says once that it has lost the session, and 3.1.1 does not subscribe one that is present.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_lost_in_a_handshake_that_breaks_is_subscribed_again() {
+    for is_killed in [false, true] {
+        let scene = Scene::new(Version::V4, 1).await;
+        let mut program = scene.serve.start();
+        let mut link = scene.broker.session(false).await;
+        link.play("> PUBLISH q1 id=1 v=1 \n < PUBACK 1").await;
+        link.cut().await;
+        // Its answer, that there is none of before, is never heard.
+        let mut link = scene.broker.accept().await;
+        link.expect("CONNECT ...").await;
+        if is_killed {
+            program.kill9();
+            program = scene.serve.start();
+        } else {
+            link.cut().await;
+        }
+        let mut link = scene.broker.session(true).await;
+        link.play("> PUBLISH q1 id=2 v=2 \n < PUBACK 2").await;
+        assert_eq!(link.subscribes, 1);
+        // That is known, and not done again.
+        link.cut().await;
+        let mut link = scene.broker.session(true).await;
+        link.play("> PUBLISH q1 id=3 v=3 \n < PUBACK 3").await;
+        assert_eq!(link.subscribes, 0);
+        scene.holds(program, &[1, 2, 3]).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_the_broker_has_lost_is_subscribed_again_and_said_aloud() {
     for version in Version::ALL {

@@ -23,15 +23,17 @@ async fn a_broker_that_exceeds_our_receive_maximum_is_tolerated() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_of_20_is_limited_by_the_disk_alone() {
     const WINDOW: usize = 20;
-    const ROUNDS: usize = 40;
+    const ROUNDS: usize = 60;
     const SYNC: Duration = Duration::from_millis(25);
     let mut scene = Scene::new(Version::V5, 1).await;
     scene.serve.commit = Duration::from_secs(600);
     let program = scene.serve.start();
     let mut link = scene.broker.session(false).await;
     link.play("> PUBLISH q1 id=1 v=0 \n < PUBACK 1").await;
-    let delay = format!("fdatasync:delay_exit={}", SYNC.as_micros());
-    let strace = Strace::attach(program.pid(), &Strace::inject(&[&delay])).await;
+    let mut words = Strace::inject(&[&format!("fdatasync:delay_exit={}", SYNC.as_micros())]);
+    let traced = scene.folder.join("syncs");
+    words.extend(["-e", "trace=fdatasync", "-o", traced.to_str().expect("a plain name")].map(str::to_owned));
+    let strace = Strace::attach(program.pid(), &words).await;
     let begin = Instant::now();
     for round in 0..ROUNDS {
         let lines: Vec<String> =
@@ -41,7 +43,12 @@ async fn a_window_of_20_is_limited_by_the_disk_alone() {
     }
     let took = begin.elapsed();
     strace.detach().await;
-    // A timer anywhere would add to each round; a first message may be synced alone, before the rest of its window.
+    let traced = std::fs::read_to_string(&traced).expect("what strace has seen");
+    let syncs = traced.lines().filter(|line| line.contains("fdatasync") && !line.contains("resumed")).count();
+    eprintln!("{ROUNDS} windows of {WINDOW}: {syncs} syncs of {SYNC:?} in {took:?}");
+    // The epochs that end meanwhile, one in 50 ms, are sealed with them.
+    assert!(syncs <= ROUNDS + ROUNDS / 10, "{ROUNDS} windows of {WINDOW} took {syncs} syncs");
+    // A timer anywhere would add to each round.
     let limit = SYNC * 2 * u32::try_from(ROUNDS).expect("few") + Duration::from_secs(1);
     assert!(took < limit, "{ROUNDS} windows of {WINDOW} took {took:?} with a sync of {SYNC:?}");
     let all = i64::try_from(WINDOW * ROUNDS).expect("few");

@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 
 use super::folder::Folder;
 use super::followed::{FileId, Followed};
-use super::listing::{self, Entry};
+use super::listing::{self, Entry, Listing};
 use super::marks::{Copied, Marks};
 use crate::file::input::Packing;
 
@@ -34,10 +34,9 @@ impl Folder {
     pub(super) fn origin(&self, entry: &Entry) -> Origin {
         let mut best: Option<(FileId, Copied)> = None;
         for (id, file) in self.files.iter().filter(|(_, file)| file.next > 0) {
-            let is_gone = file.is_over || file.missing > 0;
-            let is_left = is_gone || file.is_cut_off(&self.shared);
+            let is_left = self.is_left(file);
             let is_replaced =
-                is_gone && [&file.path, &file.name].contains(&&entry.path) && file.next >= REPLACED_BYTES_MIN;
+                file.is_gone() && [&file.path, &file.name].contains(&&entry.path) && file.next >= REPLACED_BYTES_MIN;
             let is_named_after = (entry.is_wanted || is_left) && entry.is_named_after(file);
             if !is_replaced && !is_named_after
                 || best.as_ref().is_some_and(|(best, _)| self.files[best].is_further_than(file))
@@ -81,16 +80,15 @@ impl Folder {
     }
 
     /// Whether a file is gone or was cut off: what is a copy of it was made before.
-    pub(super) fn is_left(&self, id: FileId) -> bool {
-        let file = &self.files[&id];
-        file.is_over || file.missing > 0 || file.is_cut_off(&self.shared)
+    pub(super) fn is_left(&self, file: &Followed) -> bool {
+        file.is_gone() || file.is_cut_off(&self.shared)
     }
 
     /// Whether a file is still being read: a copy would begin with what comes of it as well. One that has no name any more
     /// is, until it is known that nobody writes to it.
     fn is_read_on(&self, id: FileId) -> bool {
         let file = &self.files[&id];
-        match self.is_left(id) {
+        match self.is_left(file) {
             true => file.missing > 0 && file.is_open(),
             false => self.ready.contains(&id),
         }
@@ -143,19 +141,18 @@ impl Folder {
     /// Looks for a copy of a file that was cut off. Of a file that is renamed during a look neither name may be seen, and the
     /// next rotation renames them all: so what is not there is looked for until nothing has moved meanwhile.
     pub(super) fn find_copy(&mut self, id: FileId) -> bool {
-        let (mut before, mut quiet) = (Vec::new(), 0);
+        let (mut before, mut quiet) = (Listing::default(), 0);
         for _ in 0..LOOKS_MAX {
             let Ok(listing) = listing::look(&self.shared) else { return false };
-            let entries = listing.entries;
-            quiet = match self.find_copy_among(id, &entries) {
+            quiet = match self.find_copy_among(id, &listing.entries) {
                 Found::Adopted => return true,
-                Found::Nothing if !listing.has_moved && listing::are_same(&before, &entries) => quiet + 1,
+                Found::Nothing if listing.is_quiet_since(&before) => quiet + 1,
                 Found::Nothing | Found::HasMoved => 0,
             };
             if quiet == LOOKS_QUIET {
                 return false;
             }
-            before = entries;
+            before = listing;
         }
         false
     }

@@ -135,7 +135,7 @@ impl Folder {
                 continue;
             }
             match self.origin(entry) {
-                Origin::CopyOf(original, copied) if self.is_left(original) || self.has_settled(entry) => {
+                Origin::CopyOf(original, copied) if self.is_left(&self.files[&original]) || self.has_settled(entry) => {
                     self.adopt(original, entry, copied);
                 }
                 Origin::New if entry.is_wanted && (!self.may_be_copy(entry) || self.has_settled(entry)) => {

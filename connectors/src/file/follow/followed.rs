@@ -211,6 +211,11 @@ impl Followed {
         self.missing > 0 || self.path != self.name
     }
 
+    /// Whether it has no name any more, or was given up.
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_over || self.missing > 0
+    }
+
     /// Whether it is shorter than what was read of it.
     pub(super) fn is_cut_off(&self, shared: &Shared) -> bool {
         !self.must_be_whole(shared) && self.look.is_some_and(|look| look.size < self.next)

@@ -1,4 +1,4 @@
-//! Avro object container files, whole in memory.
+//! Avro object container files: bodies, messages and files.
 //!
 //! ```text
 //!   'O' 'b' 'j' 1 │ metadata: a map of bytes │ mark: 16 bytes │ block │ block │ …
@@ -6,16 +6,23 @@
 //! ```
 //!
 //! A block is what Avro writes for an array: a count, then the items. So the reader is given each as a datum that is an array of
-//! records; it says where such a datum ends, and what stands behind it is found out.
+//! records; it says where such a datum ends, and what stands behind it is found out. The reader for files of the same library
+//! takes a file that is cut off for one that ends there, does not compare the marks, waits for ever at a block that says it has
+//! fewer records than it holds, and does not find names with a dot again.
+
+use std::io::BufRead;
+use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow_avro::reader::{Decoder, ReaderBuilder};
 use arrow_avro::schema::{AvroSchema, Fingerprint, FingerprintAlgorithm, SchemaStore};
-use bytes::Bytes;
 
-use super::avro_schema::Schema;
+use super::avro_input::{Input, put_long};
+use super::avro_schema::{self, Rows};
 use super::inflate::{Codec, Room};
-use super::{ENCLOSED_ROWS_MAX, Unreadable};
+use super::{ENCLOSED_BYTES_MAX, ENCLOSED_ROWS_MAX, Unreadable};
 use crate::format::Layout;
 
 /// What a container begins with.
@@ -24,54 +31,158 @@ pub(crate) const MAGIC: [u8; 4] = *b"Obj\x01";
 const MARK_BYTES: usize = 16;
 /// Entries of the metadata.
 const ENTRIES_MAX: usize = 1_000;
+/// Bytes of a block of a file, as it lies there and once it is decompressed. Writers make blocks of 16 KiB to a few MiB.
+const BLOCK_BYTES_MAX: u64 = 256 << 20;
+/// Rows of a block of a file: they are columns in memory all at once.
+const BLOCK_ROWS_MAX: usize = 8 << 20;
 
-/// Reads the declared columns of a container that is whole.
-pub(super) fn read(payload: &Bytes, layout: &Layout) -> Result<Vec<RecordBatch>, Unreadable> {
-    let mut rest = Rest { whole: payload, at: 0 };
-    let head = Head::read(&mut rest)?;
-    let blocks = blocks(&mut rest, head.mark)?;
-    let row_count = blocks.iter().fold(0usize, |sum, block| sum.saturating_add(block.row_count));
-    if row_count > ENCLOSED_ROWS_MAX {
-        return Err(Unreadable::TooLarge(format!(
-            "a container may have {ENCLOSED_ROWS_MAX} rows, this one has {row_count}"
-        )));
-    }
-    let schema = Schema::parse(head.schema)?;
-    let is_wanted = |name: &str| {
-        let columns = layout.payload().fields();
-        columns.iter().any(|column| column.name().split('.').next() == Some(name) || column.name() == name)
-    };
-    let (all, wanted) = schema.of_rows(is_wanted, row_count)?;
-    let mut reader = Reader::new(all.clone(), all.clone())?;
-    let columns = reader.columns();
-    layout.check_columns(&columns).map_err(Unreadable::Columns)?;
-    // What is not declared is skipped, and takes no memory.
-    if columns.fields().iter().any(|field| is_wanted(field.name())) {
-        reader = Reader::new(all, wanted)?;
-    }
-    let (mut room, mut batches, mut rows_before) = (Room::new(), Vec::new(), 0);
-    for block in &blocks {
-        if block.row_count > 0 {
-            let damaged = |what: String| {
-                Unreadable::Damaged(format!(
-                    "not a whole Avro container: the block at byte {}, behind {rows_before} rows: {what}",
-                    block.at
-                ))
-            };
-            let mut datum = Vec::new();
-            put_long(block.row_count as u64, &mut datum);
-            match head.codec {
-                None => datum.extend_from_slice(block.bytes),
-                Some(Codec::Snappy) => unsnap(block.bytes, &mut room, &mut datum, damaged)?,
-                Some(codec) => codec.undo(block.bytes, &mut room, &mut datum, damaged)?,
-            }
-            // No more blocks of the array.
-            datum.push(0);
-            batches.push(reader.rows(&datum, block.row_count).map_err(damaged)?);
-            rows_before += block.row_count;
+/// Where a container is, and so what its limits are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Within {
+    /// In a payload: they are for all of it.
+    Payload,
+    /// In a file of any length: they are for each block.
+    File,
+}
+
+impl Within {
+    fn rows_max(self) -> usize {
+        match self {
+            Within::Payload => ENCLOSED_ROWS_MAX,
+            Within::File => BLOCK_ROWS_MAX,
         }
     }
-    Ok(batches)
+
+    fn bytes_max(self) -> u64 {
+        match self {
+            Within::Payload => ENCLOSED_BYTES_MAX,
+            Within::File => BLOCK_BYTES_MAX,
+        }
+    }
+
+    fn room(self) -> Room {
+        match self {
+            Within::Payload => Room::of_payload(),
+            Within::File => Room::of_block(BLOCK_BYTES_MAX),
+        }
+    }
+}
+
+/// The declared columns of a container, block by block. After an error it is not to be asked again.
+pub(crate) struct AvroContainer<R> {
+    input: Input<R>,
+    within: Within,
+    codec: Option<Codec>,
+    mark: Vec<u8>,
+    /// What its schema says of a row.
+    of_row: Rows,
+    reader: Reader,
+    schema: SchemaRef,
+    /// What is left of the limits.
+    room: Room,
+    rows: usize,
+    rows_before: u64,
+}
+
+impl<R: BufRead> AvroContainer<R> {
+    /// Reads what stands in front of the blocks.
+    ///
+    /// # Errors
+    /// It is no container, or its columns cannot become the declared ones.
+    pub(crate) fn open(input: R, layout: &Layout, within: Within) -> Result<AvroContainer<R>, Unreadable> {
+        let mut input = Input::new(input, within.bytes_max());
+        let head = Head::read(&mut input)?;
+        let schema = avro_schema::Schema::parse(&head.schema)?;
+        let is_wanted = |name: &str| {
+            let columns = layout.payload().fields();
+            columns.iter().any(|column| column.name().split('.').next() == Some(name) || column.name() == name)
+        };
+        let of_row = schema.of_rows(is_wanted)?;
+        let mut reader = Reader::new(of_row.all.clone(), of_row.all.clone())?;
+        let columns = reader.columns();
+        layout.check_columns(&columns).map_err(Unreadable::Columns)?;
+        // What is not declared is skipped, and takes no memory.
+        if columns.fields().iter().any(|field| is_wanted(field.name())) {
+            reader = Reader::new(of_row.all.clone(), of_row.wanted.clone())?;
+        }
+        let schema = Arc::new(reader.columns());
+        let (codec, mark, room) = (head.codec, head.mark, within.room());
+        Ok(AvroContainer { input, within, codec, mark, of_row, reader, schema, room, rows: 0, rows_before: 0 })
+    }
+
+    /// Returns the columns of each batch.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn next_block(&mut self) -> Result<Option<RecordBatch>, Unreadable> {
+        let mut packed = Vec::new();
+        loop {
+            if self.input.is_over()? {
+                return Ok(None);
+            }
+            let at = self.input.at();
+            let row_count = self.input.long()?;
+            let row_count =
+                usize::try_from(row_count).map_err(|_| self.input.damaged("a block of fewer than no rows"))?;
+            packed.clear();
+            self.input.bytes_into(&mut packed)?;
+            if self.input.take(MARK_BYTES)? != self.mark {
+                return Err(self.input.damaged("a block does not end with the mark of this container"));
+            }
+            if let Some(batch) = self.rows_of(at, row_count, &packed)? {
+                return Ok(Some(batch));
+            }
+        }
+    }
+
+    /// Reads the rows of a block; `None` if it has none.
+    fn rows_of(&mut self, at: u64, row_count: usize, packed: &[u8]) -> Result<Option<RecordBatch>, Unreadable> {
+        if self.within == Within::File {
+            (self.room, self.rows) = (self.within.room(), 0);
+        }
+        self.rows = self.rows.saturating_add(row_count);
+        let (rows, rows_max) = (self.rows, self.within.rows_max());
+        if rows > rows_max {
+            let what = if self.within == Within::File { "a block" } else { "a container" };
+            return Err(Unreadable::TooLarge(format!("{what} may have {rows_max} rows, this one has {rows}")));
+        }
+        self.of_row.check(rows, self.within.bytes_max())?;
+        let rows_before = self.rows_before;
+        let damaged = |what: String| {
+            let place = format!("the block at byte {at}, behind {rows_before} rows");
+            Unreadable::Damaged(format!("not a whole Avro container: {place}: {what}"))
+        };
+        let mut datum = Vec::new();
+        put_long(row_count as u64, &mut datum);
+        let start = datum.len();
+        match self.codec {
+            None => datum.extend_from_slice(packed),
+            Some(Codec::Snappy) => unsnap(packed, &mut self.room, &mut datum, damaged)?,
+            Some(codec) => codec.undo(packed, &mut self.room, &mut datum, damaged)?,
+        }
+        let bytes = datum.len() - start;
+        let could_be = if row_count == 0 { bytes == 0 } else { self.of_row.could_be(row_count, bytes) };
+        if !could_be {
+            return Err(damaged(format!("it has {bytes} bytes, which are not {row_count} records")));
+        }
+        if row_count == 0 {
+            return Ok(None);
+        }
+        // No more blocks of the array.
+        datum.push(0);
+        let batch = self.reader.rows(&datum, row_count).map_err(damaged)?;
+        self.rows_before += row_count as u64;
+        Ok(Some(batch))
+    }
+}
+
+impl<R: BufRead> Iterator for AvroContainer<R> {
+    type Item = Result<RecordBatch, Unreadable>;
+
+    fn next(&mut self) -> Option<Result<RecordBatch, Unreadable>> {
+        self.next_block().transpose()
+    }
 }
 
 /// Behind a block of snappy stands the checksum of what it becomes.
@@ -95,45 +206,44 @@ fn unsnap(
 }
 
 /// What stands in front of the blocks.
-struct Head<'p> {
-    schema: &'p [u8],
+struct Head {
+    schema: Vec<u8>,
     codec: Option<Codec>,
-    mark: &'p [u8],
+    mark: Vec<u8>,
 }
 
-impl<'p> Head<'p> {
-    fn read(rest: &mut Rest<'p>) -> Result<Head<'p>, Unreadable> {
-        if !rest.whole.starts_with(&MAGIC) {
+impl Head {
+    fn read(input: &mut Input<impl BufRead>) -> Result<Head, Unreadable> {
+        if input.take(MAGIC.len()).ok().is_none_or(|bytes| bytes != MAGIC) {
             return Err(Unreadable::Damaged(
                 "not an Avro container, which begins with the bytes 4F 62 6A 01".to_owned(),
             ));
         }
-        rest.at = MAGIC.len();
         let (mut schema, mut codec, mut entries) = (None, None, 0);
         loop {
-            let count = rest.long()?;
+            let count = input.long()?;
             if count == 0 {
                 break;
             }
             if count < 0 {
                 // Its length in bytes, for those who skip it.
-                rest.long()?;
+                input.long()?;
             }
             for _ in 0..count.unsigned_abs() {
                 entries += 1;
                 if entries > ENTRIES_MAX {
-                    return Err(rest.damaged(&format!("its head has more than {ENTRIES_MAX} entries")));
+                    return Err(input.damaged(&format!("its head has more than {ENTRIES_MAX} entries")));
                 }
-                let (key, value) = (rest.bytes()?, rest.bytes()?);
-                match key {
+                let (key, value) = (input.bytes()?, input.bytes()?);
+                match key.as_slice() {
                     b"avro.schema" => schema = Some(value),
-                    b"avro.codec" => codec = codec_named(value).map_err(|what| rest.damaged(&what))?,
+                    b"avro.codec" => codec = codec_named(&value).map_err(|what| input.damaged(&what))?,
                     _ => {}
                 }
             }
         }
-        let schema = schema.ok_or_else(|| rest.damaged("its head has no avro.schema"))?;
-        Ok(Head { schema, codec, mark: rest.take(MARK_BYTES)? })
+        let schema = schema.ok_or_else(|| input.damaged("its head has no avro.schema"))?;
+        Ok(Head { schema, codec, mark: input.take(MARK_BYTES)? })
     }
 }
 
@@ -150,77 +260,6 @@ fn codec_named(name: &[u8]) -> Result<Option<Codec>, String> {
     }
 }
 
-struct Block<'p> {
-    at: usize,
-    row_count: usize,
-    bytes: &'p [u8],
-}
-
-fn blocks<'p>(rest: &mut Rest<'p>, mark: &[u8]) -> Result<Vec<Block<'p>>, Unreadable> {
-    let mut blocks = Vec::new();
-    while rest.at < rest.whole.len() {
-        let at = rest.at;
-        let row_count = rest.long()?;
-        let row_count = usize::try_from(row_count).map_err(|_| rest.damaged("a block of fewer than no rows"))?;
-        let bytes = rest.bytes()?;
-        if rest.take(MARK_BYTES)? != mark {
-            return Err(rest.damaged("a block does not end with the mark of this container"));
-        }
-        // Many blocks without rows are many bytes without sense, and take more in memory than on their way.
-        if row_count > 0 {
-            blocks.push(Block { at, row_count, bytes });
-        }
-    }
-    Ok(blocks)
-}
-
-/// The bytes that were not looked at yet.
-struct Rest<'p> {
-    whole: &'p [u8],
-    at: usize,
-}
-
-impl<'p> Rest<'p> {
-    fn damaged(&self, what: &str) -> Unreadable {
-        Unreadable::Damaged(format!("not a whole Avro container: {what}, at byte {}", self.at))
-    }
-
-    fn take(&mut self, count: usize) -> Result<&'p [u8], Unreadable> {
-        let end = self.at.checked_add(count);
-        let taken = end.and_then(|end| self.whole.get(self.at..end));
-        let taken = taken.ok_or_else(|| self.damaged("it ends in the middle"))?;
-        self.at += count;
-        Ok(taken)
-    }
-
-    fn long(&mut self) -> Result<i64, Unreadable> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.take(1)?[0];
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
-            }
-        }
-        Err(self.damaged("a number of more than ten bytes"))
-    }
-
-    fn bytes(&mut self) -> Result<&'p [u8], Unreadable> {
-        let length = self.long()?;
-        let length = usize::try_from(length).map_err(|_| self.damaged("a negative length"))?;
-        self.take(length)
-    }
-}
-
-fn put_long(value: u64, into: &mut Vec<u8>) {
-    let mut rest = value << 1;
-    while rest >= 0x80 {
-        into.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    into.push(rest as u8);
-}
-
 /// Reads data that are arrays of records.
 struct Reader {
     decoder: Decoder,
@@ -230,9 +269,8 @@ struct Reader {
 
 impl Reader {
     fn new(writer: String, reader: String) -> Result<Reader, Unreadable> {
-        let unusable = |error: arrow::error::ArrowError| {
-            Unreadable::Damaged(format!("not an Avro container whose schema can be used: {error}"))
-        };
+        let unusable =
+            |error: ArrowError| Unreadable::Damaged(format!("not an Avro container whose schema can be used: {error}"));
         let writer = AvroSchema::new(writer);
         let mut prefix = [0xC3, 0x01, 0, 0, 0, 0, 0, 0, 0, 0];
         match writer.fingerprint(FingerprintAlgorithm::Rabin).map_err(unusable)? {
@@ -247,16 +285,16 @@ impl Reader {
     }
 
     /// Returns the columns of the records.
-    fn columns(&self) -> arrow::datatypes::Schema {
+    fn columns(&self) -> Schema {
         let schema = self.decoder.schema();
         let fields = match schema.field(0).data_type() {
-            arrow::datatypes::DataType::List(items) => match items.data_type() {
-                arrow::datatypes::DataType::Struct(fields) => fields.clone(),
+            DataType::List(items) => match items.data_type() {
+                DataType::Struct(fields) => fields.clone(),
                 _ => Default::default(),
             },
             _ => Default::default(),
         };
-        arrow::datatypes::Schema::new(fields)
+        Schema::new(fields)
     }
 
     /// Reads one datum.
@@ -271,5 +309,120 @@ impl Reader {
             return Err(format!("it has more bytes than those of its {row_count} rows"));
         }
         Ok(RecordBatch::from(records))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{Field, TimeUnit};
+
+    use super::*;
+
+    const SCHEMA: &str = r#"{"type": "record", "name": "r", "namespace": "a.b", "fields": [
+        {"name": "n", "type": ["null", "long"]},
+        {"name": "of", "type": {"type": "map", "values": {"type": "array", "items": "string"}}},
+        {"name": "id", "type": {"type": "fixed", "name": "Id", "size": 2}},
+        {"name": "same", "type": "a.b.Id"},
+        {"name": "kind", "type": {"type": "enum", "name": "Kind", "symbols": ["x", "y"]}},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+        {"name": "d", "type": "double"}]}"#;
+
+    /// n = 1, of = {"k": ["v", ""]}, id, same, kind, at, d.
+    const RECORD: &[u8] = b"\x02\x02\x02\x02k\x04\x02v\0\0\0idid\x02\x80\x01\0\0\0\0\0\0\0\0";
+
+    fn layout() -> Layout {
+        let at = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        Layout::new(&Arc::new(Schema::new(vec![
+            Field::new("n", DataType::Int64, true),
+            Field::new("kind", DataType::Utf8View, true),
+            Field::new("at", at, false),
+        ])))
+    }
+
+    fn file(codec: &str, blocks: &[(u8, &[u8])]) -> Vec<u8> {
+        let mut file = MAGIC.to_vec();
+        let mut pair = |key: &str, value: &str| {
+            for text in [key, value] {
+                let length = (text.len() as u32) << 1;
+                file.extend([(length & 0x7f) as u8 | 0x80, (length >> 7 & 0x7f) as u8 | 0x80, (length >> 14) as u8]);
+                file.extend(text.bytes());
+            }
+        };
+        // The number of pairs stands in front of them.
+        pair("avro.codec", codec);
+        pair("avro.schema", SCHEMA);
+        file.insert(MAGIC.len(), 4);
+        file.push(0);
+        file.extend([7; MARK_BYTES]);
+        for (records, data) in blocks {
+            assert!(data.len() < 64, "a length of one byte");
+            file.extend([records << 1, (data.len() as u8) << 1]);
+            file.extend(*data);
+            file.extend([7; MARK_BYTES]);
+        }
+        file
+    }
+
+    /// Reads all rows: how many there are, and how they look.
+    fn read(bytes: &[u8], within: Within) -> Result<(usize, Vec<String>), String> {
+        let told = |unreadable: Unreadable| unreadable.reason();
+        let container = AvroContainer::open(bytes, &layout(), within).map_err(told)?;
+        let names = container.schema().fields().iter().map(|field| field.name().clone()).collect();
+        let batches: Vec<RecordBatch> = container.collect::<Result<_, _>>().map_err(told)?;
+        for batch in &batches {
+            assert_eq!(batch.column(0).as_primitive::<arrow::datatypes::Int64Type>().value(0), 1);
+        }
+        Ok((batches.iter().map(RecordBatch::num_rows).sum(), names))
+    }
+
+    #[test]
+    fn whole_files_give_all_rows_with_the_columns_that_are_declared() {
+        let two = [RECORD, RECORD].concat();
+        let names: Vec<String> = ["n", "kind", "at"].map(str::to_owned).to_vec();
+        for (blocks, rows) in
+            [(&[][..], 0), (&[(1, RECORD)], 1), (&[(1, RECORD), (0, b""), (2, &two)], 3), (&[(0, b"")], 0)]
+        {
+            for within in [Within::Payload, Within::File] {
+                assert_eq!(read(&file("null", blocks), within), Ok((rows, names.clone())), "{rows} {within:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_whole_is_told_with_its_place() {
+        let good = file("null", &[(1, RECORD), (1, RECORD)]);
+        let second = good.len() - RECORD.len() - 2 - MARK_BYTES;
+        for end in good.len() - 40..good.len() {
+            let told = read(&good[..end], Within::File);
+            if end == second {
+                continue;
+            }
+            let told = told.expect_err("cut off");
+            assert!(told.starts_with("not a whole Avro container: it ends in the middle, at byte "), "{end}: {told}");
+        }
+        let mut other_mark = good.clone();
+        *other_mark.last_mut().unwrap() ^= 1;
+        let (longer, shorter) = ([RECORD, b"\0"].concat(), &RECORD[..RECORD.len() - 1]);
+        let first = file("null", &[]).len();
+        let in_the_first = format!("the block at byte {first}, behind 0 rows: ");
+        let in_the_second = format!("the block at byte {second}, behind 1 rows: ");
+        for (bytes, expected) in [
+            (other_mark, "a block does not end with the mark of this container"),
+            (file("null", &[(1, &longer)]), in_the_first.as_str()),
+            (file("null", &[(1, &longer)]), "it has more bytes than those of its 1 rows"),
+            (file("null", &[(1, shorter)]), &in_the_first),
+            (file("null", &[(1, RECORD), (2, RECORD)]), &in_the_second),
+            (file("null", &[(63, RECORD)]), "it has 26 bytes, which are not 63 records"),
+            (file("null", &[(0, RECORD)]), "it has 26 bytes, which are not 0 records"),
+            (file("lzma", &[(1, RECORD)]), "its codec \"lzma\" is not taken"),
+            (file("deflate", &[(1, RECORD)]), "behind 0 rows: "),
+            (b"PAR1".to_vec(), "not an Avro container, which begins with"),
+            (good[..30].to_vec(), "it ends in the middle"),
+        ] {
+            for within in [Within::Payload, Within::File] {
+                let told = read(&bytes, within).expect_err(expected);
+                assert!(told.contains(expected), "{told}");
+            }
+        }
     }
 }

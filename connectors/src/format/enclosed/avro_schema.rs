@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use super::{ENCLOSED_BYTES_MAX, Unreadable};
+use super::Unreadable;
 
 /// Types of a schema, each counted as often as it is used.
 pub(super) const AVRO_TYPES_MAX: usize = 10_000;
 /// Types in types.
 pub(super) const AVRO_LEVELS_MAX: usize = 48;
-/// Bytes of a `fixed` inside an array or a map: where one is missing, a column has as many all the same.
+/// Bytes of a `fixed` that may be missing inside an array or a map: a column has as many all the same.
 const FIXED_IN_LIST_BYTES_MAX: u64 = 64;
 
 const PRIMITIVES: [&str; 8] = ["null", "boolean", "int", "long", "float", "double", "bytes", "string"];
@@ -24,6 +24,37 @@ const PRIMITIVES: [&str; 8] = ["null", "boolean", "int", "long", "float", "doubl
 pub(super) struct Schema {
     root: String,
     definitions: Definitions,
+}
+
+/// What a schema says of rows.
+pub(super) struct Rows {
+    /// The schema of a datum whose one field is an array of records.
+    pub(super) all: String,
+    /// The same with only those of their fields that are wanted.
+    pub(super) wanted: String,
+    /// The fewest bytes that a record takes.
+    bytes_min: usize,
+    /// Bytes that a row takes in memory for fields of type fixed, also where they are missing.
+    fixed_bytes: u64,
+}
+
+impl Rows {
+    /// Whether so many records may have so many bytes.
+    pub(super) fn could_be(&self, row_count: usize, bytes: usize) -> bool {
+        row_count.checked_mul(self.bytes_min).is_some_and(|min| min <= bytes)
+    }
+
+    /// Refuses rows that would take too much memory, though they are short.
+    pub(super) fn check(&self, row_count: usize, bytes_max: u64) -> Result<(), Unreadable> {
+        if self.fixed_bytes.saturating_mul(row_count as u64) <= bytes_max {
+            return Ok(());
+        }
+        Err(Unreadable::TooLarge(format!(
+            "{row_count} rows with {} bytes in fields of type fixed are more than {} MiB",
+            self.fixed_bytes,
+            bytes_max >> 20
+        )))
+    }
 }
 
 /// The types that have names, each with its place.
@@ -40,6 +71,8 @@ struct Walk<'s> {
     /// Bytes of all `fixed` of a row.
     fixed_bytes: u64,
     lists: usize,
+    /// Unions inside the innermost list.
+    unions: usize,
 }
 
 impl Schema {
@@ -60,25 +93,14 @@ impl Schema {
         Ok(self.walk(|_| true)?.0.to_string())
     }
 
-    /// Returns the schema of a datum whose one field is an array of records, and the same with only those fields of theirs that are
-    /// `wanted`, for at most so many rows.
-    pub(super) fn of_rows(
-        &self,
-        wanted: impl Fn(&str) -> bool,
-        row_count: usize,
-    ) -> Result<(String, String), Unreadable> {
-        let (all, size_min, _) = self.walk(|_| true)?;
-        if size_min == 0 {
+    /// Returns how rows are read, of which only some fields are `wanted`.
+    pub(super) fn of_rows(&self, wanted: impl Fn(&str) -> bool) -> Result<Rows, Unreadable> {
+        let (all, bytes_min, _) = self.walk(|_| true)?;
+        if bytes_min == 0 {
             return Err(wrong("is that of records without bytes".to_owned()));
         }
         let (some, _, fixed_bytes) = self.walk(wanted)?;
-        if fixed_bytes.saturating_mul(row_count as u64) > ENCLOSED_BYTES_MAX {
-            return Err(Unreadable::TooLarge(format!(
-                "{row_count} rows with {fixed_bytes} bytes in fields of type fixed are more than {} MiB",
-                ENCLOSED_BYTES_MAX >> 20
-            )));
-        }
-        Ok((wrapped(all), wrapped(some)))
+        Ok(Rows { all: wrapped(all), wanted: wrapped(some), bytes_min, fixed_bytes })
     }
 
     fn walk(&self, wanted: impl Fn(&str) -> bool) -> Result<(Value, usize, u64), Unreadable> {
@@ -93,6 +115,7 @@ impl Schema {
             types: 0,
             fixed_bytes: 0,
             lists: 0,
+            unions: 0,
         };
         let (schema, size_min) = walk.definition(&self.root, place, &root)?;
         Ok((schema, size_min, walk.fixed_bytes))
@@ -197,7 +220,9 @@ impl Walk<'_> {
                 self.definition(name, *place, found)
             }
             Value::Array(branches) => {
+                self.unions += 1;
                 let visited: Result<Vec<_>, _> = branches.iter().map(|branch| self.visit(branch)).collect();
+                self.unions -= 1;
                 Ok((Value::Array(visited?.into_iter().map(|(branch, _)| branch).collect()), 1))
             }
             Value::Object(object) => {
@@ -207,9 +232,11 @@ impl Walk<'_> {
                     "map" => "values",
                     _ => return Ok((schema.clone(), usize::from(kind != "null"))),
                 };
+                let unions = std::mem::take(&mut self.unions);
                 self.lists += 1;
                 let (inner, size_min) = self.visit(&object[key])?;
                 self.lists -= 1;
+                self.unions = unions;
                 // The reader would count them one by one, to the billions that they may be.
                 if kind == "array" && size_min == 0 {
                     return Err(wrong("has an array of items that take no bytes".to_owned()));
@@ -239,9 +266,9 @@ impl Walk<'_> {
             Some("fixed") => {
                 let size = own.get("size").and_then(Value::as_u64);
                 let size = size.ok_or_else(|| wrong(format!("has a fixed {name} without a size")))?;
-                if self.lists > 0 && size > FIXED_IN_LIST_BYTES_MAX {
+                if self.lists > 0 && self.unions > 0 && size > FIXED_IN_LIST_BYTES_MAX {
                     return Err(wrong(format!(
-                        "has a fixed {name} of {size} bytes in an array or a map, where {FIXED_IN_LIST_BYTES_MAX} are taken"
+                        "has a fixed {name} of {size} bytes that may be missing in an array or a map, where {FIXED_IN_LIST_BYTES_MAX} are taken"
                     )));
                 }
                 self.fixed_bytes = self.fixed_bytes.saturating_add(size);
@@ -272,10 +299,8 @@ mod tests {
     use super::*;
 
     fn refused(json: &str) -> String {
-        let tried = Schema::parse(json.as_bytes()).and_then(|schema| schema.of_rows(|_| true, 1_000));
-        match tried.expect_err("refused") {
-            Unreadable::Damaged(reason) | Unreadable::Columns(reason) | Unreadable::TooLarge(reason) => reason,
-        }
+        let rows = Schema::parse(json.as_bytes()).and_then(|schema| schema.of_rows(|_| true));
+        rows.and_then(|rows| rows.check(1_000, 64 << 20)).expect_err("refused").reason()
     }
 
     #[test]
@@ -284,7 +309,9 @@ mod tests {
             {"name": "a", "type": {"type": "fixed", "name": "F", "size": 2}},
             {"name": "b", "type": ["null", "F"], "default": null},
             {"name": "c", "type": {"type": "map", "values": "plant.F"}}]}"#;
-        let (all, some) = Schema::parse(schema.as_bytes()).unwrap().of_rows(|name| name == "b", 10).unwrap();
+        let rows = Schema::parse(schema.as_bytes()).unwrap().of_rows(|name| name == "b").unwrap();
+        assert!(rows.could_be(10, 40) && !rows.could_be(10, 39), "two bytes of a, one of b, one of c");
+        let (all, some) = (rows.all, rows.wanted);
         let record = |text: &str| -> Value {
             let value: Value = serde_json::from_str(text).unwrap();
             value["fields"][0]["type"]["items"].clone()
@@ -319,8 +346,8 @@ mod tests {
             (with(r#"{"type": "array", "items": "null"}"#), "items that take no bytes"),
             (with(r#"{"type": "fixed", "name": "F", "size": 1000000}"#), "1000 rows with 1000000 bytes"),
             (
-                with(r#"{"type": "array", "items": {"type": "fixed", "name": "F", "size": 1000}}"#),
-                "1000 bytes in an array",
+                with(r#"{"type": "array", "items": ["null", {"type": "fixed", "name": "F", "size": 1000}]}"#),
+                "1000 bytes that may be missing in an array",
             ),
             (with("\"nothing\""), "names a type nothing that it has not"),
             (r#"{"type": "record", "name": "R", "fields": []}"#.to_owned(), "records without bytes"),

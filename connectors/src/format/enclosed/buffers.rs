@@ -19,7 +19,7 @@ const ALIGNMENT: usize = 8;
 /// Says of a buffer that it is not compressed.
 const PLAIN: i64 = -1;
 
-/// Where a message stands in a stream, which was found to be whole.
+/// Where a message stands, which was found to be whole.
 pub(super) struct Part<'s> {
     pub(super) message: ipc::Message<'s>,
     /// Continuation, length and metadata.
@@ -38,36 +38,46 @@ pub(super) fn batch_of<'s>(message: &ipc::Message<'s>) -> Option<ipc::RecordBatc
 
 /// Writes a stream anew, without compression.
 pub(super) fn inflated(parts: &[Part<'_>]) -> Result<Bytes, Unreadable> {
-    let (mut stream, mut room) = (Vec::new(), Room::new());
+    let (mut stream, mut room) = (Vec::new(), Room::of_payload());
     for (place, part) in parts.iter().enumerate() {
-        let compressed = batch_of(&part.message).and_then(|batch| Some((batch, batch.compression()?)));
-        let Some((batch, compression)) = compressed else {
-            stream.extend_from_slice(part.head);
-            stream.extend_from_slice(part.body);
-            continue;
-        };
         let damaged =
             |what: String| Unreadable::Damaged(format!("not a whole Arrow stream: message {}: {what}", place + 1));
-        let codec = match compression.codec() {
-            CompressionType::LZ4_FRAME => Codec::Lz4,
-            CompressionType::ZSTD => Codec::Zstd,
-            other => {
-                return Err(damaged(format!("its buffers are compressed by a codec {} that is not known", other.0)));
-            }
-        };
-        let (mut buffers, mut body) = (Vec::new(), Vec::new());
-        for buffer in batch.buffers().into_iter().flat_map(|buffers| buffers.iter()) {
-            let offset = body.len();
-            let packed = &part.body[buffer.offset() as usize..(buffer.offset() + buffer.length()) as usize];
-            undo(codec, packed, &mut room, &mut body, damaged)?;
-            buffers.push(ipc::Buffer::new(offset as i64, (body.len() - offset) as i64));
-            body.resize(body.len().next_multiple_of(ALIGNMENT), 0);
+        if !inflate(part, &mut room, &mut stream, damaged)? {
+            stream.extend_from_slice(part.head);
+            stream.extend_from_slice(part.body);
         }
-        write(&part.message, &batch, &buffers, &body, &mut stream);
     }
     // The end mark.
     stream.extend_from_slice(&[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
     Ok(Bytes::from(stream))
+}
+
+/// Writes a message anew, without compression; `false` if it has none, and nothing is written.
+pub(super) fn inflate(
+    part: &Part<'_>,
+    room: &mut Room,
+    into: &mut Vec<u8>,
+    damaged: impl Fn(String) -> Unreadable + Copy,
+) -> Result<bool, Unreadable> {
+    let compressed = batch_of(&part.message).and_then(|batch| Some((batch, batch.compression()?)));
+    let Some((batch, compression)) = compressed else { return Ok(false) };
+    let codec = match compression.codec() {
+        CompressionType::LZ4_FRAME => Codec::Lz4,
+        CompressionType::ZSTD => Codec::Zstd,
+        other => {
+            return Err(damaged(format!("its buffers are compressed by a codec {} that is not known", other.0)));
+        }
+    };
+    let (mut buffers, mut body) = (Vec::new(), Vec::new());
+    for buffer in batch.buffers().into_iter().flat_map(|buffers| buffers.iter()) {
+        let offset = body.len();
+        let packed = &part.body[buffer.offset() as usize..(buffer.offset() + buffer.length()) as usize];
+        undo(codec, packed, room, &mut body, damaged)?;
+        buffers.push(ipc::Buffer::new(offset as i64, (body.len() - offset) as i64));
+        body.resize(body.len().next_multiple_of(ALIGNMENT), 0);
+    }
+    write(&part.message, &batch, &buffers, &body, into);
+    Ok(true)
 }
 
 fn undo(

@@ -4,8 +4,10 @@ use std::io::Read;
 
 use super::{ENCLOSED_BYTES_MAX, Unreadable};
 
-/// A window of 8 MiB: a decoder holds as much, whatever a frame asks for.
+/// A window of 8 MiB: a decoder holds as much, whatever a frame of a payload asks for.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+/// What writers of files may ask for at most: 128 MiB.
+const ZSTD_WINDOW_LOG_MAX_OF_BLOCK: u32 = 27;
 /// Bytes that are decompressed before they are counted.
 const STEP_BYTES: usize = 64 << 10;
 
@@ -22,22 +24,28 @@ pub(super) enum Codec {
     Lz4,
 }
 
-/// What all parts of one payload may still become.
+/// What all parts of one payload, or of one block of a file, may still become.
 pub(super) struct Room {
     left: u64,
+    max: u64,
+    zstd_window_log_max: u32,
 }
 
 impl Room {
-    pub(super) fn new() -> Self {
-        Room { left: ENCLOSED_BYTES_MAX }
+    pub(super) fn of_payload() -> Self {
+        Room { left: ENCLOSED_BYTES_MAX, max: ENCLOSED_BYTES_MAX, zstd_window_log_max: ZSTD_WINDOW_LOG_MAX }
+    }
+
+    pub(super) fn of_block(bytes_max: u64) -> Self {
+        Room { left: bytes_max, max: bytes_max, zstd_window_log_max: ZSTD_WINDOW_LOG_MAX_OF_BLOCK }
     }
 
     /// Takes room for bytes that are there, or will be.
     pub(super) fn take(&mut self, bytes: usize) -> Result<(), Unreadable> {
         let left = self.left.checked_sub(bytes as u64);
         self.left = left.ok_or_else(|| {
-            let max = ENCLOSED_BYTES_MAX >> 20;
-            Unreadable::TooLarge(format!("what is compressed in a body may become {max} MiB, this becomes more"))
+            let max = self.max >> 20;
+            Unreadable::TooLarge(format!("what is compressed may become {max} MiB, this becomes more"))
         })?;
         Ok(())
     }
@@ -57,7 +65,7 @@ impl Codec {
             Codec::Lz4 => read(&mut lz4_flex::frame::FrameDecoder::new(packed), room, into, damaged),
             Codec::Zstd => {
                 let decoder = zstd::stream::read::Decoder::with_buffer(packed).and_then(|mut decoder| {
-                    decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+                    decoder.window_log_max(room.zstd_window_log_max)?;
                     Ok(decoder)
                 });
                 read(&mut decoder.map_err(|error| damaged(error.to_string()))?, room, into, damaged)
@@ -123,16 +131,16 @@ mod tests {
         let damaged = |what: String| Unreadable::Damaged(what);
         let text = b"warm, warmer, warm".repeat(9_000);
         for codec in [Codec::Deflate, Codec::Snappy, Codec::Zstd, Codec::Lz4] {
-            let (mut room, mut into) = (Room::new(), b"before ".to_vec());
+            let (mut room, mut into) = (Room::of_payload(), b"before ".to_vec());
             let whole = packed(codec, &text);
             codec.undo(&whole, &mut room, &mut into, damaged).expect("whole");
             assert_eq!(into, [&b"before "[..], &text].concat(), "{codec:?}");
             assert_eq!(room.left, ENCLOSED_BYTES_MAX - text.len() as u64, "{codec:?}");
-            let cut = codec.undo(&whole[..whole.len() / 2], &mut Room::new(), &mut Vec::new(), damaged);
+            let cut = codec.undo(&whole[..whole.len() / 2], &mut Room::of_payload(), &mut Vec::new(), damaged);
             assert!(matches!(cut, Err(Unreadable::Damaged(_))), "{codec:?}: {cut:?}");
             let bomb = packed(codec, &vec![0; (1 << 20) + 1]);
             let mut into = Vec::new();
-            let refused = codec.undo(&bomb, &mut Room { left: 1 << 20 }, &mut into, damaged);
+            let refused = codec.undo(&bomb, &mut Room { left: 1 << 20, ..Room::of_payload() }, &mut into, damaged);
             let Err(Unreadable::TooLarge(reason)) = refused else { panic!("{codec:?}: {refused:?}") };
             assert!(reason.contains("64 MiB") && into.len() <= 1 << 20, "{reason}");
         }

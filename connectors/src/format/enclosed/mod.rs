@@ -14,7 +14,9 @@
 //!
 //! [columns]: super::columns
 
+mod arrow_file;
 mod avro_container;
+mod avro_input;
 mod avro_schema;
 mod buffers;
 mod inflate;
@@ -35,7 +37,8 @@ use super::columns::{decode_columns, decode_columns_of};
 use super::layout::Layout;
 use super::metadata::Origin;
 
-pub(crate) use avro_container::MAGIC as AVRO_CONTAINER;
+pub(crate) use arrow_file::ArrowFile;
+pub(crate) use avro_container::{AvroContainer, MAGIC as AVRO_CONTAINER, Within};
 
 /// Rows of one payload. An empty column of a billion rows takes no bytes on its way, and gigabytes behind it.
 pub const ENCLOSED_ROWS_MAX: usize = 100_000;
@@ -67,7 +70,8 @@ pub(crate) enum Unreadable {
 }
 
 impl Unreadable {
-    fn reason(self) -> String {
+    /// Returns it for people.
+    pub(crate) fn reason(self) -> String {
         match self {
             Unreadable::Damaged(reason) | Unreadable::Columns(reason) | Unreadable::TooLarge(reason) => reason,
         }
@@ -99,7 +103,7 @@ impl Enclosed {
         let reading = AssertUnwindSafe(|| match self {
             Enclosed::ArrowStream => stream::read(payload, layout),
             Enclosed::ParquetFile => parquet_file::read(payload, layout),
-            Enclosed::AvroContainer => avro_container::read(payload, layout),
+            Enclosed::AvroContainer => AvroContainer::open(&payload[..], layout, Within::Payload)?.collect(),
         });
         catch_unwind(reading).unwrap_or_else(|_| {
             let name = match self {

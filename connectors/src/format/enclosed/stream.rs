@@ -16,7 +16,8 @@ use super::buffers::{self, Part, batch_of};
 use super::{ENCLOSED_ROWS_MAX, Unreadable};
 use crate::format::Layout;
 
-const CONTINUATION: [u8; 4] = [0xff; 4];
+/// What stands in front of a message.
+pub(super) const CONTINUATION: [u8; 4] = [0xff; 4];
 
 /// Reads all batches of a stream that is whole.
 pub(super) fn read(payload: &Bytes, layout: &Layout) -> Result<Vec<RecordBatch>, Unreadable> {
@@ -75,8 +76,8 @@ fn check(stream: &[u8]) -> Result<(u64, Vec<Part<'_>>), (usize, String)> {
     }
 }
 
-/// Returns the rows of a message.
-fn check_message(message: &Message<'_>, body_bytes: usize) -> Result<u64, String> {
+/// Returns the rows of a message, once it is known that its buffers lie in its body.
+pub(super) fn check_message(message: &Message<'_>, body_bytes: usize) -> Result<u64, String> {
     let missing = || "a header that is not what it says".to_owned();
     match message.header_type() {
         MessageHeader::Schema => Ok(0),

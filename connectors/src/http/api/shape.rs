@@ -91,6 +91,12 @@ impl<T: Shape> Shape for Vec<T> {
     }
 }
 
+impl<T: Shape> Shape for BTreeMap<String, T> {
+    fn shape(components: &mut Components) -> Value {
+        json!({"type": "object", "additionalProperties": T::shape(components)})
+    }
+}
+
 /// Returns the shape of a field, by a function that reaches it.
 #[doc(hidden)]
 pub fn of_field<S, T: Shape + ?Sized>(_: fn(&S) -> &T, components: &mut Components) -> Value {

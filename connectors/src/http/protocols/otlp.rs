@@ -19,11 +19,11 @@ use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsPartialSuccess, 
 use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsPartialSuccess, ExportMetricsServiceResponse};
 use prost::Message;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::super::HttpIngest;
 use super::super::admission::Taken;
-use super::super::api::{Media, Operation, Refusal, Told, Verb};
+use super::super::api::{Components, Media, Operation, Refusal, Shape, Told, Verb};
 use super::super::problem::{Kind, Problem};
 use super::{SOURCE, TAG, refusals};
 use crate::format::Protocol;
@@ -38,29 +38,84 @@ pub(super) fn operations() -> [Operation<HttpIngest>; 3] {
     let not_post = |headers: HeaderMap| async move {
         Form::of(&headers).unwrap_or(Form::Protobuf).refusal(&Problem::new(Kind::Method, "requests are sent with POST"))
     };
-    let told = || Form::ALL.map(|form| form.media("a Status: what was refused, and what to do about it")).to_vec();
-    let written = |operation: Operation<HttpIngest>| {
+    let told = || Form::ALL.map(|form| form.media("what was refused, and what to do about it", status_shape)).to_vec();
+    let written = |operation: Operation<HttpIngest>, signal: Signal| {
         operation
             .other_methods(not_post)
             .parameters(&[&SOURCE])
-            .bodies(Form::ALL.map(|form| form.media("a request to export")))
-            .answer(200, "durable; partial_success says what is not", Form::ALL.map(|form| form.media("")))
+            .bodies(Form::ALL.map(|form| form.media("a request to export", signal.request)))
+            .answer(
+                200,
+                "durable; partial_success says what is not",
+                Form::ALL.map(|form| form.media("", signal.answer)),
+            )
             .refusals(refusals(told()).map(|refusal| match refusal.code == Kind::LogFailed.code() {
                 true => Refusal { status: Form::status_of(Kind::LogFailed).as_u16(), ..refusal },
                 false => refusal,
             }))
     };
     [
-        written(Operation::new(Verb::Post, "/otlp/v1/metrics", "otlp_metrics", metrics))
+        written(Operation::new(Verb::Post, "/otlp/v1/metrics", "otlp_metrics", metrics), METRICS)
             .summary(TAG, "Takes metrics of OpenTelemetry"),
-        written(Operation::new(Verb::Post, "/otlp/v1/logs", "otlp_logs", logs))
+        written(Operation::new(Verb::Post, "/otlp/v1/logs", "otlp_logs", logs), LOGS)
             .summary(TAG, "Takes logs of OpenTelemetry"),
         Operation::new(Verb::Post, "/otlp/v1/traces", "otlp_traces", traces)
             .other_methods(not_post)
             .summary(TAG, "Says that traces are not taken")
-            .bodies(Form::ALL.map(|form| form.media("")))
+            .bodies(Form::ALL.map(|form| form.media("", <Map<String, Value> as Shape>::shape)))
             .refusals([Kind::UnknownSource.told(Form::status_of(Kind::UnknownSource), Told::As(told()))]),
     ]
+}
+
+/// How requests and answers of a signal look as JSON: as the types of OpenTelemetry are written.
+#[derive(Clone, Copy)]
+struct Signal {
+    request: fn(&mut Components) -> Value,
+    answer: fn(&mut Components) -> Value,
+}
+
+const METRICS: Signal = Signal {
+    request: |components| request_shape("OtlpMetrics", "resourceMetrics", components),
+    answer: |components| answer_shape("OtlpMetricsAnswer", "rejectedDataPoints", components),
+};
+const LOGS: Signal = Signal {
+    request: |components| request_shape("OtlpLogs", "resourceLogs", components),
+    answer: |components| answer_shape("OtlpLogsAnswer", "rejectedLogRecords", components),
+};
+
+fn request_shape(name: &'static str, resources: &str, components: &mut Components) -> Value {
+    let what = "as opentelemetry-proto describes them";
+    components
+        .refer(name, |_| json!({"type": "object", "properties": {resources: {"type": "array", "description": what}}}))
+}
+
+fn answer_shape(name: &'static str, rejected: &str, components: &mut Components) -> Value {
+    components.refer(name, |_| {
+        let partial = json!({
+            "type": ["object", "null"], "description": "null if everything is stored",
+            "required": [rejected, "errorMessage"], "additionalProperties": false,
+            "properties": {
+                rejected: {"type": "integer", "minimum": 1, "description": "how many are dead letters"},
+                "errorMessage": {"type": "string", "description": "why"},
+            },
+        });
+        json!({
+            "type": "object", "required": ["partialSuccess"], "additionalProperties": false,
+            "properties": {"partialSuccess": partial},
+        })
+    })
+}
+
+fn status_shape(components: &mut Components) -> Value {
+    components.refer("OtlpStatus", |_| {
+        json!({
+            "type": "object", "required": ["code", "message"], "additionalProperties": false,
+            "properties": {
+                "code": {"type": "integer", "description": "of gRPC"},
+                "message": {"type": "string", "description": "what was refused, and what to do about it"},
+            },
+        })
+    })
 }
 
 async fn traces(headers: HeaderMap) -> Response {
@@ -175,10 +230,10 @@ impl Form {
         }
     }
 
-    fn media(self, description: &'static str) -> Media {
+    fn media(self, description: &'static str, shape: fn(&mut Components) -> Value) -> Media {
         match self {
             Form::Protobuf => Media::bytes(PROTOBUF, description),
-            Form::Json => Media::json::<serde_json::Map<String, serde_json::Value>>(description),
+            Form::Json => Media { name: JSON, description, shape },
         }
     }
 

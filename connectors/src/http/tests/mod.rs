@@ -42,8 +42,11 @@ async fn serve_on(ingest: HttpIngest, encoding: PayloadEncoding) -> Server {
         Field::new("device", DataType::Utf8View, true),
         Field::new("temperature", DataType::Float64, false),
     ]));
-    let source =
-        HttpSource::new("readings", TaggedFormat::new(Layout::new(&columns), encoding), clock(), ingest.clone());
+    serve_as(ingest, TaggedFormat::new(Layout::new(&columns), encoding)).await
+}
+
+async fn serve_as(ingest: HttpIngest, format: TaggedFormat) -> Server {
+    let source = HttpSource::new("readings", format, clock(), ingest.clone());
     source.prepare().await.unwrap();
     let (intake, stop) = (Arc::new(TestIntake::default()), Stop::new());
     let running = tokio::spawn({

@@ -16,15 +16,7 @@ async fn serve_declared(encoding: Encoding, columns: Vec<Field>, options: &[(&st
     let layout = Layout::new(&Arc::new(Schema::new(columns)));
     let format = TaggedFormat::take(encoding, layout, &mut options, Path::new(&folder)).unwrap();
     options.finish().unwrap();
-    let ingest = HttpIngest::new();
-    let source = HttpSource::new("readings", format, clock(), ingest.clone());
-    let (intake, stop) = (Arc::new(TestIntake::default()), Stop::new());
-    let running = tokio::spawn({
-        let (intake, stop) = (Arc::clone(&intake), stop.clone());
-        async move { source.run(intake, Vec::new(), stop).await }
-    });
-    intake.wait_until_connected().await;
-    Server { ingest, intake, stop, running }
+    serve_as(HttpIngest::new(), format).await
 }
 
 fn columns() -> Vec<Field> {

@@ -28,13 +28,17 @@ pub(super) enum Begin {
     Forget,
 }
 
+/// A connection that the broker has accepted, what came behind its answer, and the answer.
+pub(super) type Shaken = (Stream, Inbox, ConnAck);
+
 impl Member {
     /// Connects, and introduces itself.
-    pub(super) async fn shake_hands(
-        &self,
-        version: Version,
-        begin: Begin,
-    ) -> Result<(Stream, Inbox, ConnAck), Attempt> {
+    pub(super) async fn shake_hands(&self, version: Version, begin: Begin) -> Result<Shaken, Attempt> {
+        self.greet(self.reach().await?, version, begin).await
+    }
+
+    /// Does the half of [`Member::shake_hands`] before the CONNECT.
+    pub(super) async fn reach(&self) -> Result<Stream, Attempt> {
         let settings = &self.shared.settings;
         let again = Attempt::Again;
         let to = (settings.address.host.as_str(), settings.address.port);
@@ -42,13 +46,17 @@ impl Member {
             .await
             .map_err(|_| again("the broker does not answer".to_owned()))?
             .map_err(|error| again(format!("cannot connect: {error}")))?;
-        let stream = timeout(HANDSHAKE_TIMEOUT, self.secure(tcp))
+        timeout(HANDSHAKE_TIMEOUT, self.secure(tcp))
             .await
             .map_err(|_| again("the broker does not answer the TLS handshake".to_owned()))?
-            .map_err(again)?;
+            .map_err(again)
+    }
+
+    /// Does the other half, from the CONNECT on.
+    pub(super) async fn greet(&self, stream: Stream, version: Version, begin: Begin) -> Result<Shaken, Attempt> {
         timeout(HANDSHAKE_TIMEOUT, self.introduce(stream, version, begin))
             .await
-            .map_err(|_| again("the broker does not answer CONNECT".to_owned()))?
+            .map_err(|_| Attempt::Again("the broker does not answer CONNECT".to_owned()))?
     }
 
     async fn secure(&self, tcp: TcpStream) -> Result<Stream, String> {
@@ -60,12 +68,7 @@ impl Member {
     }
 
     /// Sends CONNECT and reads the answer.
-    async fn introduce(
-        &self,
-        mut stream: Stream,
-        version: Version,
-        begin: Begin,
-    ) -> Result<(Stream, Inbox, ConnAck), Attempt> {
+    async fn introduce(&self, mut stream: Stream, version: Version, begin: Begin) -> Result<Shaken, Attempt> {
         let settings = &self.shared.settings;
         let again = Attempt::Again;
         let Known { username, password } =

@@ -29,11 +29,11 @@ use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 
 use super::PARTITION;
-use super::handshake::{Begin, HANDSHAKE_TIMEOUT, say_good_bye};
+use super::handshake::{Begin, HANDSHAKE_TIMEOUT, Shaken, say_good_bye};
 use super::record::{Known, Record};
 use super::settings::{OnForeignSession, OnSessionLoss, Settings};
 use crate::backoff::Backoff;
-use crate::mqtt::connection::{Connection, End};
+use crate::mqtt::connection::{Connection, End, PATIENCE};
 use crate::mqtt::inbox::Inbox;
 use crate::mqtt::keep_alive::KeepAlive;
 use crate::mqtt::packet::{ConnAck, Version, reason};
@@ -41,6 +41,7 @@ use crate::mqtt::remembered::{Lasts, Remembered, session_name};
 use crate::mqtt::session::{Retained, Session};
 use crate::mqtt::subscribing::{DropCount, Drops, Wanted};
 use crate::mqtt::transport::Stream;
+use crate::stall::Stall;
 
 /// A connection that lived this long was healthy: the next failure starts with the shortest wait again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
@@ -198,7 +199,7 @@ impl Member {
         let shaken = tokio::select! {
             biased;
             () = stop.cancelled() => return Attempt::Stopped,
-            shaken = self.shake_hands(progress.version, Begin::Resume) => shaken,
+            shaken = self.resume(progress) => shaken,
         };
         let (stream, inbox, connack) = match shaken {
             Ok(shaken) => shaken,
@@ -226,6 +227,25 @@ impl Member {
             }
         }
         self.receive(intake, stop, ready, progress, stream, inbox, connack).await
+    }
+
+    /// Connects to the session. That the broker has lost it, it says once: in 3.1.1, where only a new session is subscribed, it is
+    /// noted before that an answer may be missed.
+    async fn resume(&self, progress: &mut Progress) -> Result<Shaken, Attempt> {
+        let stream = self.reach().await?;
+        let known = progress.known.clone();
+        let subscribed = match &known {
+            Known::Here(Some(subscribed)) if progress.version == Version::V311 => subscribed,
+            _ => return self.greet(stream, progress.version, Begin::Resume).await,
+        };
+        progress.known = Known::Asking(subscribed.clone());
+        self.record.store(&progress.known).await.map_err(Attempt::Again)?;
+        let shaken = self.greet(stream, progress.version, Begin::Resume).await?;
+        if shaken.2.session_present {
+            self.record.store(&known).await.map_err(Attempt::Again)?;
+            progress.known = known;
+        }
+        Ok(shaken)
     }
 
     /// Ends the session that the broker has under our client id.
@@ -352,6 +372,7 @@ impl Member {
             inbox,
             session,
             keep_alive: KeepAlive::client(Duration::from_secs(u64::from(keep_alive_s)), now),
+            stall: Stall::new(PATIENCE),
             suback_by: now + HANDSHAKE_TIMEOUT,
             intake,
             partition: &self.partition,

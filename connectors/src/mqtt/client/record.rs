@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   sources/<source>/subscribed[-<member>]        host:port client-id ⏎ what is subscribed, or nothing yet, or `lost`
-//!                                                                      └ QoS ⏎ filter ⏎ filter …
+//!                                                                      └ [`asking` ⏎] QoS ⏎ filter ⏎ filter …
 //! ```
 //!
 //! It is written before the first SUBSCRIBE of a session, so that a session which may hold messages of ours is never taken for
@@ -30,29 +30,33 @@ pub(super) enum Known {
     Elsewhere,
     /// It has one, with this subscription if it came so far.
     Here(Option<String>),
+    /// It has one with this subscription, unless the broker lost it: a CONNECT may have left whose answer is not known.
+    Asking(String),
     /// It had one, and the broker has lost it, which ended the source: what the log remembers of it is void.
     Lost,
 }
 
 /// What stands in place of a subscription after a loss; a subscription begins with a digit.
 const LOST: &str = "lost";
+/// What stands before a subscription while a CONNECT may be without an answer.
+const ASKING: &str = "asking\n";
 
 impl Known {
     /// Says whether the broker should have a session of ours.
     pub(super) fn is_here(&self) -> bool {
-        matches!(self, Known::Here(_))
+        matches!(self, Known::Here(_) | Known::Asking(_))
     }
 
     /// Returns the filters that the session is subscribed to.
     pub(super) fn filters(&self) -> impl Iterator<Item = String> {
         let text = match self {
-            Known::Here(Some(subscribed)) => subscribed.as_str(),
+            Known::Here(Some(subscribed)) | Known::Asking(subscribed) => subscribed.as_str(),
             _ => "",
         };
         text.lines().skip(1).map(str::to_owned)
     }
 
-    /// Says whether the session is subscribed to this.
+    /// Says whether the session is subscribed to this, for certain.
     pub(super) fn is_subscribed(&self, wanted: &str) -> bool {
         matches!(self, Known::Here(Some(subscribed)) if subscribed == wanted)
     }
@@ -67,7 +71,10 @@ impl Record {
                 match text.split_once('\n') {
                     Some((session, "")) if session == self.session => Known::Here(None),
                     Some((session, LOST)) if session == self.session => Known::Lost,
-                    Some((session, subscribed)) if session == self.session => Known::Here(Some(subscribed.to_owned())),
+                    Some((session, subscribed)) if session == self.session => match subscribed.strip_prefix(ASKING) {
+                        Some(subscribed) => Known::Asking(subscribed.to_owned()),
+                        None => Known::Here(Some(subscribed.to_owned())),
+                    },
                     _ => Known::Elsewhere,
                 }
             }
@@ -108,12 +115,13 @@ impl Record {
 
     fn storing(&self, known: &Known) -> impl Future<Output = Result<(), String>> + Send + 'static {
         let (storage, path) = (Arc::clone(&self.storage), self.path.clone());
-        let state = match known {
-            Known::Here(Some(subscribed)) => subscribed,
-            Known::Lost => LOST,
-            _ => "",
+        let (before, state) = match known {
+            Known::Here(Some(subscribed)) => ("", subscribed.as_str()),
+            Known::Asking(subscribed) => (ASKING, subscribed.as_str()),
+            Known::Lost => ("", LOST),
+            _ => ("", ""),
         };
-        let text = format!("{}\n{state}", self.session);
+        let text = format!("{}\n{before}{state}", self.session);
         let writing = tokio::task::spawn_blocking(move || storage.put(&path, text.as_bytes()));
         async move {
             match writing.await {

@@ -40,7 +40,7 @@ pub(super) async fn left_behind(shared: &Arc<Shared>, client_id: &str) -> Vec<Me
     let mut left = Vec::new();
     for member in candidates {
         match member.record.load().await {
-            Known::Here(_) => left.push(member),
+            Known::Here(_) | Known::Asking(_) => left.push(member),
             Known::Elsewhere => warn!(
                 source = %shared.name, path = %member.record.path,
                 "an earlier start left a session at another broker or under another client id: what it holds is not read"

@@ -12,13 +12,14 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use super::super::connection::PATIENCE;
 use super::super::local::LocalBrokers;
 use super::super::topic::TopicPattern;
 use super::PARTITION;
 use super::acl::Acl;
 use super::auth::Door;
 use super::house::{House, Log};
-use super::limits::{CONNECTIONS_MAX_DEFAULT, Handshakes};
+use super::limits::{CONNECTIONS_MAX_DEFAULT, Handshakes, tune};
 use super::results::Results;
 use super::sessions::Sessions;
 use super::visit::Visit;
@@ -79,6 +80,7 @@ pub fn listener(
         hub: Arc::default(),
         taken: Arc::default(),
         handshakes: Handshakes::default(),
+        patience: PATIENCE,
         clock: Arc::clone(&context.clock),
         dice: Arc::clone(&context.dice),
     };
@@ -102,6 +104,12 @@ impl MqttListener {
     /// Returns the address it listens at, once prepared.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         *self.address.lock()
+    }
+
+    /// Sets how long a client that reads nothing is kept.
+    #[cfg(test)]
+    pub(in crate::mqtt) fn set_patience(&mut self, patience: crate::stall::Patience) {
+        Arc::get_mut(&mut self.house).expect("it does not run yet").patience = patience;
     }
 
     async fn read_files(&self) -> Result<(), SourceError> {
@@ -224,6 +232,9 @@ impl MqttListener {
             debug!(source = %name, %peer, max = self.connections_max, "too many connections");
             return;
         };
+        if let Err(error) = tune(&stream) {
+            debug!(source = %name, %peer, %error, "cannot set the options of a socket");
+        }
         let visit = Visit { house: Arc::clone(&self.house), log: log.clone(), peer, _permit: permit };
         tasks.spawn(visit.serve(stream));
     }

@@ -27,6 +27,7 @@ use super::saved::{self, Notes, Place};
 use super::sessions::{Kept, Sessions};
 use super::watched::{FileError, Watched};
 use super::will::{self, Bequest, Recalled};
+use crate::stall::Patience;
 use crate::tls::TlsServer;
 
 /// How often files are looked at.
@@ -45,6 +46,8 @@ pub(super) struct House {
     pub(super) hub: Arc<Hub>,
     pub(super) taken: Arc<Taken>,
     pub(super) handshakes: Handshakes,
+    /// How long a client that reads nothing is kept.
+    pub(super) patience: Patience,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) dice: Arc<dyn Dice>,
 }

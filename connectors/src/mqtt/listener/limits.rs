@@ -6,6 +6,9 @@
 //! | open files of the process | nearly all | closed at once, counted as `descriptors` |
 //! | connections without a whole CONNECT | [`HANDSHAKES_MAX`] | the one that has waited longest is closed, counted as `handshakes` |
 //! | time for TLS and CONNECT | [`CONNECT_TIMEOUT`] | closed, counted as `connect_timeout` |
+//! | time in which a client has to read something of what is sent to it | [`STALL_TIME_MAX`](crate::stall::STALL_TIME_MAX) | closed, counted as `stalled`; its session stays |
+//! | bytes that the system holds for it | [`SEND_BUFFER_BYTES`] | written later |
+//! | time in which a client without a keep-alive, or its network, may be gone | [`GONE_AFTER`], then nine times [`PROBE_INTERVAL`] | closed |
 //! | passwords being checked | 2 | the next waits |
 //! | a packet | 16 MiB | 0x95, counted as `oversize` |
 //! | unacknowledged messages of a publisher | 16,384 | 0x93 |
@@ -17,10 +20,15 @@
 //! | retained messages | 10,000 and 16 MiB | not retained |
 
 use std::collections::VecDeque;
+use std::io;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use socket2::{SockRef, TcpKeepalive};
 use tidemill_engine::source::Stop;
+use tokio::net::TcpStream;
+
+use crate::stall::SEND_BUFFER_BYTES;
 
 /// How many connections are served if the options say nothing.
 pub(super) const CONNECTIONS_MAX_DEFAULT: usize = 10_000;
@@ -29,6 +37,18 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many connections may be on the way to their CONNECT. Who is slow on purpose can hold so many, and 512 KiB for each,
 /// and no honest client waits behind them.
 pub(in crate::mqtt) const HANDSHAKES_MAX: usize = 512;
+
+/// A connection may say nothing for ever if its CONNECT says so. From here on the system asks whether the other machine is there.
+const GONE_AFTER: Duration = Duration::from_secs(60);
+/// How often it asks; it gives up after as many times as it always does, nine on Linux.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Lets the system watch over a connection: what it holds for it, and whether there still is somebody.
+pub(super) fn tune(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES as usize)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(GONE_AFTER).with_interval(PROBE_INTERVAL))
+}
 
 /// The connections on the way to their CONNECT, the longest on its way first.
 #[derive(Default)]
@@ -81,6 +101,18 @@ impl Drop for Handshake<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_system_watches_over_a_connection() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let _client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("a connection");
+        let (stream, _) = listener.accept().await.expect("a connection");
+        tune(&stream).expect("options");
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().expect("an option"));
+        // Linux doubles it, for what it needs beside the bytes, as far as it may.
+        assert!(socket.send_buffer_size().expect("an option") <= 2 * SEND_BUFFER_BYTES as usize);
+    }
 
     #[test]
     fn the_one_that_waits_longest_makes_room() {

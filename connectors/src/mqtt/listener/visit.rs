@@ -30,6 +30,7 @@ use super::saved::Notes;
 use super::sessions::{Claim, Entered, Expiry, Kept};
 use super::will::{self, Bequest};
 use super::{PARTITION, filter, note};
+use crate::stall::Stall;
 
 /// The longest client id: it is kept for each session, in every checkpoint.
 const CLIENT_ID_BYTES_MAX: usize = 256;
@@ -263,6 +264,7 @@ impl Visit {
             inbox,
             session,
             keep_alive: KeepAlive::server(Duration::from_secs(keep_alive_s), now),
+            stall: Stall::new(self.house.patience),
             suback_by: now,
             intake: &*self.log.intake,
             partition: PARTITION,

@@ -239,6 +239,16 @@ impl<M> Sender<M> {
         Some(Outgoing::Publish { number, id: 0, qos, dup: false, message })
     }
 
+    /// Returns what the peer has to answer first, if anything: the number of a message, and whether its PUBREL has left.
+    pub(super) fn owed(&self) -> Option<(u64, bool)> {
+        let oldest = self.entries.front().filter(|entry| entry.is_counted)?;
+        match oldest.stage {
+            Stage::Sent => Some((oldest.number, false)),
+            Stage::Released => Some((oldest.number, true)),
+            Stage::Queued | Stage::Received | Stage::Refused | Stage::Done => None,
+        }
+    }
+
     /// Says whether [`Sender::next`] would return something.
     pub(super) fn has_next(&mut self) -> bool {
         let published = self.published;
@@ -421,6 +431,11 @@ impl<M> Sender<M> {
         let found = self.entries.binary_search_by_key(&(first + ahead), |entry| entry.number);
         found.ok().filter(|at| id != 0 && self.entries[*at].stage != Stage::Done)
     }
+}
+
+/// Returns a packet id that no message in flight has, when everything below `delivered` is delivered.
+pub(super) fn free_id(delivered: u64) -> u16 {
+    id_of(delivered + IDS - 1)
 }
 
 /// Returns the packet id of a message.

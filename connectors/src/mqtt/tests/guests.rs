@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::listener::{Running, connect4, connect5};
 use super::*;
+use crate::mqtt::MqttListener;
 use crate::mqtt::listener::HANDSHAKES_MAX;
+use crate::stall::Patience;
 
 /// How long a crowd may take that shares two cores with other tests. It is no measure of speed: a client that is forgotten
 /// would wait for ever.
@@ -362,6 +364,35 @@ async fn a_subscriber_that_does_not_read_loses_its_connection_and_the_publisher_
         }
     })
     .await;
+    device.send(PINGREQ).await;
+    device.expect(PINGRESP).await;
+}
+
+/// Its pings would keep it alive, and what it may miss never fills its mailbox.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_of_qos_0_that_never_reads_and_goes_on_pinging_is_given_up() {
+    let patience = Patience { time_max: Duration::from_millis(300), bytes_min: 1 };
+    let impatient = |source: &mut MqttListener| source.set_patience(patience);
+    let running = Running::start_with(HandIntake::by_itself(), &[], &context(), impatient).await;
+    let slow = subscriber4(&running, "slow", "plant/#", 0).await;
+    let pinging = tokio::spawn(async move {
+        let mut slow = slow;
+        while slow.0.write_all(PINGREQ).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let mut device = running.device4("device").await;
+    let large = "x".repeat(100_000);
+    soon("the end of the one that does not read", async {
+        let mut id = 0;
+        while !running.intake.inner.lock().errors.contains(&"stalled") {
+            id = id % 1_000 + 1;
+            device.send(&publish4("plant/a/b", id, &large)).await;
+            device.expect(&puback(id)).await;
+        }
+    })
+    .await;
+    soon("the end of its connection", pinging).await.expect("no panic");
     device.send(PINGREQ).await;
     device.expect(PINGRESP).await;
 }

@@ -8,7 +8,7 @@ use tidemill_engine::source::{Resume, Source, SourceError, Stop};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::mqtt::listener;
+use crate::mqtt::{MqttListener, listener};
 
 pub(super) struct Running {
     address: SocketAddr,
@@ -23,12 +23,23 @@ impl Running {
     }
 
     pub(super) async fn start_in(intake: Arc<HandIntake>, extra: &[(&str, &str)], context: &Context) -> Running {
+        Running::start_with(intake, extra, context, |_| ()).await
+    }
+
+    /// Starts one that is changed before it runs.
+    pub(super) async fn start_with(
+        intake: Arc<HandIntake>,
+        extra: &[(&str, &str)],
+        context: &Context,
+        change: impl FnOnce(&mut MqttListener),
+    ) -> Running {
         let mut pairs = vec![("bind", "127.0.0.1:0"), ("topic", "plant/{site}/#")];
         pairs.extend_from_slice(extra);
         let mut options = options(&pairs);
-        let (source, pattern) = listener("devices", &mut options, context).expect("good options");
+        let (mut source, pattern) = listener("devices", &mut options, context).expect("good options");
         options.finish().expect("every option is taken");
         assert_eq!(pattern.columns(), ["site"]);
+        change(&mut source);
         source.prepare().await.expect("a free port");
         let address = source.local_addr().expect("prepared");
         let stop = Stop::new();

@@ -9,6 +9,9 @@ use tidemill_engine::source::{Source, SourceError, Stop};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::mqtt::link::{Broker, Link, Session};
+use crate::mqtt::marks::{self, Marks};
+use crate::mqtt::packet::Version;
 use crate::mqtt::{Publisher, QoS, client, listener};
 
 /// A broker of its own, on a free port; it ends with the value.
@@ -310,4 +313,34 @@ async fn a_publisher_is_acknowledged_at_every_qos_and_goes_on_after_a_broker_tha
             soon("an acknowledgement after the restart", again).await.expect("the publisher lives");
         }
     }
+}
+
+#[tokio::test]
+async fn a_mark_says_whether_the_session_is_still_ours() {
+    let mut mosquitto = Mosquitto::start().await;
+    let broker = Broker {
+        host: "127.0.0.1".to_owned(),
+        port: mosquitto.port,
+        tls: None,
+        client_id: "a/sink+".to_owned(),
+        username: None,
+        password: None,
+        keep_alive_s: 30,
+        session_expiry_s: 60,
+    };
+    let connect = async |session| Link::connect(&broker, Version::V5, session).await.expect("a connection");
+    let mut link = connect(Session::Clean).await;
+    assert_eq!(marks::set(&mut link, &broker.client_id, 7).await, Ok(Marks::SpentBelow(0)));
+    drop(link);
+    let mut link = connect(Session::Kept).await;
+    assert!(link.connack.session_present);
+    assert_eq!(marks::ask(&mut link, &broker.client_id, 0, 7).await, Ok(Some(true)));
+    assert_eq!(marks::ask(&mut link, &broker.client_id, 0, 7).await, Ok(Some(false)), "each answers once");
+    assert_eq!(marks::set(&mut link, &broker.client_id, 7).await, Ok(Marks::SpentBelow(0)));
+    mosquitto.restart().await;
+    // The answer that nobody heard.
+    drop(connect(Session::Kept).await);
+    let mut link = connect(Session::Kept).await;
+    assert!(link.connack.session_present);
+    assert_eq!(marks::ask(&mut link, &broker.client_id, 0, 7).await, Ok(Some(false)));
 }

@@ -59,6 +59,7 @@ impl Recorder {
             log.append(&Record::Seal { epoch, now_us: arrival_us, checkpoint });
         }
         if records > 0 || seal {
+            let begun_us = self.clock.monotonic_us();
             if let Err(error) = log.sync() {
                 let refused = IntakeError::LogFailed(with_causes(&error));
                 for group in appended {
@@ -66,6 +67,7 @@ impl Recorder {
                 }
                 return Err(error.into());
             }
+            self.sync_us = self.clock.monotonic_us().saturating_sub(begun_us);
             self.log_bytes.store(log.bytes(), Ordering::Relaxed);
             self.positions.durable(self.next);
         }

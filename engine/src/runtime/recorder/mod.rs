@@ -6,8 +6,9 @@
 //! ```
 //!
 //! It syncs back to back: whatever arrived during one sync is the next group. An epoch is sealed when it has been open
-//! for the epoch interval or is large; without input nothing is written, but for one Seal when a partition becomes
-//! idle, so that a replay decides the same.
+//! for the epoch interval or is large. If nothing arrives then, its Seal waits as long as a sync takes: who arrives meanwhile
+//! would have had to wait for the sync of the Seal. Without input nothing is written, but for one Seal when a partition
+//! becomes idle, so that a replay decides the same.
 
 mod group;
 mod replay;
@@ -44,6 +45,9 @@ const GROUP_BYTES: usize = 8 << 20;
 
 /// An epoch is sealed when it has this many payload bytes, even before its interval has passed.
 const EPOCH_BYTES: usize = 8 << 20;
+
+/// A Seal waits at most so long for the next group to share its sync.
+const SEAL_WAIT_US_MAX: i64 = 20_000;
 
 /// How often a recorder whose checkpoint is due looks whether the one before is made.
 const CHECKPOINT_CHECK_US: i64 = 100_000;
@@ -118,6 +122,8 @@ pub(super) struct Recorder {
     /// When the open epoch got its first record, by the monotonic clock.
     opened_us: Option<i64>,
     epoch_bytes: usize,
+    /// How long the last sync took.
+    sync_us: i64,
     next: Offset,
     sealed_us: i64,
     time: RecordedTime,
@@ -149,6 +155,7 @@ impl Recorder {
             open: Epoch::FIRST,
             opened_us: None,
             epoch_bytes: 0,
+            sync_us: 0,
             next: Offset(0),
             sealed_us: i64::MIN,
             time: RecordedTime::default(),
@@ -325,6 +332,7 @@ impl Recorder {
             // At its end it is looked whether a checkpoint is due.
             Some(opened_us) => {
                 let end_us = opened_us.saturating_add(crate::time::micros(self.epoch_interval));
+                let end_us = end_us.saturating_add(self.sync_us.min(SEAL_WAIT_US_MAX));
                 Some(end_us.saturating_sub(self.clock.monotonic_us()))
             }
             None => {

@@ -313,3 +313,24 @@ fn a_copy_whose_name_changes_while_it_is_looked_for_is_found() {
         assert!(is_found, "round {round}");
     }
 }
+
+#[test]
+#[cfg(unix)]
+#[expect(clippy::disallowed_methods, reason = "a writer of logs, not the program")]
+fn a_link_that_leads_nowhere_is_no_move_unless_it_has_led_somewhere() {
+    let scene = Scene::new("app.ndjson*", &[("format", "json")]);
+    scene.append("app.ndjson", lines(0..10));
+    std::os::unix::fs::symlink("nowhere", scene.path("app.ndjson.old")).unwrap();
+    let look = || listing::look(&scene.source.shared).unwrap();
+    let first = look();
+    assert!(look().is_quiet_since(&first), "it was there before");
+    std::os::unix::fs::symlink("app.ndjson.1", scene.path("current")).unwrap();
+    let dangling = look();
+    assert!(!dangling.is_quiet_since(&first), "what it leads to may be on its way");
+    scene.append("app.ndjson.1", lines(0..10));
+    let whole = look();
+    assert!(!whole.is_quiet_since(&dangling), "a file has come");
+    assert!(look().is_quiet_since(&whole));
+    scene.rename("app.ndjson.1", "app.ndjson.2");
+    assert!(!look().is_quiet_since(&whole));
+}

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use crate::harness::folder::Folder;
-use crate::harness::wait::eventually;
+use super::folder::Folder;
+use super::wait::eventually;
 
+/// Enough for the program and its reserve, and full in a moment.
+pub(crate) const SMALL: &str = "60M";
 /// The kernel lets go of a file system only when the last file of a killed process is closed.
 const UNMOUNT_MAX: Duration = Duration::from_secs(30);
 
@@ -31,6 +33,13 @@ impl Disk {
         run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), &disk.image])?;
         disk.mount()?;
         Ok(disk)
+    }
+
+    /// Makes one that is to be full; `None` where this machine cannot, which is said aloud.
+    pub(crate) fn to_fill(folder: &Folder, bytes: &str) -> Option<Disk> {
+        Disk::make(folder, bytes)
+            .inspect_err(|why| eprintln!("\n*** NOT PROVEN HERE: a full disk needs root and loop devices: {why}\n"))
+            .ok()
     }
 
     fn mount(&self) -> Result<(), String> {
