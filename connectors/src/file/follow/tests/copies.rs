@@ -316,7 +316,6 @@ fn a_copy_whose_name_changes_while_it_is_looked_for_is_found() {
 
 #[test]
 #[cfg(unix)]
-#[expect(clippy::disallowed_methods, reason = "a writer of logs, not the program")]
 fn a_link_that_leads_nowhere_is_no_move_unless_it_has_led_somewhere() {
     let scene = Scene::new("app.ndjson*", &[("format", "json")]);
     scene.append("app.ndjson", lines(0..10));
