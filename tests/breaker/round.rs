@@ -12,7 +12,7 @@ use super::report::{OnFailure, Report};
 use super::{Attack, sources, verdict};
 use crate::harness::disk::Disk;
 use crate::harness::folder::Folder;
-use crate::harness::program::{Program, Serve, free_port, signal};
+use crate::harness::program::{Program, Serve, free_port};
 use crate::harness::wait::eventually;
 
 /// Intervals of commits, from start to start: from much overlap to whole epochs in memory only.
@@ -99,13 +99,8 @@ impl Scene {
     /// Takes the power away, and gives it back once the program is dead.
     pub(super) async fn lose_power(&mut self, program: Program) {
         let disk = self.disk.as_ref().expect("a round with power losses has its own disk");
-        // Held first: a program that sees its disk fail could end by itself, and that is another fault.
-        signal("STOP", program.pid());
         self.kept_log.hold(true);
-        disk.lose_power();
-        let ended = program.kill9();
-        assert!(ended.code().is_none(), "the program ended by itself: {ended}");
-        disk.mount_again().await;
+        disk.strike(program).await;
         self.kept_log.hold(false);
         self.losses += 1;
         self.died();

@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use super::folder::Folder;
+use super::program::{Program, signal};
 use super::wait::eventually;
 
 /// Enough for the program and its reserve, and full in a moment.
@@ -37,9 +38,16 @@ impl Disk {
 
     /// Makes one that is to be full; `None` where this machine cannot, which is said aloud.
     pub(crate) fn to_fill(folder: &Folder, bytes: &str) -> Option<Disk> {
-        Disk::make(folder, bytes)
-            .inspect_err(|why| eprintln!("\n*** NOT PROVEN HERE: a full disk needs root and loop devices: {why}\n"))
-            .ok()
+        Disk::for_proof(folder, bytes, "a full disk needs root and loop devices")
+    }
+
+    /// Makes one that is to lose its power; `None` where this machine cannot, which is said aloud.
+    pub(crate) fn to_lose_power(folder: &Folder, bytes: &str) -> Option<Disk> {
+        Disk::for_proof(folder, bytes, "a loss of power needs root, loop devices and xfs_io")
+    }
+
+    fn for_proof(folder: &Folder, bytes: &str, needs: &str) -> Option<Disk> {
+        Disk::make(folder, bytes).inspect_err(|why| eprintln!("\n*** NOT PROVEN HERE: {needs}: {why}\n")).ok()
     }
 
     fn mount(&self) -> Result<(), String> {
@@ -60,6 +68,16 @@ impl Disk {
     /// Nothing reaches the disk any more; its log is not flushed.
     pub(crate) fn lose_power(&self) {
         run("xfs_io", &["-x".as_ref(), "-c".as_ref(), "shutdown".as_ref(), &self.mounted_at]).expect("a shutdown");
+    }
+
+    /// Takes the power away from a program that uses it, and gives it back once the program is dead.
+    pub(crate) async fn strike(&self, program: Program) {
+        // Held first: a program that sees its disk fail could end by itself, and that is another fault.
+        signal("STOP", program.pid());
+        self.lose_power();
+        let ended = program.kill9();
+        assert!(ended.code().is_none(), "the program ended by itself: {ended}");
+        self.mount_again().await;
     }
 
     /// Power is back. Nobody may have a file open.

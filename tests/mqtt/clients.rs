@@ -9,6 +9,7 @@ use std::time::Duration;
 use rand::{Rng, SeedableRng};
 
 use crate::harness::broker::{VERSIONS, mosquitto_pub, mosquitto_pub_lines, mosquitto_pub_retained};
+use crate::harness::disk::Disk;
 use crate::harness::folder::Folder;
 use crate::harness::program::{Program, Serve, free_port, installed};
 use crate::harness::wait::eventually;
@@ -318,6 +319,36 @@ async fn what_waits_for_a_session_outlives_kills_and_arrives_once_at_qos_2() {
         }
         assert_eq!(numbers, (0..all).collect::<Vec<_>>(), "{topic}, each once");
     }
+    program.stop().await;
+}
+
+/// What was acknowledged to a device is kept for the subscribers that are away, also by a disk that loses its power.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_session_outlives_losses_of_power() {
+    const ROUNDS: u64 = 4;
+    const EACH: u64 = 10;
+    let mut scene = Scene::new(false);
+    let Some(disk) = Disk::to_lose_power(&scene.folder, "400M") else { return };
+    scene.serve.data = disk.mounted_at.join("data");
+    let mut program = scene.serve.start_ready().await;
+    let words = ["-c", "-i", "keeps", "-q", "2", "-t", "plant/#"];
+    drop(scene.subscriber("keeps", "311", &words).await);
+    for round in 0..ROUNDS {
+        let lines: String = (round * EACH..(round + 1) * EACH).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+        // Acknowledged when this returns.
+        mosquitto_pub_lines(scene.port, "5", 2, "plant/lab/freezer", &lines);
+        disk.strike(program).await;
+        program = scene.serve.start_ready().await;
+    }
+    let all = ROUNDS * EACH;
+    let subscriber = scene.run_subscriber("keeps", "311", &words);
+    subscriber.got_until(usize::try_from(all).expect("small")).await;
+    // What would come twice comes before this.
+    scene.publish("5", 2, "oven", all);
+    subscriber.has(&format!("plant/lab/oven 2 0 {{\"n\":{all}}}")).await;
+    let expected = (0..all).map(|n| format!("plant/lab/freezer 2 0 {{\"n\":{n}}}"));
+    let expected: Vec<String> = expected.chain([format!("plant/lab/oven 2 0 {{\"n\":{all}}}")]).collect();
+    assert_eq!(subscriber.got(), expected);
     program.stop().await;
 }
 

@@ -13,7 +13,7 @@ use super::size::Size;
 use crate::harness::broker::Broker;
 use crate::harness::disk::Disk;
 use crate::harness::folder::Folder;
-use crate::harness::program::{Program, Serve, signal};
+use crate::harness::program::{Program, Serve};
 use crate::harness::tables::Judge;
 use crate::harness::wait::eventually;
 
@@ -112,15 +112,12 @@ pub(super) async fn run(what: &str, inputs: &[Input], size: Size) {
 
 /// Kills the program, or takes the power from its disk and gives it back once the program is dead.
 async fn strike(program: Program, disk: Option<&Disk>) {
-    if let Some(disk) = disk {
-        // Held first: a program that sees its disk fail could end by itself, and that is another fault.
-        signal("STOP", program.pid());
-        disk.lose_power();
-    }
-    let ended = program.kill9();
-    assert!(ended.code().is_none(), "the program ended by itself: {ended}");
-    if let Some(disk) = disk {
-        disk.mount_again().await;
+    match disk {
+        Some(disk) => disk.strike(program).await,
+        None => {
+            let ended = program.kill9();
+            assert!(ended.code().is_none(), "the program ended by itself: {ended}");
+        }
     }
 }
 
