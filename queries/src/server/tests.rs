@@ -371,7 +371,7 @@ async fn a_client_that_reads_slowly_gets_the_whole_answer() {
         start_with(Limits::default(), Router::new(), Connections { patience, ..Connections::default() }).await;
     let sql = "SELECT value FROM generate_series(1, 2000000)";
     let mut slow = ask_and_read_nothing(&running, sql).await;
-    let started = std::time::Instant::now();
+    let started = tokio::time::Instant::now();
     let (mut buffer, mut bytes, mut last) = (vec![0; 512 << 10], 0, Vec::new());
     while let count @ 1.. = slow.read(&mut buffer).await.expect("the connection stands") {
         bytes += count;
