@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tidemill_connectors::AddressPolicy;
 use tidemill_connectors::options::{Options, nearest};
+use tracing::level_filters::LevelFilter;
 
 /// The file that is read if `--config` names no other and it is there.
 pub(crate) const FILE: &str = "tidemill.toml";
@@ -177,7 +178,7 @@ const KEYS: &[Key] = &[
         set: |config, text| {
             config.log_level = text.to_owned();
             // A word alone would be the name of a module, and all others would be silent.
-            let is_level = |text: &str| text.trim().parse::<tracing::level_filters::LevelFilter>().is_ok();
+            let is_level = |text: &str| !text.trim().is_empty() && text.trim().parse::<LevelFilter>().is_ok();
             let names_levels =
                 text.split(',').all(|part| is_level(part.rsplit_once('=').map_or(part, |(_, level)| level)));
             let known = names_levels && tracing_subscriber::EnvFilter::try_new(text).is_ok();
