@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tidemill_connectors::AddressPolicy;
 use tidemill_connectors::options::{Options, nearest};
+use tracing::level_filters::LevelFilter;
 
 /// The file that is read if `--config` names no other and it is there.
 pub(crate) const FILE: &str = "tidemill.toml";
@@ -176,8 +177,12 @@ const KEYS: &[Key] = &[
         doc: "error, warn, info, debug or trace; also by module: \"info,tidemill_engine=debug\". RUST_LOG overrides it.\nOnly `serve` and `run` log at info: the other commands show warnings and errors.",
         set: |config, text| {
             config.log_level = text.to_owned();
-            let known = tracing_subscriber::EnvFilter::try_new(text).is_ok();
-            require(known && !text.is_empty(), "error, warn, info, debug or trace")
+            // A word alone would be the name of a module, and all others would be silent.
+            let is_level = |text: &str| !text.trim().is_empty() && text.trim().parse::<LevelFilter>().is_ok();
+            let names_levels =
+                text.split(',').all(|part| is_level(part.rsplit_once('=').map_or(part, |(_, level)| level)));
+            let known = names_levels && tracing_subscriber::EnvFilter::try_new(text).is_ok();
+            require(known, "error, warn, info, debug or trace, also by module: \"info,tidemill_engine=debug\"")
         },
     },
     Key {
@@ -461,11 +466,23 @@ mod tests {
             ("TIDEMILL__SERVER__INSECURE", "maybe"),
             ("TIDEMILL__NETWORK__ALLOW", "localhost"),
             ("TIDEMILL__LOG__LEVEL", "info,=,"),
+            ("TIDEMILL__LOG__LEVEL", "loud"),
+            ("TIDEMILL__LOG__LEVEL", "info,tidemill_engine"),
+            ("TIDEMILL__LOG__LEVEL", ""),
             ("TIDEMILL__LOG__FORMAT", "xml"),
             ("TIDEMILL__DATA", ""),
         ] {
             let error = Config::default().apply_environment(env(&[(name, value)])).expect_err(value);
             assert!(matches!(error, ConfigError::BadValue { .. }), "{name}={value}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_level_of_the_log_may_be_said_for_each_module() {
+        for level in ["off", "WARN", "info,tidemill_engine=debug", "tidemill_engine::runtime=trace, warn"] {
+            let mut config = Config::default();
+            config.apply_environment(env(&[("TIDEMILL__LOG__LEVEL", level)])).expect(level);
+            assert_eq!(config.log_level, level);
         }
     }
 

@@ -79,9 +79,10 @@ fn refuse_endless(pipeline: &Pipeline, file: &str) -> Result<()> {
     }
 }
 
-/// Whether every table held all its rows already.
+/// Whether there was something to read, and every table held all its rows already.
 fn nothing_new(status: &JobStatus) -> bool {
-    status.tables.iter().all(|table| table.rows == 0)
+    status.sources.iter().any(|source| source.rows + source.dead > 0)
+        && status.tables.iter().all(|table| table.rows == 0)
 }
 
 fn summary(
@@ -92,7 +93,7 @@ fn summary(
     folder: &Folder,
 ) -> Result<String> {
     let mut text = if nothing_new(status) {
-        format!("{file}: nothing new; this run was complete already, and no row was written twice\n")
+        format!("{file}: nothing new: the tables had all their rows already, and none was written twice\n")
     } else {
         format!("{file}: complete\n")
     };

@@ -7,6 +7,9 @@ use memchr::{memchr, memchr2};
 /// Levels of nesting that a JSON row may have. Readers downstream may recurse; telemetry has two or three.
 pub(super) const JSON_LEVELS_MAX: usize = 64;
 
+/// What some programs write in front of UTF-8; RFC 8259 lets readers of JSON pass it over.
+const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// The place of a row: in which message, and between which bytes of its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
@@ -16,9 +19,10 @@ pub(super) struct Span {
 }
 
 /// Splits a JSON message in rows: the elements of an array; or a single object, which may span lines; or lines.
-/// Blank lines are no rows. What has no such structure is one row, and its reader will say what is wrong with it.
+/// Blank lines are no rows, and a mark of UTF-8 in front of all, as some editors write it, is no part of one. What has no such structure is one row, and its reader will say what is wrong with it.
 pub(crate) fn split_json(payload: &[u8], mut row: impl FnMut(Range<usize>)) {
-    let whole = trim(payload, 0..payload.len());
+    let mark = if payload.starts_with(UTF8_MARK) { UTF8_MARK.len() } else { 0 };
+    let whole = trim(payload, mark..payload.len());
     let text = &payload[whole.clone()];
     if text.first() == Some(&b'[') {
         // Looked through twice, because a list of millions of tiny elements would take more memory than the message.
@@ -244,6 +248,14 @@ mod tests {
         assert_eq!(json(" [ {\"a\":\"],\"} , {\"a\":[1,2]} ] "), [r#"{"a":"],"}"#, r#"{"a":[1,2]}"#]);
         assert_eq!(json("{\n \"a\": 1\n}\n"), ["{\n \"a\": 1\n}"]);
         assert_eq!(json(""), [""]);
+    }
+
+    #[test]
+    fn a_mark_of_utf_8_in_front_of_json_is_passed_over() {
+        assert_eq!(json("\u{feff}{\"a\":1}\n{\"a\":2}"), ["{\"a\":1}", "{\"a\":2}"]);
+        assert_eq!(json("\u{feff} [{\"a\":1}, {}]"), ["{\"a\":1}", "{}"]);
+        assert_eq!(json("{}\n\u{feff}{}"), ["{}", "\u{feff}{}"], "only in front of all");
+        assert_eq!(json("\u{feff}"), [""]);
     }
 
     #[test]

@@ -352,8 +352,7 @@ impl Shelf {
             let mut state = self.state.lock();
             let before = state.waiting_rows();
             state.cursor = cursor.clone();
-            let delivered = before.saturating_sub(state.waiting_rows());
-            self.gauges.delivered.fetch_add(delivered, Ordering::Relaxed);
+            self.gauges.count_passed(before.saturating_sub(state.waiting_rows()));
         }
         self.remove_delivered()?;
         self.changed.send_replace(());

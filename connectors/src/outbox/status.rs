@@ -15,6 +15,8 @@ pub struct Gauges {
     pub(super) failures: AtomicU64,
     pub(super) dropped: AtomicU64,
     pub(super) rejected: AtomicU64,
+    /// Of the rejected rows those that the cursor will pass, as if they were delivered.
+    refused: AtomicU64,
     pub(super) is_connected: AtomicBool,
     pub(super) breaker: BreakerGauge,
     pub(super) error: Mutex<Option<String>>,
@@ -70,6 +72,19 @@ impl Gauges {
     /// Counts a row that the other side will never take.
     pub fn count_rejected(&self, count: u64) {
         self.rejected.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Counts rows of the outbox that the other side has refused for ever; before they are confirmed.
+    pub fn count_refused(&self, count: u64) {
+        self.refused.fetch_add(count, Ordering::Relaxed);
+        self.count_rejected(count);
+    }
+
+    /// Counts rows that the cursor has passed: those that were refused were not delivered.
+    pub(super) fn count_passed(&self, count: u64) {
+        let refused = self.refused.load(Ordering::Relaxed).min(count);
+        self.refused.fetch_sub(refused, Ordering::Relaxed);
+        self.delivered.fetch_add(count - refused, Ordering::Relaxed);
     }
 
     /// Returns everything at once.

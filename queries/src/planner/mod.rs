@@ -372,6 +372,8 @@ impl<'a> Compiler<'a> {
                 }
             }
         }
+        // The mistake is told: a sink of such a view has none of its own.
+        self.broken.extend(waiting.iter().map(|waiting| waiting.view.name.value.clone()));
     }
 
     fn into_pipeline(self) -> Pipeline {

@@ -186,7 +186,7 @@ impl HttpCourier {
 
     fn refused(&mut self, desk: &mut Desk, says: &str) {
         let rows = self.parcels.front().map_or(0, |parcel| parcel.rows.len());
-        desk.gauges().count_rejected(rows as u64);
+        desk.gauges().count_refused(rows as u64);
         tracing::error!(sink = desk.name(), rows, says, on_refused = ?self.posting.on_refused, "rows are refused; the view's table has them");
         self.done(desk);
     }
