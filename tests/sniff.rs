@@ -117,3 +117,22 @@ async fn silence_and_mistakes_end_with_what_to_check() {
         assert!(complained.contains(words), "{arguments:?}: {complained}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readings_that_tell_no_columns_are_pointed_to_the_formats() {
+    let folder = Folder::new();
+    let broker = Broker::start(&folder).await;
+    let url = broker.url();
+    let arguments = [url.as_str(), "csv/#", "--seconds", "2"];
+    let (output, ()) = tokio::join!(sniff(&folder, &arguments), async {
+        for _ in 0..8 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::task::block_in_place(|| mosquitto_pub(broker.port, "5", 1, "csv/a", "a,b\n1,2\n"));
+        }
+    });
+    let (code, printed, complained) = said(&output);
+    assert_eq!((code, printed.as_str()), (Some(2), ""), "{complained}");
+    for words in ["no JSON, such as", "by a source that says format = '…'"] {
+        assert!(complained.contains(words), "{words:?} is not in {complained}");
+    }
+}

@@ -123,7 +123,9 @@ fn explain(nothing: &Nothing, args: &SniffArgs) -> Error {
              - is it published rarely? --seconds 300 listens for five minutes"
         )),
         Nothing::Unreadable(kinds) => Error::Environment(format!(
-            "what was heard on {pattern} holds no readings: a source reads JSON objects, such as {{\"temperature\": 4.2}}\n  - {}",
+            "what was heard on {pattern} holds no readings that tell their columns: JSON objects, such as {{\"temperature\": 4.2}}\n  \
+             - {}\n  \
+             - CSV, text, line protocol, Avro, Protobuf and others are read by a source that says format = '…'",
             kinds.iter().map(|kind| pipeline::in_comment(kind)).collect::<Vec<_>>().join("\n  - ")
         )),
     }
