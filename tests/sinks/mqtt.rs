@@ -89,7 +89,12 @@ async fn killed(qos: u8, seed: u64, kills: usize) -> (Vec<u64>, Vec<u64>) {
         tokio::time::sleep(Duration::from_millis(random.random_range(50..600))).await;
     })
     .await;
-    let (program, stored) = deliver_all(&serve, next).await;
+    arrived(&serve, next, &subscriber).await
+}
+
+/// Lets the program deliver everything. Returns what arrived, and what the view's table has.
+async fn arrived(serve: &Serve, next: u64, subscriber: &Subscriber) -> (Vec<u64>, Vec<u64>) {
+    let (program, stored) = deliver_all(serve, next).await;
     eventually("every result has arrived", DELIVERY_MAX, async || {
         let distinct: BTreeSet<u64> = subscriber.numbers().into_iter().collect();
         (distinct.len() >= stored.len()).then_some(())
@@ -132,14 +137,8 @@ async fn each_result_arrives_once_at_qos_2_through_restarts_of_the_broker_and_ki
         tokio::time::sleep(Duration::from_millis(random.random_range(50..600))).await;
     })
     .await;
-    let (program, stored) = deliver_all(&serve, next).await;
-    eventually("every result has arrived", DELIVERY_MAX, async || {
-        let distinct: BTreeSet<u64> = subscriber.numbers().into_iter().collect();
-        (distinct.len() >= stored.len()).then_some(())
-    })
-    .await;
-    program.stop().await;
-    once(subscriber.numbers(), &stored);
+    let (seen, stored) = arrived(&serve, next, &subscriber).await;
+    once(seen, &stored);
 }
 
 #[tokio::test(flavor = "multi_thread")]
