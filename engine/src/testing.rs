@@ -181,6 +181,19 @@ fn sealed_last_us(records: &[Record]) -> i64 {
     records.iter().rev().find_map(sealed).unwrap_or(0)
 }
 
+/// A source `events` that brings nothing but what the log has, without event time.
+pub fn event_source() -> SourceNode {
+    SourceNode {
+        name: "events".to_owned(),
+        identity: "events".to_owned(),
+        source: Arc::new(LogOnly),
+        format: Arc::new(EventFormat),
+        event_time: None,
+        dead_table: None,
+        quarantine_table: None,
+    }
+}
+
 /// A source whose input is all in the log already.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LogOnly;
@@ -309,18 +322,14 @@ pub(crate) fn window_plan(case: &WindowCase) -> Plan {
     let input = plan.push(
         event_schema(),
         Operator::Source(SourceNode {
-            name: "events".to_owned(),
-            identity: "events".to_owned(),
-            source: Arc::new(LogOnly),
-            format: Arc::new(EventFormat),
             event_time: Some(EventTimeNode {
                 column: 1,
                 delay_us: case.delay_us,
                 idle_after_us: case.idle_after_us,
                 future_limit_us: case.future_limit_us,
             }),
-            dead_table: None,
             quarantine_table: Some("events$quarantine".to_owned()),
+            ..event_source()
         }),
     );
     let schema = window_schema(&[("key".to_owned(), DataType::Utf8View, false)], &aggregates);

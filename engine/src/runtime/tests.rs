@@ -31,7 +31,7 @@ use crate::plan::{Operator, Plan, SourceNode};
 use crate::sink::{Committable, Found, Sink, SinkError, SinkWriter};
 use crate::source::{Chunk, Data, Intake, Message, Offset, Resume, Source, SourceError, Stop};
 use crate::storage::{LocalStorage, MemoryStorage, SimulatedDisk, Storage};
-use crate::testing::{Collected, CollectingSink, EventFormat, event_schema};
+use crate::testing::{Collected, CollectingSink, EventFormat, event_schema, event_source};
 
 /// Far more than a job needs that does not hang.
 const HANGS_AFTER: Duration = Duration::from_secs(20);
@@ -160,18 +160,7 @@ async fn start_with(
 /// Returns the plan of one source and one table.
 fn one_table(storage: Arc<dyn Storage>, source: impl Source) -> (Plan, JobOptions) {
     let mut plan = Plan::default();
-    let input = plan.push(
-        event_schema(),
-        Operator::Source(SourceNode {
-            name: "events".to_owned(),
-            identity: "events".to_owned(),
-            source: Arc::new(source),
-            format: Arc::new(EventFormat),
-            event_time: None,
-            dead_table: None,
-            quarantine_table: None,
-        }),
-    );
+    let input = plan.push(event_schema(), Operator::Source(SourceNode { source: Arc::new(source), ..event_source() }));
     plan.push(event_schema(), Operator::Table { input, name: "table".to_owned() });
     let options = JobOptions {
         storage,

@@ -15,28 +15,19 @@ use crate::checkpoint::CHECKPOINTS_KEPT;
 use crate::clock::{ManualClock, SeededDice};
 use crate::epoch::Epoch;
 use crate::ingest::LogOptions;
-use crate::plan::{Operator, Plan, SourceNode};
+use crate::plan::{Operator, Plan};
 use crate::runtime::intake::BYTES_QUEUED_MAX;
 use crate::runtime::{JobError, JobOptions, turns};
 use crate::sink::Sink;
 use crate::source::{Chunk, IntakeError, Message};
 use crate::storage::simulated::{Call, Failure, Fault};
 use crate::storage::{LocalStorage, SimulatedDisk};
-use crate::testing::{Collected, CollectingSink, EventFormat, LogOnly, WindowCase, event_schema, window_plan};
+use crate::testing::{Collected, CollectingSink, WindowCase, event_schema, event_source, window_plan};
 use crate::window::WindowAssigner;
 
 fn plan() -> Plan {
     let mut plan = Plan::default();
-    let source = SourceNode {
-        name: "events".to_owned(),
-        identity: "events".to_owned(),
-        source: Arc::new(LogOnly),
-        format: Arc::new(EventFormat),
-        event_time: None,
-        dead_table: None,
-        quarantine_table: None,
-    };
-    let input = plan.push(event_schema(), Operator::Source(source));
+    let input = plan.push(event_schema(), Operator::Source(event_source()));
     plan.push(event_schema(), Operator::Table { input, name: "table".to_owned() });
     plan
 }

@@ -1,7 +1,6 @@
 //! A deduplicated source in a whole job: the same rows on any number of workers, decided by the order of the log.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
@@ -13,7 +12,7 @@ use crate::epoch::Epoch;
 use crate::ingest::{PartitionId, Record};
 use crate::plan::{DedupNode, EventTimeNode, Operator, Plan, SourceNode};
 use crate::source::{Message, Offset};
-use crate::testing::{EventFormat, LogOnly, event_schema, replay};
+use crate::testing::{event_schema, event_source, replay};
 use crate::time::Watermark;
 
 /// A row of the log: key, event time, and a number of its own, by which copies are told apart.
@@ -23,15 +22,7 @@ fn plan(within_us: i64, delay_us: Option<i64>) -> Plan {
     let mut plan = Plan::default();
     let event_time =
         delay_us.map(|delay_us| EventTimeNode { column: 1, delay_us, idle_after_us: None, future_limit_us: None });
-    let source = SourceNode {
-        name: "events".to_owned(),
-        identity: "events".to_owned(),
-        source: Arc::new(LogOnly),
-        format: Arc::new(EventFormat),
-        event_time,
-        dead_table: None,
-        quarantine_table: None,
-    };
+    let source = SourceNode { event_time, ..event_source() };
     let input = plan.push(event_schema(), Operator::Source(source));
     let late_table = event_time.map(|_| "events$late".to_owned());
     let dedup = DedupNode { identity: "dedup".to_owned(), input, keys: vec![0], within_us, late_table };

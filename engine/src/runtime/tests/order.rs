@@ -11,9 +11,9 @@ use rand::{Rng, SeedableRng};
 use crate::epoch::Epoch;
 use crate::expr::{Column, Expr, ExprError};
 use crate::ingest::{PartitionId, Record};
-use crate::plan::{Operator, Plan, SourceNode};
+use crate::plan::{Operator, Plan};
 use crate::source::{Message, Offset};
-use crate::testing::{EventFormat, LogOnly, event_schema, replay};
+use crate::testing::{event_schema, event_source, replay};
 
 const PARTITIONS: u32 = 3;
 
@@ -45,16 +45,7 @@ impl Expr for NoSeventh {
 /// Rows of a source as they are, and rows that are computed from each by itself.
 fn plan() -> Plan {
     let mut plan = Plan::default();
-    let source = SourceNode {
-        name: "events".to_owned(),
-        identity: "events".to_owned(),
-        source: Arc::new(LogOnly),
-        format: Arc::new(EventFormat),
-        event_time: None,
-        dead_table: None,
-        quarantine_table: None,
-    };
-    let input = plan.push(event_schema(), Operator::Source(source));
+    let input = plan.push(event_schema(), Operator::Source(event_source()));
     plan.push(event_schema(), Operator::Table { input, name: "all".to_owned() });
     let some = plan.push(event_schema(), Operator::Filter { input, predicate: Arc::new(NoSeventh) });
     let value = Arc::new(Schema::new(vec![event_schema().field(2).clone()]));
