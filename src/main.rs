@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
             if !error.to_string().is_empty() {
-                eprintln!("tidemill: {error}");
+                logging::tell(&format!("tidemill: {error}"));
             }
             ExitCode::from(error.exit_code())
         }

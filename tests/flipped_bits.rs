@@ -183,6 +183,7 @@ async fn a_flipped_bit_in_a_table_is_an_error_or_changes_no_answer() {
                 assert_eq!(output.stdout, right.stdout, "{} byte {at}: {told}", name(file));
             } else {
                 assert!(told.contains(name(file)), "{} byte {at}: {told}", name(file));
+                assert_eq!(output.status.code(), Some(2), "{} byte {at}: {told}", name(file));
                 found_in.push(name(file));
             }
         }

@@ -1,4 +1,5 @@
-//! A start on a full disk: the tables can be asked, nothing is taken, and it goes on by itself when there is space.
+//! A start on a full disk: the tables can be asked, nothing is taken, and it goes on by itself when there is space. The disk
+//! that takes the lines of the log may be full at any time.
 
 use std::time::Duration;
 
@@ -43,6 +44,18 @@ async fn a_start_on_a_full_disk_answers_questions_and_goes_on_when_there_is_spac
     .await;
     program.http.ingest_durably("readings", "{\"v\": 3}").await;
     program.http.query_until("SELECT count(v + 1) AS n FROM history", 3).await;
+    program.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lines_of_the_log_that_cannot_be_written_stop_nothing() {
+    let folder = Folder::new();
+    let mut serve = Serve::new(&folder, PIPELINE);
+    serve.under = ["sh", "-c", "\"$0\" \"$@\" 2> /dev/full; exit $?"].map(str::to_owned).to_vec();
+    serve.environment.push(("RUST_LOG".to_owned(), "debug".to_owned()));
+    let program = serve.start_ready().await;
+    program.http.ingest_durably("readings", "{\"v\": 1}").await;
+    program.http.query_until("SELECT count(*) AS n FROM history", 1).await;
     program.stop().await;
 }
 

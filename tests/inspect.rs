@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::harness::disk::{self, Disk};
 use crate::harness::folder::Folder;
 use crate::harness::ledger::rfc3339;
 use crate::harness::program::{Serve, command};
@@ -136,6 +137,22 @@ async fn it_says_what_is_there_while_the_program_runs_and_finds_damage_afterward
     let (code, _, err) = inspect(&["table", "raw"], data);
     assert_eq!(code, Some(2), "{err}");
     assert!(err.contains("the file is missing"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_needs_no_right_to_write() {
+    let folder = Folder::new();
+    let Some(disk) = Disk::to_fill(&folder, disk::SMALL) else { return };
+    let mut serve = Serve::new(&folder, PIPELINE);
+    serve.data = disk.mounted_at.join("data");
+    let program = serve.start_ready().await;
+    program.http.ingest_durably("readings", "{\"who\": \"a\", \"seq\": 1, \"ts\": \"2026-01-01T00:00:00Z\"}").await;
+    program.stop().await;
+    disk.allow_reading_only();
+    for part in ["log", "checkpoint", "table"] {
+        let (code, _, err) = inspect(&[part], &serve.data);
+        assert_eq!(code, Some(0), "{part}: {err}");
+    }
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use tidemill::{Error, Result};
 
+use crate::logging::tell;
+
 /// A supervisor may send the same request to the process and to its group: within so long, two are one.
 const SAME_REQUEST: Duration = Duration::from_secs(1);
 
@@ -19,7 +21,7 @@ pub(crate) async fn stop_requested() -> Result<()> {
         // What came in the meantime was kept for us: it is read and forgotten.
         while signals.next().now_or_never().is_some() {}
         signals.next().await;
-        eprintln!("tidemill: stopped at once; what was acknowledged is in the log");
+        tell("tidemill: stopped at once; what was acknowledged is in the log");
         std::process::exit(2);
     });
     Ok(())

@@ -8,7 +8,7 @@ use tidemill::{Error, Result};
 use tidemill_engine::error::with_causes;
 use tidemill_queries::answer::AnswerFormat;
 use tidemill_queries::history::{History, HistoryError};
-use tidemill_queries::problem::Problem;
+use tidemill_queries::problem::{Problem, ProblemKind};
 use tidemill_queries::server::{ClientError, query_server};
 use tidemill_queries::session::{Limits, SQL_BYTES_MAX, Session};
 
@@ -83,6 +83,7 @@ async fn ask_tables(data: &Path, question: &str, format: AnswerFormat) -> Result
 /// Sorts a problem by whose it is: the question's, or the machine's.
 fn refused(problem: &Problem) -> Error {
     match problem.kind.status() {
+        _ if problem.kind == ProblemKind::Unreadable => Error::Environment(problem.to_string()),
         status if status < 500 && status != 429 => Error::Input(problem.to_string()),
         500 => Error::Internal(problem.to_string()),
         _ => Error::Environment(problem.to_string()),

@@ -65,6 +65,11 @@ impl Disk {
         ballast
     }
 
+    /// Nobody may write to it until it is mounted again. Nobody may have a file open to write to.
+    pub(crate) fn allow_reading_only(&self) {
+        run("mount", &["-o".as_ref(), "remount,ro".as_ref(), &self.mounted_at]).expect("nobody writes");
+    }
+
     /// Nothing reaches the disk any more; its log is not flushed.
     pub(crate) fn lose_power(&self) {
         run("xfs_io", &["-x".as_ref(), "-c".as_ref(), "shutdown".as_ref(), &self.mounted_at]).expect("a shutdown");

@@ -1,13 +1,14 @@
 //! Actions: the lines of a Delta commit, and the check that a commit is whole.
 //!
 //! ```text
-//!   {"commitInfo":{…,"tidemill":{"lines":2,"crc32c":"1a2b3c4d"}}}      counts and covers what follows
+//!   {"commitInfo":{…,"tidemill":{"lines":2,"crc32c":"1a2b3c4d","version":7}}}      counts and covers what follows
 //!   {"txn":{"appId":"tidemill/…","version":42,"lastUpdated":…}}
 //!   {"add":{"path":"date=2026-11-20/e….parquet",…}}
 //! ```
 //! The format has no checksum of its own: a commit cut at a line's end would read as a smaller commit, one of zero
-//! bytes as an empty one. Ours carry one in `commitInfo`, which other engines ignore. A commit of another writer has
-//! none; there every line must be whole JSON, and there must be one.
+//! bytes as an empty one, and one that was copied over another as what it is not. Ours carry a checksum and their version in
+//! `commitInfo`, which other engines ignore. A commit of another writer has none; there every line must be whole JSON, and
+//! there must be one.
 
 use std::collections::BTreeMap;
 
@@ -136,6 +137,16 @@ pub(super) struct CommitInfo {
 struct Seal {
     lines: usize,
     crc32c: String,
+    /// Which version it was written as; those of earlier programs do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    version: Option<u64>,
+}
+
+/// A commit whose version is not known yet.
+pub(super) struct Commit {
+    info: CommitInfo,
+    lines: usize,
+    body: Vec<u8>,
 }
 
 impl From<Action> for Row {
@@ -177,22 +188,31 @@ impl CommitInfo {
     }
 }
 
-/// Returns the bytes of a commit, sealed.
-pub(super) fn encode_commit(info: CommitInfo, actions: Vec<Action>) -> Vec<u8> {
-    let lines = actions.len();
-    let mut body = Vec::new();
-    for action in actions {
-        write_line(&mut body, &Row::from(action));
+impl Commit {
+    /// Makes a commit of actions.
+    pub(super) fn new(info: CommitInfo, actions: Vec<Action>) -> Commit {
+        let lines = actions.len();
+        let mut body = Vec::new();
+        for action in actions {
+            write_line(&mut body, &Row::from(action));
+        }
+        Commit { info, lines, body }
     }
-    let seal = Seal { lines, crc32c: format!("{:08x}", crc32c::crc32c(&body)) };
-    let mut commit = Vec::with_capacity(body.len() + 512);
-    write_line(&mut commit, &Row { commit_info: Some(CommitInfo { tidemill: Some(seal), ..info }), ..Row::default() });
-    commit.extend_from_slice(&body);
-    commit
+
+    /// Returns its bytes, sealed, as they stand under a version.
+    pub(super) fn encode(&self, version: u64) -> Vec<u8> {
+        let crc32c = format!("{:08x}", crc32c::crc32c(&self.body));
+        let seal = Seal { lines: self.lines, crc32c, version: Some(version) };
+        let info = CommitInfo { tidemill: Some(seal), ..self.info.clone() };
+        let mut bytes = Vec::with_capacity(self.body.len() + 512);
+        write_line(&mut bytes, &Row { commit_info: Some(info), ..Row::default() });
+        bytes.extend_from_slice(&self.body);
+        bytes
+    }
 }
 
-/// Reads a commit that `path` names, and refuses one that is not whole.
-pub(super) fn decode_commit(path: &str, bytes: &[u8]) -> Result<Vec<Action>, TableError> {
+/// Reads the commit of a version, which `path` names, and refuses one that is not whole, or another's.
+pub(super) fn decode_commit(path: &str, version: u64, bytes: &[u8]) -> Result<Vec<Action>, TableError> {
     let damaged = |problem: String| TableError::Damaged { path: path.to_owned(), problem };
     if bytes.is_empty() {
         return Err(damaged("it has 0 bytes, as after a power loss without fsync".to_owned()));
@@ -221,6 +241,9 @@ pub(super) fn decode_commit(path: &str, bytes: &[u8]) -> Result<Vec<Action>, Tab
         }
         Some((seal, crc32c, _)) if seal.crc32c != format!("{crc32c:08x}") => {
             Err(damaged(format!("its checksum is {crc32c:08x}, not {} as written", seal.crc32c)))
+        }
+        Some((Seal { version: Some(other), .. }, ..)) if other != version => {
+            Err(damaged(format!("this is version {other} under another name")))
         }
         _ if lines == 0 => Err(damaged("it holds nothing but white space".to_owned())),
         _ => Ok(actions),
@@ -261,13 +284,13 @@ mod tests {
         };
         let txn = Txn { app_id: "tidemill/a/b".to_owned(), version: 3, last_updated: Some(1) };
         let actions = vec![Action::Txn(txn), Action::Add(add)];
-        (actions.clone(), encode_commit(CommitInfo::new(1, "WRITE", &[]), actions))
+        (actions.clone(), Commit::new(CommitInfo::new(1, "WRITE", &[]), actions).encode(7))
     }
 
     #[test]
     fn a_commit_is_read_as_it_was_written() {
         let (actions, bytes) = commit();
-        assert_eq!(decode_commit("0.json", &bytes).unwrap(), actions);
+        assert_eq!(decode_commit("7.json", 7, &bytes).unwrap(), actions);
     }
 
     #[test]
@@ -275,8 +298,8 @@ mod tests {
         let (_, bytes) = commit();
         // Without its last newline a commit is still whole.
         for len in 0..bytes.len() - 1 {
-            let error = decode_commit("t/_delta_log/0.json", &bytes[..len]).expect_err("a torn commit").to_string();
-            assert!(error.starts_with("t/_delta_log/0.json is damaged"), "{len}: {error}");
+            let error = decode_commit("t/_delta_log/7.json", 7, &bytes[..len]).expect_err("a torn commit").to_string();
+            assert!(error.starts_with("t/_delta_log/7.json is damaged"), "{len}: {error}");
         }
     }
 
@@ -287,13 +310,22 @@ mod tests {
         for at in first..bytes.len() - 1 {
             let mut flipped = bytes.clone();
             flipped[at] ^= 1;
-            assert!(decode_commit("0.json", &flipped).is_err(), "byte {at}");
+            assert!(decode_commit("7.json", 7, &flipped).is_err(), "byte {at}");
         }
+    }
+
+    #[test]
+    fn a_commit_under_the_name_of_another_is_refused_and_one_that_does_not_say_is_not() {
+        let (actions, bytes) = commit();
+        let error = decode_commit("t/_delta_log/8.json", 8, &bytes).expect_err("a copy of version 7").to_string();
+        assert!(error.starts_with("t/_delta_log/8.json is damaged: this is version 7"), "{error}");
+        let old = String::from_utf8(bytes).unwrap().replace(",\"version\":7}", "}");
+        assert_eq!(decode_commit("8.json", 8, old.as_bytes()).unwrap(), actions);
     }
 
     #[test]
     fn a_commit_of_another_writer_needs_no_seal_and_no_known_kinds() {
         let bytes = b"{\"commitInfo\":{\"operation\":\"OPTIMIZE\"}}\n{\"domainMetadata\":{\"domain\":\"x\"}}";
-        assert_eq!(decode_commit("0.json", bytes).unwrap(), Vec::new());
+        assert_eq!(decode_commit("7.json", 7, bytes).unwrap(), Vec::new());
     }
 }

@@ -20,7 +20,7 @@ use tidemill_engine::seeded_bugs::{SeededBug, is_planted};
 use tidemill_engine::sink::SinkError;
 use tidemill_engine::storage::StorageError;
 
-use super::actions::{Action, Add, CommitInfo, MetaData, encode_commit};
+use super::actions::{Action, Add, Commit, CommitInfo, MetaData};
 use super::identity::{Content, app_id, epoch_of};
 use super::log::DeltaLog;
 use super::opening::{changed_refusal, check_protocol, transaction};
@@ -108,7 +108,7 @@ impl Committer {
         Ok(written)
     }
 
-    fn write(&mut self, log: DeltaLog, epoch: Epoch, commit: &[u8]) -> Result<bool, SinkError> {
+    fn write(&mut self, log: DeltaLog, epoch: Epoch, commit: &Commit) -> Result<bool, SinkError> {
         let (mut unknown, mut foreign) = (0, 0);
         loop {
             let version = self.version + 1;
@@ -178,13 +178,13 @@ impl Committer {
         Ok(())
     }
 
-    fn body(&self, epoch: Epoch, adds: &[Add], now_ms: i64) -> Result<Vec<u8>, SinkError> {
+    fn body(&self, epoch: Epoch, adds: &[Add], now_ms: i64) -> Result<Commit, SinkError> {
         let txn = transaction(self.app_id.clone(), epoch, now_ms).map_err(|problem| self.refused(problem))?;
         let parameters =
             [("outputMode", "Append".to_owned()), ("queryId", self.app_id.clone()), ("epochId", epoch.to_string())];
         let info = CommitInfo::new(now_ms, "STREAMING UPDATE", &parameters);
         let adds = adds.iter().cloned().map(Action::Add);
-        Ok(encode_commit(info, std::iter::once(Action::Txn(txn)).chain(adds).collect()))
+        Ok(Commit::new(info, std::iter::once(Action::Txn(txn)).chain(adds).collect()))
     }
 
     fn check_metadata(&self, found: &MetaData) -> Result<(), SinkError> {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tidemill_engine::storage::{Storage, StorageError};
 
 use super::TableError;
-use super::actions::{Action, decode_commit};
+use super::actions::{Action, Commit, decode_commit};
 
 /// How the names of commits end.
 pub(super) const COMMIT_SUFFIX: &str = ".json";
@@ -52,14 +52,14 @@ impl DeltaLog<'_> {
     pub(super) fn read(&self, version: u64) -> Result<Option<Vec<Action>>, TableError> {
         let path = self.commit_path(version);
         match found(self.storage.get(&path))? {
-            Some(bytes) => Ok(Some(decode_commit(&path, &bytes)?)),
+            Some(bytes) => Ok(Some(decode_commit(&path, version, &bytes)?)),
             None => Ok(None),
         }
     }
 
     /// Writes a version that must not exist yet.
-    pub(super) fn write(&self, version: u64, commit: &[u8]) -> Result<(), StorageError> {
-        self.storage.put_new(&self.commit_path(version), commit)
+    pub(super) fn write(&self, version: u64, commit: &Commit) -> Result<(), StorageError> {
+        self.storage.put_new(&self.commit_path(version), &commit.encode(version))
     }
 
     /// Makes what is visible in the log durable, before a decision is based on it.

@@ -15,7 +15,7 @@ use std::fmt;
 use tidemill_engine::epoch::Epoch;
 use tidemill_engine::sink::SinkError;
 
-use super::actions::{Action, Add, CommitInfo, MetaData, Protocol, Remove, Txn, encode_commit};
+use super::actions::{Action, Add, Commit, CommitInfo, MetaData, Protocol, Remove, Txn};
 use super::identity::{Content, app_id, foreign_job};
 use super::layout::{Layout, TableSpec};
 use super::log::DeltaLog;
@@ -134,21 +134,15 @@ pub(super) fn begin(
     Ok((begun, replay))
 }
 
-fn creation(spec: &TableSpec, layout: &Layout, base: Epoch, new_id: &str, now_ms: i64) -> Vec<u8> {
+fn creation(spec: &TableSpec, layout: &Layout, base: Epoch, new_id: &str, now_ms: i64) -> Commit {
     let protocol = Protocol { min_reader_version: READER_VERSION_MAX, min_writer_version: WRITER_VERSION_MAX };
     let content = Content { generation: 0, base };
     let metadata = layout.metadata(spec, new_id.to_owned(), Some(now_ms), content);
     let info = CommitInfo::new(now_ms, "CREATE TABLE", &[]);
-    encode_commit(info, vec![Action::Protocol(protocol), Action::MetaData(metadata)])
+    Commit::new(info, vec![Action::Protocol(protocol), Action::MetaData(metadata)])
 }
 
-fn replacement(
-    replay: &Replay,
-    spec: &TableSpec,
-    layout: &Layout,
-    base: Epoch,
-    now_ms: i64,
-) -> Result<Vec<u8>, String> {
+fn replacement(replay: &Replay, spec: &TableSpec, layout: &Layout, base: Epoch, now_ms: i64) -> Result<Commit, String> {
     let generation = Content::of(&replay.metadata)?.generation + 1;
     let metadata =
         layout.metadata(spec, replay.metadata.id.clone(), replay.metadata.created_time, Content { generation, base });
@@ -169,7 +163,7 @@ pub(super) fn removal<'a>(
     txn: Txn,
     files: impl Iterator<Item = &'a Add>,
     now_ms: i64,
-) -> Vec<u8> {
+) -> Commit {
     let removes = files.map(|add| {
         Action::Remove(Remove {
             path: add.path.clone(),
@@ -183,7 +177,7 @@ pub(super) fn removal<'a>(
     let actions = [Action::MetaData(metadata), Action::Txn(txn)].into_iter().chain(removes).collect();
     let mut info = CommitInfo::new(now_ms, operation, &[]);
     info.is_blind_append = Some(false);
-    encode_commit(info, actions)
+    Commit::new(info, actions)
 }
 
 /// Refuses a table that a writer of this version would break.

@@ -16,7 +16,7 @@ use tidemill_engine::epoch::Epoch;
 use tidemill_engine::sink::SinkError;
 use tidemill_engine::storage::Storage;
 
-use super::actions::Add;
+use super::actions::{Add, Commit};
 use super::identity::{Content, app_id, base_id, foreign_job};
 use super::layout::check_owner;
 use super::log::DeltaLog;
@@ -70,7 +70,7 @@ pub fn rewind(storage: &dyn Storage, dir: &str, rewind: Rewind, now_ms: i64) -> 
 }
 
 /// Returns how many files go, and the commit that takes them out; `None` if it is done.
-fn decide(replay: &Replay, rewind: Rewind, now_ms: i64) -> Result<Option<(usize, Vec<u8>)>, String> {
+fn decide(replay: &Replay, rewind: Rewind, now_ms: i64) -> Result<Option<(usize, Commit)>, String> {
     let base_id = base_id(rewind.job, rewind.name);
     check_protocol(&replay.protocol)?;
     check_owner(&base_id, &replay.metadata)?;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tidemill_engine::sink::SinkError;
 use tidemill_engine::storage::StorageError;
 
+use super::actions::Commit;
 use super::log::DeltaLog;
 use super::replay::Replay;
 use super::{TableError, refused};
@@ -26,7 +27,7 @@ const BACK_OFF: Duration = Duration::from_millis(2);
 pub(super) fn settle(
     log: DeltaLog,
     table: &str,
-    mut decide: impl FnMut(Option<&Replay>) -> Result<Option<Vec<u8>>, SinkError>,
+    mut decide: impl FnMut(Option<&Replay>) -> Result<Option<Commit>, SinkError>,
 ) -> Result<Option<Replay>, SinkError> {
     let mut failure = None;
     for round in 0..ROUNDS_MAX {

@@ -46,7 +46,7 @@ pub struct Metadata {
 pub trait Disk: Debug + Send + Sync + 'static {
     /// Makes an empty file to read from and append to; fails if the name is taken.
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
-    /// Opens a file that is there to read from and append to.
+    /// Opens a file that is there to read from and append to; only to read from where nobody may write.
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
     /// Opens a file, which is made if it is not there and never emptied if it is.
     fn open_or_create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
@@ -98,7 +98,10 @@ impl Disk for SystemDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        boxed(OpenOptions::new().read(true).append(true).open(path))
+        match OpenOptions::new().read(true).append(true).open(path) {
+            Err(error) if is_for_readers(&error) => boxed(File::open(path)),
+            opened => boxed(opened),
+        }
     }
 
     fn open_or_create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
@@ -143,6 +146,10 @@ impl Disk for SystemDisk {
     fn random(&self) -> u64 {
         SystemDice.roll()
     }
+}
+
+fn is_for_readers(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
 }
 
 impl DiskFile for File {

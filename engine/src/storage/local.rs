@@ -60,8 +60,11 @@ impl LocalStorage {
         let root = root.into();
         make_root(&*disk, &root).map_err(io_error("create the folder", &root))?;
         let probe = root.join(temporary_name(&*disk));
-        (disk.create_new(&probe).and_then(|_| disk.remove_file(&probe)))
-            .map_err(io_error("write into the folder", &root))?;
+        match disk.create_new(&probe).and_then(|_| disk.remove_file(&probe)) {
+            // No room for one more name is no reason to keep what is there from those who ask.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+            probed => probed.map_err(io_error("write into the folder", &root))?,
+        }
         Ok(LocalStorage { disk, root, durable: Mutex::default() })
     }
 

@@ -9,7 +9,7 @@
 //! checked first ([`checked`](super::checked)).
 
 use std::collections::HashSet;
-use std::path::{Path as FolderPath, absolute};
+use std::path::Path as FolderPath;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, UInt64Array};
@@ -93,7 +93,8 @@ impl SnapshotScan {
             .map(|field| scanned.table_schema().index_of(field.name()))
             .collect::<Result<Vec<usize>, _>>()
             .map_err(|error| unsupported(error.to_string()))?;
-        let dir = absolute(&location.dir).map_err(|error| unsupported(error.to_string()))?;
+        // Paths of files have no `..` in them, and a folder's path may.
+        let dir = location.dir.canonicalize().map_err(|error| unsupported(error.to_string()))?;
         let known = before.filter(|before| before.schema == schema).map_or(&[][..], |before| &before.files);
         // A snapshot keeps its files' order, and new ones come last.
         let same =

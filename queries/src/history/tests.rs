@@ -159,6 +159,18 @@ async fn rows_are_read_from_every_committed_file() {
 }
 
 #[tokio::test]
+async fn a_folder_may_be_given_by_a_path_that_goes_up_again() {
+    let data = tempfile::tempdir().expect("folder");
+    let mut table = Table::readings(data.path());
+    table.commit(hour(0));
+    table.location.dir = table.location.dir.join("../readings");
+    assert_eq!(
+        csv(&table.session(), "SELECT max(n) AS n FROM readings WHERE temp >= 0").await.expect("rows"),
+        "n\n59\n"
+    );
+}
+
+#[tokio::test]
 async fn prepared_rows_are_invisible_until_their_commit() {
     let data = tempfile::tempdir().expect("folder");
     let mut table = Table::readings(data.path());

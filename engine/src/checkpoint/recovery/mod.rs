@@ -166,7 +166,17 @@ pub fn decide(
     let mut bad: Vec<String> = Vec::new();
     let starts = starts(log, manifests, damaged, &mut bad);
     if starts.is_empty() {
-        let what = if bad.is_empty() { "no checkpoint is there".to_owned() } else { bad.join("; ") };
+        let newest = whole(manifests).filter_map(Manifest::checkpoint).next_back();
+        let what = match newest {
+            _ if !bad.is_empty() => bad.join("; "),
+            Some(checkpoint) => {
+                format!(
+                    "the newest is of epoch {}, and the segments of the log behind it are missing",
+                    checkpoint.epoch
+                )
+            }
+            None => "no checkpoint is there".to_owned(),
+        };
         return Decision::Refuse(format!(
             "cannot start from any checkpoint: {what}. The log reaches back only to epoch {}, so it cannot be replayed from \
              its beginning. Nothing was changed. Restore the folder from a backup, or move it away to start anew",

@@ -328,6 +328,11 @@ fn every_row_of_the_table_of_decisions() {
             decided(11, vec![counts_on(1, 10, 9), counting(2, 20, 9, true)], &[], &both()),
             &["table t has rows up to epoch 5 only", "Nothing was changed"],
         ),
+        (
+            "the log has lost its first segments",
+            decided(33, three(), &[], &both()),
+            &["the newest is of epoch 30, and the segments of the log behind it are missing", "Nothing was changed"],
+        ),
         ("no checkpoints, the log shrunk", decided(11, vec![], &[], &both()), &["no checkpoint is there"]),
         (
             "another log",
