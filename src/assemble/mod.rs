@@ -25,6 +25,7 @@ use tidemill_connectors::http::HttpIngest;
 use tidemill_connectors::mqtt::LocalBrokers;
 use tidemill_connectors::outbox::OutboxStatus;
 use tidemill_connectors::table::{self, TableSink, TableSpec};
+use tidemill_engine::checkpoint::MANIFEST_FOLDER;
 use tidemill_engine::clock::{Clock, Dice, SystemClock, SystemDice};
 use tidemill_engine::epoch::Epoch;
 use tidemill_engine::error::with_causes;
@@ -381,6 +382,14 @@ fn history_of(folder: &Folder, tables: &[TableInfo]) -> Result<History> {
 /// Makes sure that the ingest log exists, and returns its id: the tables belong to it. A folder whose log was deleted
 /// gets another id, and the tables of the old one are refused then instead of filled twice.
 fn log_id(folder: &Folder, settings: &Settings) -> Result<u128> {
+    let storage = folder.storage();
+    if storage.list(LOG_FOLDER)?.is_empty() && !storage.list(MANIFEST_FOLDER)?.is_empty() {
+        return Err(Error::Environment(format!(
+            "the ingest log is gone: {} is empty, and checkpoints of it are there. Nothing was changed. Restore the log's files \
+             from a backup, or move the data folder away to start anew",
+            folder.path().join(LOG_FOLDER).display()
+        )));
+    }
     let replay = Log::open(folder.storage(), LOG_FOLDER, settings.dice.as_ref(), LogOptions::default())
         .map_err(JobError::from)?;
     Ok(replay.log_id())

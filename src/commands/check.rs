@@ -101,6 +101,7 @@ fn outlook_to_json(outlook: Option<Outlook>) -> Value {
             Fate::GoesOn { .. } => "goes_on",
             Fate::Unkept => "unkept",
             Fate::New(_) => "new",
+            Fate::Gone { .. } => "gone",
             Fate::FilledAgain { .. } => "filled_again",
             Fate::Left => "left",
         };

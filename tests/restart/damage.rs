@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tidemill_engine::checkpoint::Manifest;
 
-use super::scene::{BATCH, Scene, TABLES, VIEWS, assert_same, checkpoints, copy_folder, files, line};
+use super::scene::{BATCH, Scene, TABLES, VIEWS, assert_same, checkpoints, copy_folder, fate, files, line};
 use crate::harness::tables::Judge;
 
 const MANIFESTS: &str = "checkpoint/manifest";
@@ -57,6 +57,27 @@ fn flip_in_the_middle(path: &Path) {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 4;
     });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_gone_is_told_of_and_what_it_left_is_not_touched() {
+    let original = killed().await;
+    let scene = original.copy();
+    fs::remove_dir_all(scene.serve.data.join("log")).expect("removed");
+    assert_refused_untouched(&scene, &["the ingest log is gone", "move the data folder away to start anew"]).await;
+
+    let scene = original.copy();
+    fs::remove_dir_all(scene.serve.data.join("tables/raw/_delta_log")).expect("removed");
+    let words = [
+        "tables/raw/_delta_log/00000000000000000000.json",
+        "files of the table are there",
+        "move the table's folder away",
+    ];
+    assert_refused_untouched(&scene, &words).await;
+    fs::remove_dir_all(scene.serve.data.join("tables/raw")).expect("removed");
+    let said = scene.started_and_stopped().await;
+    let sentence = fate(&said, "raw");
+    assert!(sentence.contains("is gone: filled again from the beginning of the log"), "{sentence}");
 }
 
 /// Everything but `fence/`, where a start is counted whatever becomes of it.

@@ -175,8 +175,7 @@ pub enum LogError {
     /// Something that was durable is not there any more as it was.
     #[error(
         "the ingest log is damaged: {path} at byte {at}: {why}. Nothing was changed. Restore the log's files from a \
-         backup; or move their folder away to start with an empty log, which loses all readings that no table has \
-         committed yet"
+         backup, or move the data folder away to start anew"
     )]
     Damaged {
         /// The segment.

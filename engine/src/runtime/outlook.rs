@@ -7,6 +7,7 @@
 //!   of the very same view           lacks it                                 is filled again
 //!   of another form of the view     —                                        is filled again
 //!   not there                       —                                        is new
+//!   not there, and it was           —                                        is filled again, as far as that goes
 //!   there, and in no pipeline       —                                        is left alone
 //! ```
 
@@ -40,6 +41,13 @@ pub enum Fate {
     Unkept,
     /// There is none yet.
     New(Reach),
+    /// There was one, and somebody has removed it.
+    Gone {
+        /// The last epoch that was in it.
+        committed: Epoch,
+        /// What it is filled with.
+        reach: Reach,
+    },
     /// Its content starts anew.
     FilledAgain {
         /// Why.
@@ -72,7 +80,10 @@ impl Outlook {
         sources: &BTreeSet<&str>,
     ) -> Outlook {
         let fate = |table: &FoundTable| match (&table.found, start.rebuilt.get(&table.name)) {
-            (Found::New, _) => Fate::New(reach),
+            (Found::New, _) => match newest.and_then(|newest| had(newest, &table.name)) {
+                Some(committed) => Fate::Gone { committed, reach },
+                None => Fate::New(reach),
+            },
             (Found::Unkept, _) => Fate::Unkept,
             (Found::Same { committed, .. }, None) => Fate::GoesOn { committed: *committed },
             (Found::Same { .. }, Some(why)) => Fate::FilledAgain { why: why.clone(), reach },
@@ -93,6 +104,12 @@ impl Outlook {
         }));
         Outlook { reach, notes, tables: fates }
     }
+}
+
+/// Returns the last epoch whose rows a manifest counts on in a table, if there is any.
+fn had(manifest: &Manifest, table: &str) -> Option<Epoch> {
+    let known = manifest.tables.get(table)?;
+    (known.committed > known.base).then_some(known.committed)
 }
 
 impl fmt::Display for Reach {
@@ -121,6 +138,9 @@ impl fmt::Display for Fate {
             Fate::GoesOn { committed } => write!(f, "unchanged: goes on behind epoch {committed}, with all its rows"),
             Fate::Unkept => write!(f, "keeps no rows: begins with what is replayed"),
             Fate::New(reach) => write!(f, "new: filled from {reach}{}", reach.limit()),
+            Fate::Gone { committed, reach } => {
+                write!(f, "what it had, up to epoch {committed}, is gone: filled again from {reach}{}", reach.limit())
+            }
             Fate::FilledAgain { why, reach } => {
                 write!(f, "{why}: filled again from {reach}{}; its version before keeps the old rows", reach.limit())
             }
@@ -152,6 +172,7 @@ mod tests {
         let fates = [
             Fate::GoesOn { committed: Epoch(100) },
             Fate::New(beginning),
+            Fate::Gone { committed: Epoch(100), reach: later },
             Fate::FilledAgain { why: "the view was changed since this table was written".to_owned(), reach: later },
             Fate::Left,
         ];
@@ -160,6 +181,8 @@ mod tests {
             [
                 "unchanged: goes on behind epoch 100, with all its rows",
                 "new: filled from the beginning of the log (2026-01-01T00:00:00Z)",
+                "what it had, up to epoch 100, is gone: filled again from epoch 81 on (2026-01-01T00:00:00Z), as far as the log \
+                 reaches back",
                 "the view was changed since this table was written: filled again from epoch 81 on (2026-01-01T00:00:00Z), \
                  as far as the log reaches back; its version before keeps the old rows",
                 "in the pipeline no more: its rows stay, and no more come",

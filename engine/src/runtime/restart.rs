@@ -129,7 +129,7 @@ impl Restart {
     fn begin_tables(&mut self, tables: &[FoundTable], outlook: &Outlook) -> Result<(), JobError> {
         for (table, fate) in &outlook.tables {
             match fate {
-                Fate::FilledAgain { .. } => tracing::warn!(table, "{fate}"),
+                Fate::FilledAgain { .. } | Fate::Gone { .. } => tracing::warn!(table, "{fate}"),
                 _ => tracing::info!(table, "{fate}"),
             }
         }
