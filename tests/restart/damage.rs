@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tidemill_engine::checkpoint::Manifest;
 
 use super::scene::{BATCH, Scene, TABLES, VIEWS, assert_same, checkpoints, copy_folder, fate, files, line};
+use crate::harness::program::tidemill;
 use crate::harness::tables::Judge;
 
 const MANIFESTS: &str = "checkpoint/manifest";
@@ -74,6 +75,11 @@ async fn what_is_gone_is_told_of_and_what_it_left_is_not_touched() {
         "move the table's folder away",
     ];
     assert_refused_untouched(&scene, &words).await;
+    let data = scene.serve.data.to_str().expect("a plain name");
+    for question in [&["sql", "SELECT count(*) FROM raw"][..], &["inspect", "table", "raw"]] {
+        let output = tidemill([question, &["--data", data]].concat());
+        assert_eq!(output.status.code(), Some(2), "{question:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
     fs::remove_dir_all(scene.serve.data.join("tables/raw")).expect("removed");
     let said = scene.started_and_stopped().await;
     let sentence = fate(&said, "raw");

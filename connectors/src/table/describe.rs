@@ -263,23 +263,31 @@ fn file_state(
 
 fn describe_log(log: DeltaLog, checksums: Checksums) -> Result<LogDescription, TableError> {
     let commits = log.listed(COMMIT_SUFFIX)?;
-    let mut checkpoints = Vec::new();
-    for (version, bytes) in checkpoint::listed(log)? {
-        let state = match checksums {
-            Checksums::Skip => FileState::Present,
-            Checksums::Verify => match checkpoint::read(log, version) {
-                Ok(_) => FileState::Whole,
-                Err(TableError::Storage(error)) => return Err(error.into()),
-                Err(error) => FileState::Damaged(error.to_string()),
-            },
-        };
-        checkpoints.push(CheckpointDescription { version, bytes, state });
-    }
     let (newest_checkpoint, newest_checkpoint_problem) = match checkpoint::newest(log) {
         Ok(newest) => (newest, None),
         Err(TableError::Storage(error)) => return Err(error.into()),
         Err(error) => (None, Some(error.to_string())),
     };
+    let mut listed: BTreeMap<u64, u64> = checkpoint::listed(log)?.into_iter().collect();
+    // Readers are sent to it, so it should be there.
+    newest_checkpoint.map(|version| listed.entry(version).or_default());
+    let mut checkpoints = Vec::with_capacity(listed.len());
+    for (version, bytes) in listed {
+        let is_newest = newest_checkpoint == Some(version);
+        // The newest is read in any case: without it other programs cannot read the table.
+        let read = match (is_newest, checksums) {
+            (true, _) => checkpoint::read_newest(log).map(drop),
+            (false, Checksums::Verify) => checkpoint::read(log, version).map(drop),
+            (false, Checksums::Skip) => Ok(()),
+        };
+        let state = match read {
+            Ok(()) if checksums == Checksums::Verify => FileState::Whole,
+            Ok(()) => FileState::Present,
+            Err(TableError::Storage(error)) => return Err(error.into()),
+            Err(error) => FileState::Damaged(error.to_string()),
+        };
+        checkpoints.push(CheckpointDescription { version, bytes, state });
+    }
     Ok(LogDescription {
         first_version: commits.first().map(|(version, _)| *version),
         versions: commits.len(),

@@ -19,10 +19,9 @@ use super::actions::{Action, Add, Commit, CommitInfo, MetaData, Protocol, Remove
 use super::identity::{Content, app_id, foreign_job};
 use super::layout::{Layout, TableSpec};
 use super::log::DeltaLog;
-use super::path::FileName;
+use super::refused;
 use super::replay::{READER_VERSION_MAX, Replay};
 use super::settle::{read_durable, settle};
-use super::{TableError, refused};
 
 /// Newest writer protocol whose rules are kept here.
 pub(super) const WRITER_VERSION_MAX: i32 = 2;
@@ -78,24 +77,7 @@ impl fmt::Display for Begun {
 /// Looks at a table. Makes durable what it sees, and writes nothing.
 pub(super) fn look(log: DeltaLog, spec: &TableSpec, layout: &Layout) -> Result<Found, SinkError> {
     let replay = read_durable(log).map_err(|error| error.into_sink_error(&spec.name))?;
-    if replay.is_none() {
-        refuse_leftovers(log).map_err(|error| error.into_sink_error(&spec.name))?;
-    }
     judge(replay.as_ref(), spec, layout).map_err(|problem| refused(&spec.name, problem))
-}
-
-/// A table begins with its log, so one that has files and no log has lost it. Filled again it would be smaller, and its files
-/// would be taken for garbage.
-fn refuse_leftovers(log: DeltaLog) -> Result<(), TableError> {
-    match log.data_files()?.into_keys().find(|path| FileName::parse(path).is_some()) {
-        None => Ok(()),
-        Some(file) => Err(TableError::Damaged {
-            path: log.commit_path(0),
-            problem: format!(
-                "it is missing with all that followed it, and files of the table are there, such as {file}"
-            ),
-        }),
-    }
 }
 
 fn judge(replay: Option<&Replay>, spec: &TableSpec, layout: &Layout) -> Result<Found, String> {

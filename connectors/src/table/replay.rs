@@ -6,6 +6,7 @@ use super::TableError;
 use super::actions::{Action, Add, MetaData, Protocol, Remove, Txn};
 use super::checkpoint;
 use super::log::DeltaLog;
+use super::path::FileName;
 
 /// Newest reader protocol that is understood here.
 pub(super) const READER_VERSION_MAX: i32 = 1;
@@ -44,13 +45,16 @@ impl Replay {
         let Some(mut replay) = replay else {
             return match (problem, log.versions()?.first()) {
                 (Some(problem), _) => Err(problem),
-                (None, None) => Ok(None),
+                (None, None) => refuse_leftovers(log).map(|()| None),
                 (None, Some(first)) => Err(TableError::Damaged {
                     path: log.commit_path(0),
                     problem: format!("it is missing, and version {first} is there"),
                 }),
             };
         };
+        if let Some(problem) = problem {
+            tracing::warn!("{problem}; what lies before it gives the same");
+        }
         while replay.version < version
             && let Some(actions) = log.read(replay.version + 1)?
         {
@@ -131,5 +135,20 @@ impl Replay {
             });
         }
         Ok(())
+    }
+}
+
+/// A table begins with its log, so one that has files and no log has lost it. Taken for a new one it would be filled with less,
+/// and its files would be garbage.
+fn refuse_leftovers(log: DeltaLog) -> Result<(), TableError> {
+    match log.data_files()?.into_keys().find(|path| FileName::parse(path).is_some()) {
+        // Whoever made the file has made the log before: if it is there now, this is a table that has just begun.
+        Some(file) if log.versions()?.is_empty() => Err(TableError::Damaged {
+            path: log.commit_path(0),
+            problem: format!(
+                "it is missing with all that followed it, and files of the table are there, such as {file}"
+            ),
+        }),
+        _ => Ok(()),
     }
 }

@@ -424,6 +424,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::storage::simulated::{Call, Failure, Fault, SimulatedDisk};
 
     fn new_file(path: &Path) {
         SystemDisk.create_new(path).unwrap();
@@ -454,6 +455,18 @@ mod tests {
             let error = LocalStorage::open(&root).unwrap_err().to_string();
             assert!(error.starts_with("cannot create the folder") && error.contains("file"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_full_disk_is_no_folder_that_cannot_be_written() {
+        let disk = SimulatedDisk::new(1);
+        let open = || LocalStorage::on(Arc::new(disk.clone()), "/data");
+        open().unwrap().put("object", b"1").unwrap();
+        disk.inject(Fault::at(Call::Create, Failure::NoSpace).from_then_on());
+        assert_eq!(&open().unwrap().get("object").unwrap()[..], b"1");
+        disk.heal();
+        disk.inject(Fault::at(Call::Create, Failure::Io).from_then_on());
+        assert!(open().unwrap_err().to_string().starts_with("cannot write into the folder /data"));
     }
 
     #[test]

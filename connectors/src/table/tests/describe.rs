@@ -1,7 +1,7 @@
 //! The description of a table tells what is there, and what is wrong with it.
 
 use super::*;
-use crate::table::{Checksums, FileState, OrphanKind, TableDescription, describe};
+use crate::table::{Checksums, FileState, OrphanKind, TableDescription, checkpoint, describe};
 
 fn description(storage: &Arc<dyn Storage>, checksums: Checksums) -> TableDescription {
     describe(&**storage, DIR, checksums).unwrap().expect("a table")
@@ -42,6 +42,21 @@ fn a_description_tells_what_is_there() {
     assert_eq!((table.log.first_version, table.log.versions, table.log.newest_checkpoint), (Some(0), 4, None));
     let json = serde_json::to_value(description(&storage, Checksums::Skip)).unwrap();
     assert_eq!(json["files"][0]["state"], "present");
+}
+
+#[test]
+fn a_newest_checkpoint_that_readers_cannot_read_is_told_of_in_any_case() {
+    let storage = memory();
+    open(&storage, plain()).unwrap().commit_epoch(1, row(1));
+    checkpoint::write(&*storage, DIR, 1, 0).unwrap();
+    let state = || description(&storage, Checksums::Skip).log.checkpoints[0].state.clone();
+    assert_eq!(state(), FileState::Present);
+    let path = format!("{DIR}/_delta_log/{}", checkpoint::file_name(1));
+    let bytes = storage.get(&path).unwrap();
+    storage.put(&path, &bytes[1..]).unwrap();
+    assert!(matches!(state(), FileState::Damaged(what) if what.contains("its checksum is")));
+    storage.delete(&path).unwrap();
+    assert!(matches!(state(), FileState::Damaged(what) if what.contains("it is missing")));
 }
 
 #[test]
