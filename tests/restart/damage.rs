@@ -75,15 +75,26 @@ async fn what_is_gone_is_told_of_and_what_it_left_is_not_touched() {
         "move the table's folder away",
     ];
     assert_refused_untouched(&scene, &words).await;
-    let data = scene.serve.data.to_str().expect("a plain name");
-    for question in [&["sql", "SELECT count(*) FROM raw"][..], &["inspect", "table", "raw"]] {
-        let output = tidemill([question, &["--data", data]].concat());
-        assert_eq!(output.status.code(), Some(2), "{question:?}: {}", String::from_utf8_lossy(&output.stderr));
-    }
+    assert_unreadable(&scene, "_delta_log/00000000000000000000.json");
     fs::remove_dir_all(scene.serve.data.join("tables/raw")).expect("removed");
     let said = scene.started_and_stopped().await;
     let sentence = fate(&said, "raw");
     assert!(sentence.contains("is gone: filled again from the beginning of the log"), "{sentence}");
+
+    let scene = original.copy();
+    fs::remove_file(scene.serve.data.join("tables/raw/_delta_log/00000000000000000001.json")).expect("removed");
+    assert_refused_untouched(&scene, &["_delta_log/00000000000000000001.json", "it is missing"]).await;
+    assert_unreadable(&scene, "_delta_log/00000000000000000001.json");
+}
+
+/// The table `raw` gives no answer either, and is not well, where no server runs.
+fn assert_unreadable(scene: &Scene, file: &str) {
+    let data = scene.serve.data.to_str().expect("a plain name");
+    for question in [&["sql", "SELECT count(*) FROM raw"][..], &["inspect", "table", "raw"]] {
+        let output = tidemill([question, &["--data", data]].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(file), "{question:?}: {said}");
+    }
 }
 
 /// Everything but `fence/`, where a start is counted whatever becomes of it.

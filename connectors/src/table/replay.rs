@@ -25,9 +25,18 @@ pub(super) struct Replay {
 
 impl Replay {
     /// Reads a table's newest version: from its newest checkpoint, or from the start if there is none that can be
-    /// read. `None` if there is no table.
+    /// read. `None` if there is no table. Refuses a log with a gap.
     pub(super) fn load(log: DeltaLog) -> Result<Option<Replay>, TableError> {
-        Replay::load_until(log, u64::MAX)
+        let listed = log.versions()?;
+        let Some(replay) = Replay::load_until(log, u64::MAX)? else { return Ok(None) };
+        // A version that is listed and cannot be reached means that one before it is lost.
+        match listed.iter().find(|listed| **listed > replay.version) {
+            None => Ok(Some(replay)),
+            Some(beyond) => Err(TableError::Damaged {
+                path: log.commit_path(replay.version + 1),
+                problem: format!("it is missing, and version {beyond} is there"),
+            }),
+        }
     }
 
     /// Reads a table as it was at `version`, or newest if it is older.

@@ -50,20 +50,10 @@ pub(super) fn settle(
     })
 }
 
-/// Reads the newest version, and makes it durable first: decisions are about to be based on it. Refuses a log with a
-/// gap.
+/// Reads the newest version, and makes it durable first: decisions are about to be based on it.
 pub(super) fn read_durable(log: DeltaLog) -> Result<Option<Replay>, TableError> {
     log.sync()?;
-    let listed = log.versions()?;
-    let Some(replay) = Replay::load(log)? else { return Ok(None) };
-    // A version that is listed and cannot be reached means that one before it is lost.
-    match listed.iter().find(|listed| **listed > replay.version) {
-        None => Ok(Some(replay)),
-        Some(beyond) => Err(TableError::Damaged {
-            path: log.commit_path(replay.version + 1),
-            problem: format!("it is missing, and version {beyond} is there"),
-        }),
-    }
+    Replay::load(log)
 }
 
 /// A failed sync is not repaired by another one that succeeds: stop, and recover from what is there.
