@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::program::{installed, signal};
+use super::program::{Program, installed, signal};
 use super::wait::eventually;
 
 /// A debug build with many threads.
@@ -42,6 +42,14 @@ impl Strace {
             Some(attaching.take().expect("put back above").0)
         })
         .await
+    }
+
+    /// Kills the program as `kill -9` does, wherever it is held, and goes.
+    pub(crate) fn kill9(self, program: Program) {
+        signal("KILL", program.pid());
+        // As long as it holds a call, it keeps the dead program from being waited for.
+        drop(self);
+        program.kill9();
     }
 
     /// Leaves the program, which goes on without it.

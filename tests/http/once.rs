@@ -48,8 +48,7 @@ async fn a_request_whose_answer_was_lost_by_a_kill_is_stored_once_if_it_says_who
             log_holds(&serve.data, &format!("of-{name}")).then_some(())
         })
         .await;
-        program.kill9();
-        drop(slow);
+        slow.kill9(program);
         assert!(asked.await.expect("no panic").is_err(), "{name}: no answer came before the sync");
 
         let program = serve.start_ready().await;

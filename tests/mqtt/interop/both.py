@@ -175,23 +175,23 @@ def subscribe_failure(version):
 
 def dollar_topics(version):
     reader, writer = Client(version), Client(version)
+    own, seen_topic = fresh("$own/topic"), fresh("in/dollar")
     reader.subscribe("#", "+/+", qos=1)
-    writer.publish("$own/topic", "hidden", 1)
-    seen_topic = fresh("in/dollar")
+    writer.publish(own, "hidden", 1)
     writer.publish(seen_topic, "seen", 1)
     # Other checks publish meanwhile.
     reader.wait(lambda: any(message.topic == seen_topic for message in reader.messages), "what # takes")
     equal([message for message in reader.messages if message.topic.startswith("$")], [])
     reader.unsubscribe("#", "+/+")
-    reader.subscribe("$own/#", qos=1)
-    writer.publish("$own/topic", "by name", 1)
+    reader.subscribe(f"{own}/#", qos=1)
+    writer.publish(own, "by name", 1)
 
     # What was on its way before the UNSUBSCRIBE may come behind its answer.
     def by_name():
         return [message for message in reader.messages if message.topic.startswith("$")]
 
-    reader.wait(by_name, "what $own/# takes")
-    equal(seen(by_name()), [("$own/topic", "by name", 1, 0)])
+    reader.wait(by_name, f"what {own}/# takes")
+    equal(seen(by_name()), [(own, "by name", 1, 0)])
 
 
 def unsubscribe(version):

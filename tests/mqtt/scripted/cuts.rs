@@ -160,8 +160,7 @@ async fn a_kill_before_the_sync_has_acknowledged_nothing() {
         let lines: Vec<String> = (1..=50).map(|id| format!("PUBLISH q{qos} id={id} v={id}")).collect();
         link.send_together(&lines).await;
         link.silent(Duration::from_millis(700)).await;
-        program.kill9();
-        drop(strace);
+        strace.kill9(program);
         let program = scene.serve.start();
         let mut link = scene.broker.session(true).await;
         let lines: Vec<String> = lines.iter().map(|line| line.replace(" v=", " dup=1 v=")).collect();
