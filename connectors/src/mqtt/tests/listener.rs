@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tidemill_engine::source::{Resume, Source, SourceError, Stop};
 use tokio::task::JoinHandle;
