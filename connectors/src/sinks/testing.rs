@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray};
 use arrow::datatypes::SchemaRef;
-use tidemill_engine::clock::{ManualClock, SeededDice};
+use tidemill_engine::clock::{Dice, ManualClock, SeededDice};
 use tidemill_engine::epoch::Epoch;
 use tidemill_engine::sink::{Committable, Sink, SinkError};
 use tidemill_engine::storage::{MemoryStorage, Storage};
@@ -91,4 +91,47 @@ pub(crate) fn prepare(
 pub(crate) fn commit(sink: &mut dyn Sink, epoch: u64, numbers: std::ops::Range<i64>) {
     let prepared = prepare(sink, epoch, numbers).expect("a disk that works");
     sink.commit(Epoch(epoch), &prepared).expect("a disk that works");
+}
+
+/// What has been decided over the lives of a sink that is stopped again and again.
+#[derive(Default)]
+pub(crate) struct Decided {
+    last: Option<(u64, Vec<Committable>)>,
+    /// How many rows count.
+    pub(crate) rows: i64,
+}
+
+impl Decided {
+    /// Opens, rolls forward what was decided, and commits a few epochs, until the disk stops. Behind one half of them the
+    /// courier has its time, until `is_settled`: how many rows it finds when it looks does not depend on the machine.
+    pub(crate) async fn live(
+        &mut self,
+        opening: &Opening,
+        dice: &SeededDice,
+        is_settled: impl Fn(&OutboxStatus) -> bool,
+    ) -> Result<Box<dyn Sink>, SinkError> {
+        let mut sink = opening.begun()?;
+        if let Some((epoch, committables)) = self.last.as_ref() {
+            sink.commit(Epoch(*epoch), committables)?;
+        }
+        sink.clean()?;
+        for _ in 0..dice.roll() % 6 {
+            self.commit(&mut *sink, dice)?;
+            if dice.roll().is_multiple_of(2) {
+                opening.until("what is committed is delivered", &is_settled).await;
+            }
+        }
+        Ok(sink)
+    }
+
+    /// Commits one epoch more.
+    pub(crate) fn commit(&mut self, sink: &mut dyn Sink, dice: &SeededDice) -> Result<(), SinkError> {
+        let epoch = self.last.as_ref().map_or(1, |(epoch, _)| epoch + 1);
+        let numbers = self.rows..self.rows + 1 + (dice.roll() % 20) as i64;
+        let prepared = prepare(sink, epoch, numbers.clone())?;
+        // From here on the epoch counts, whatever happens to the commit.
+        self.rows = numbers.end;
+        let (_, prepared) = self.last.insert((epoch, prepared));
+        sink.commit(Epoch(epoch), prepared)
+    }
 }

@@ -35,6 +35,7 @@ mod committer;
 mod encode;
 mod identity;
 mod layout;
+mod order;
 mod path;
 mod settle;
 mod stats;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, partition, take_record_batch};
+use arrow::compute::{concat_batches, partition, take_record_batch};
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use tidemill_engine::epoch::Epoch;
@@ -17,6 +17,7 @@ use tidemill_engine::sink::{Committable, SinkError, SinkWriter};
 use super::actions::Add;
 use super::encode::{Encoded, FILE_BYTES_MAX, encode_files};
 use super::layout::Layout;
+use super::order::order_of;
 use super::path::{FileName, encode_path, folder};
 use super::sink::Shared;
 use super::snapshot::{BOUNDS_TAG, CRC32C_TAG, GENERATION_TAG, HI_EPOCH_TAG, LO_EPOCH_TAG};
@@ -186,15 +187,12 @@ fn add(
 /// Sorts rows by partition and then by the table's sort columns, and cuts them at the borders of partitions.
 fn sorted_parts(layout: &Layout, rows: &RecordBatch) -> Result<Vec<(Option<Value>, RecordBatch)>, ArrowError> {
     let partition_column = layout.partition_of(rows);
-    let by: Vec<SortColumn> = partition_column
-        .iter()
-        .chain(layout.sort.iter().map(|column| rows.column(*column)))
-        .map(|values| SortColumn { values: Arc::clone(values), options: None })
-        .collect();
+    let sorted_by = layout.sort.iter().map(|column| rows.column(*column));
+    let by: Vec<ArrayRef> = partition_column.iter().chain(sorted_by).map(Arc::clone).collect();
     if by.is_empty() {
         return Ok(vec![(None, rows.clone())]);
     }
-    let order = lexsort_to_indices(&by, None)?;
+    let order = order_of(&by)?;
     let sorted = take_record_batch(rows, &order)?;
     let Some(partition_column) = partition_column else { return Ok(vec![(None, sorted)]) };
     let values = arrow::compute::take(&partition_column, &order, None)?;

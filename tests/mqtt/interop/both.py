@@ -174,24 +174,24 @@ def subscribe_failure(version):
 
 
 def dollar_topics(version):
-    reader, writer = Client(version), Client(version)
-    own, seen_topic = fresh("$own/topic"), fresh("in/dollar")
+    reader, writer, topic = Client(version), Client(version), fresh("$own/topic")
     reader.subscribe("#", "+/+", qos=1)
-    writer.publish(own, "hidden", 1)
+    writer.publish(topic, "hidden", 1)
+    seen_topic = fresh("in/dollar")
     writer.publish(seen_topic, "seen", 1)
     # Other checks publish meanwhile.
     reader.wait(lambda: any(message.topic == seen_topic for message in reader.messages), "what # takes")
     equal([message for message in reader.messages if message.topic.startswith("$")], [])
     reader.unsubscribe("#", "+/+")
-    reader.subscribe(f"{own}/#", qos=1)
-    writer.publish(own, "by name", 1)
+    reader.subscribe(f"{topic}/#", qos=1)
+    writer.publish(topic, "by name", 1)
 
     # What was on its way before the UNSUBSCRIBE may come behind its answer.
     def by_name():
         return [message for message in reader.messages if message.topic.startswith("$")]
 
-    reader.wait(by_name, f"what {own}/# takes")
-    equal(seen(by_name()), [(own, "by name", 1, 0)])
+    reader.wait(by_name, f"what {topic}/# takes")
+    equal(seen(by_name()), [(topic, "by name", 1, 0)])
 
 
 def unsubscribe(version):

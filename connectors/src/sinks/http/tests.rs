@@ -2,20 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::Value;
 use tidemill_engine::clock::{Dice, SeededDice};
-use tidemill_engine::epoch::Epoch;
-use tidemill_engine::sink::{Committable, Sink, SinkError};
 use tidemill_engine::storage::simulated::When;
 use tidemill_engine::storage::{LocalStorage, SimulatedDisk};
 
 use crate::breaker::BreakerState;
+use crate::outbox::OutboxStatus;
 use crate::outgoing::testing::{HANG, OK, Server};
-use crate::sinks::testing::{Opening, commit, connected, in_memory, prepare};
+use crate::sinks::testing::{Decided, Opening, commit, connected, in_memory};
 
 /// A request as it was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -266,6 +265,10 @@ async fn through_kills_and_power_losses_a_key_means_the_same_bytes_and_each_row_
         let (taken_by, moods) = (Arc::clone(&taken), Arc::new(SeededDice::new(seed + 100)));
         let is_calm = Arc::new(AtomicUsize::new(0));
         let calm = Arc::clone(&is_calm);
+        // So many requests more are answered in this life: what is taken after them is not remembered.
+        let answers = Arc::new(AtomicUsize::new(0));
+        let is_silent = Arc::new(AtomicBool::new(false));
+        let (left, silent) = (Arc::clone(&answers), Arc::clone(&is_silent));
         let server = Server::answering(move |text| {
             let request = Request::parse(text);
             let mood = if calm.load(Ordering::SeqCst) == 1 { 9 } else { moods.roll() % 10 };
@@ -285,8 +288,11 @@ async fn through_kills_and_power_losses_a_key_means_the_same_bytes_and_each_row_
                     bodies.insert(request.key, request.body);
                 }
             }
+            let is_answered = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+            silent.store(!is_answered, Ordering::SeqCst);
             match mood {
                 // Taken, and the answer is lost.
+                _ if !is_answered => None,
                 1 => None,
                 2 => status("502 after it was taken"),
                 _ => Some(OK.to_owned()),
@@ -295,60 +301,36 @@ async fn through_kills_and_power_losses_a_key_means_the_same_bytes_and_each_row_
         .await;
         let url = format!("http://{}/in", server.address);
         let options = [("connector", "http"), ("url", url.as_str()), ("batch_rows", "7"), ("timeout", "2 s")];
-        let mut decided: Option<(u64, Vec<Committable>)> = None;
-        let (mut next_epoch, mut next_row) = (1, 0);
+        let mut decided = Decided::default();
         for life in 0..14 {
             let is_last = life == 13;
             let Ok(storage) = LocalStorage::on(Arc::clone(&disk) as _, "data") else { panic!("a disk that works") };
             let opening = connected(Arc::new(storage), seed * 100 + life, &options).expect("good options");
+            is_silent.store(false, Ordering::SeqCst);
             if !is_last {
                 let when = if dice.roll().is_multiple_of(2) { When::Before } else { When::After };
                 disk.stop_at_call(disk.calls() + 1 + dice.roll() % 200, when);
+                answers.store((dice.roll() % 6) as usize, Ordering::SeqCst);
             } else {
+                answers.store(usize::MAX, Ordering::SeqCst);
                 is_calm.store(1, Ordering::SeqCst);
             }
-            let lived = live(&opening, &mut decided, &mut next_epoch, &mut next_row, &dice);
+            let is_settled =
+                |status: &OutboxStatus| status.rows == 0 || is_silent.load(Ordering::SeqCst) || disk.is_stopped();
+            let lived = decided.live(&opening, &dice, is_settled).await;
             assert!(lived.is_ok() || disk.is_stopped(), "seed {seed}: {:?}", lived.err());
             if let Ok(sink) = lived {
-                if is_last {
-                    opening.until("all are delivered", |status| status.rows == 0).await;
-                } else {
-                    tokio::time::sleep(Duration::from_millis(dice.roll() % 60)).await;
-                    disk.stop();
-                }
+                opening.until("all are delivered, or nothing will be", is_settled).await;
+                disk.stop();
                 drop(sink);
             }
             disk = Arc::new(if dice.roll().is_multiple_of(2) { disk.kill() } else { disk.crash(seed + life) });
         }
         let taken = taken.lock();
-        assert_eq!(taken.numbers, (0..next_row).collect::<Vec<_>>(), "seed {seed}");
+        assert_eq!(taken.numbers, (0..decided.rows).collect::<Vec<_>>(), "seed {seed}");
         repeated += taken.repeated;
     }
     assert!(repeated > 0, "no life ended between sending and remembering");
-}
-
-/// Opens, rolls forward what was decided, and commits a few epochs, until the disk stops.
-fn live(
-    opening: &Opening,
-    decided: &mut Option<(u64, Vec<Committable>)>,
-    next_epoch: &mut u64,
-    next_row: &mut i64,
-    dice: &SeededDice,
-) -> Result<Box<dyn Sink>, SinkError> {
-    let mut sink = opening.begun()?;
-    if let Some((epoch, committables)) = decided.as_ref() {
-        sink.commit(Epoch(*epoch), committables)?;
-    }
-    sink.clean()?;
-    for _ in 0..dice.roll() % 6 {
-        let (epoch, numbers) = (*next_epoch, *next_row..*next_row + 1 + (dice.roll() % 20) as i64);
-        let prepared = prepare(&mut *sink, epoch, numbers.clone())?;
-        // From here on the epoch counts, whatever happens to the commit.
-        *decided = Some((epoch, prepared.clone()));
-        (*next_epoch, *next_row) = (epoch + 1, numbers.end);
-        sink.commit(Epoch(epoch), &prepared)?;
-    }
-    Ok(sink)
 }
 
 #[test]
