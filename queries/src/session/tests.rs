@@ -151,7 +151,8 @@ async fn statements_as_deep_as_the_guard_allows_do_not_overflow_the_stack() {
 
 #[tokio::test]
 async fn a_question_over_its_memory_is_refused_and_the_next_one_runs() {
-    let session = session(Limits { memory_bytes: 2 << 20, spill_bytes: 1 << 20, ..Limits::default() });
+    // Alone, one thread would find them in order, and forget each at once.
+    let session = session(Limits { memory_bytes: 2 << 20, spill_bytes: 1 << 20, threads: 2, ..Limits::default() });
     let hungry = "SELECT count(*) FROM (SELECT DISTINCT value, value || 'a long text to fill memory' FROM generate_series(1, 3000000))";
     let problem = text(&session, hungry).await.expect_err("too much");
     assert_eq!(problem.kind, ProblemKind::OutOfMemory, "{problem}");
