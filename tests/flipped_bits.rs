@@ -1,9 +1,14 @@
 //! One flipped bit in each kind of file: it is found before it changes an answer. The program refuses to start, or falls
 //! back and says so, and names the file; a question over a damaged table is an error, or its answer is the right one.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tidemill_engine::checkpoint::{FoundManifest, Store};
+use tidemill_engine::storage::LocalStorage;
 
 use crate::harness::folder::Folder;
 use crate::harness::program::{Serve, command, free_port};
@@ -16,6 +21,8 @@ const PIPELINE: &str = "\
     CREATE MATERIALIZED VIEW minutes AS SELECT device, window_start, count(*) AS n, sum(v) AS total \
         FROM TUMBLE(readings, ts, INTERVAL '1 minute') GROUP BY device, window_start;\n";
 
+/// A debug build on a busy machine, with a commit in between.
+const THERE_MAX: Duration = Duration::from_secs(60);
 /// Rows of one request; requests.
 const ROWS: i64 = 40;
 const REQUESTS: i64 = 130;
@@ -29,8 +36,8 @@ fn serve_on(copy: &Folder) -> Serve {
     Serve { data: copy.join("data"), http: free_port(), ..Serve::new(copy, PIPELINE) }
 }
 
-/// Fills a folder with everything there is: a log, checkpoints, commits, a checkpoint of a table's log, data files. Killed,
-/// so that the next start has something to replay.
+/// Fills a folder with everything there is: a log, commits, a checkpoint of a table's log, data files; and checkpoints, if they
+/// come at that interval. Killed, so that the next start has something to replay.
 async fn filled(checkpoint: &str) -> (Folder, String) {
     let folder = Folder::new();
     let mut serve = Serve::new(&folder, PIPELINE);
@@ -38,6 +45,7 @@ async fn filled(checkpoint: &str) -> (Folder, String) {
     let environment = [("TIDEMILL__DURABILITY__CHECKPOINT", checkpoint), ("TIDEMILL__DURABILITY__EPOCH", "5ms")];
     serve.environment = environment.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
     let program = serve.start_ready().await;
+    let log = folder.join("data/tables/history/_delta_log");
     for request in 0..REQUESTS {
         let row = |row: i64| {
             let (v, second) = (request * ROWS + row, (request * ROWS + row) % 3_600);
@@ -50,14 +58,19 @@ async fn filled(checkpoint: &str) -> (Folder, String) {
         };
         program.http.ingest_durably("readings", &(0..ROWS).map(row).collect::<String>()).await;
         // So that each request has a commit of its own, which makes the table's log long enough for a checkpoint.
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        is_there(&log.join(format!("{:020}.json", request + 1))).await;
     }
+    is_there(&log.join("00000000000000000100.checkpoint.parquet")).await;
     let rows = ROWS * REQUESTS;
     program.http.settled("readings", rows.unsigned_abs()).await;
     program.http.query_until("SELECT count(v + 1) AS n FROM history", rows).await;
     let answer = format!("{:?}", program.http.query(QUESTION).await.expect("an answer"));
     program.kill9();
     (folder, answer)
+}
+
+async fn is_there(path: &Path) {
+    eventually(&format!("there is {}", path.display()), THERE_MAX, async || path.exists().then_some(())).await;
 }
 
 /// Copies a folder, and flips one bit of one file in the copy.
@@ -118,7 +131,7 @@ fn said(output: &Output) -> String {
 async fn start(copy: &Folder) -> (Result<String, i32>, String) {
     let serve = serve_on(copy);
     let mut program = serve.start();
-    let ended = eventually("it is ready, or has ended", Duration::from_secs(60), async || {
+    let ended = eventually("it is ready, or has ended", THERE_MAX, async || {
         if let Some(status) = program.try_ended() {
             return Some(status.code());
         }
@@ -149,12 +162,26 @@ async fn a_flipped_bit_in_the_log_refuses_the_start_and_names_the_place() {
     }
 }
 
+/// The newest manifest, that of the checkpoint which a start goes on from, and a pack which no other checkpoint has. A kill may
+/// have left packs that nobody reads.
+fn newest_checkpoint(folder: &Folder) -> BTreeSet<PathBuf> {
+    let store = Store::new(Arc::new(LocalStorage::existing(folder.join("data")).expect("a folder")));
+    let found = store.read_all().expect("a readable folder");
+    let decided = found.keys().next_back().expect("a manifest");
+    let with_state = found.values().filter_map(FoundManifest::whole).filter(|found| found.checkpoint().is_some());
+    let mut with_state: Vec<_> = with_state.collect();
+    let newest = with_state.pop().expect("a checkpoint");
+    let older: Vec<&str> = with_state.iter().flat_map(|found| found.checkpoint().expect("one").packs()).collect();
+    let packs = newest.checkpoint().expect("one").packs();
+    let pack = packs.into_iter().rfind(|pack| !older.contains(pack)).expect("something has changed since");
+    let manifest = |number: u64| PathBuf::from(format!("checkpoint/manifest/{number:020}.json"));
+    BTreeSet::from([manifest(*decided), manifest(newest.number), Path::new("checkpoint/state").join(pack)])
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flipped_bit_in_a_checkpoint_falls_back_and_says_so() {
     let (folder, answer) = filled("300ms").await;
-    let manifest = files(&folder, "checkpoint/manifest", ".json").pop().expect("a manifest");
-    let pack = files(&folder, "checkpoint/state", ".pack").pop().expect("a pack");
-    for file in [manifest, pack] {
+    for file in newest_checkpoint(&folder) {
         for at in [size(&folder, &file) / 4, size(&folder, &file) / 2] {
             let copy = flipped(&folder, &file, at);
             let (found, said) = start(&copy).await;

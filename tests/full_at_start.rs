@@ -26,7 +26,7 @@ async fn a_start_on_a_full_disk_answers_questions_and_goes_on_when_there_is_spac
     std::fs::remove_file(serve.data.join("reserve")).expect("a reserve");
     let ballast = disk.fill();
     let program = serve.start();
-    eventually("it is read only", Duration::from_secs(30), async || {
+    eventually("it is read only", Duration::from_secs(60), async || {
         let (_, text) = program.http.get("/api/v1/status").await.ok()?;
         let status: serde_json::Value = serde_json::from_str(&text).ok()?;
         (status["state"] == "read_only").then_some(())

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use crate::harness::folder::Folder;
 use crate::harness::program::{Serve, free_port};
+use crate::harness::wait::eventually;
 
-/// How long it is watched.
-const WATCHED: Duration = Duration::from_secs(3);
+/// How long it is watched: longer than any interval that it was given.
+const WATCHED: Duration = Duration::from_secs(6);
+/// What is due when it is watched first is done soon.
+const RESTS_MAX: Duration = Duration::from_secs(90);
 /// The unit of the kernel's account: USER_HZ is 100 on every Linux we know.
 const TICK: Duration = Duration::from_millis(10);
 /// Less than 0.7 % of a core: timers may fire, nothing may spin.
-const BUSY_MAX: Duration = Duration::from_millis(20);
+const BUSY_MAX: Duration = Duration::from_millis(40);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_program_uses_no_processor() {
@@ -31,15 +34,18 @@ async fn an_idle_program_uses_no_processor() {
     // A window stays open, as it does in a program that was just busy.
     program.http.ingest_durably("readings", "{\"v\":1,\"ts\":\"2026-01-01T00:00:00Z\"}\n").await;
     program.http.settled("readings", 1).await;
-    // The connection of this client goes, and the commit that is due is made.
-    tokio::time::sleep(serve.commit + Duration::from_secs(1)).await;
-
-    let before = busy(program.pid());
-    assert!(before > Duration::ZERO, "a program that has started has used the processor: the account is blind");
-    tokio::time::sleep(WATCHED).await;
-    let busy = busy(program.pid()) - before;
-    eprintln!("idle: {busy:?} of {WATCHED:?} busy, {} KiB of memory", program.memory_kib("VmRSS"));
-    assert!(busy < BUSY_MAX, "{busy:?} busy in {WATCHED:?}");
+    assert!(busy(program.pid()) > Duration::ZERO, "who has started has used the processor: the account is blind");
+    // What is still due is done: the connection of this client goes, and a commit is made. Then it is idle.
+    let mut watched = Vec::new();
+    eventually("it comes to rest", RESTS_MAX, async || {
+        let before = busy(program.pid());
+        tokio::time::sleep(WATCHED).await;
+        let busy = busy(program.pid()) - before;
+        watched.push(busy);
+        eprintln!("idle: {watched:?} of {WATCHED:?} busy, {} KiB of memory", program.memory_kib("VmRSS"));
+        (busy < BUSY_MAX).then_some(())
+    })
+    .await;
     program.stop().await;
 }
 

@@ -79,7 +79,7 @@ async fn it_says_what_is_there_while_the_program_runs_and_finds_damage_afterward
         })
         .collect();
     program.http.ingest_durably("readings", &rows.join("\n")).await;
-    eventually("inspect finds all of it while it runs", Duration::from_secs(30), async || {
+    eventually("inspect finds all of it while it runs", Duration::from_secs(60), async || {
         let table = json_of(&["table", "raw"], &serve.data);
         let checkpoints = json_of(&["checkpoint"], &serve.data);
         let newest = checkpoints["manifests"].as_array()?.iter().rev().find(|found| found["usable"] == true)?;

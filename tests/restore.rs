@@ -58,7 +58,7 @@ impl Scene {
                 sent += BATCH_ROWS;
             }
             // A checkpoint, and perhaps a commit, of its own for each wave.
-            eventually("a checkpoint has all rows", Duration::from_secs(30), async || {
+            eventually("a checkpoint has all rows", Duration::from_secs(60), async || {
                 let checkpoints = manifests(&serve.data);
                 let offset = |found: &&Value| found["holds"]["checkpoint"]["next_offset"].as_i64();
                 let newest = checkpoints.iter().filter_map(|found| offset(&found)).max();

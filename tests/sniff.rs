@@ -9,6 +9,9 @@ use crate::harness::broker::{Broker, Devices, mosquitto_pub, mosquitto_pub_retai
 use crate::harness::folder::Folder;
 use crate::harness::program::{Serve, command, free_port, installed};
 
+/// Enough for messages to come, whatever else the machine does.
+const SECONDS: &str = "6";
+
 async fn sniff(folder: &Folder, arguments: &[&str]) -> Output {
     let mut command = command(std::iter::once("sniff").chain(arguments.iter().copied()), folder.path());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -20,6 +23,33 @@ fn said(output: &Output) -> (Option<i32>, String, String) {
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
+/// Publishes again and again until something else has ended.
+async fn while_somebody<T>(publishes: impl Fn(), ends: impl Future<Output = T>) -> T {
+    let publishing = async {
+        loop {
+            tokio::task::block_in_place(&publishes);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        ended = ends => ended,
+        () = publishing => unreachable!("it has no end"),
+    }
+}
+
+/// Looks whether the delay of the watermark is the next one above the lateness that was measured, which is told rounded: how
+/// long a publisher takes to start is the machine's.
+fn delay_is_that_of_the_lateness(sql: &str) {
+    let (before, _) = sql.split_once(" s for 99 % of the readings").unwrap_or_else(|| panic!("no lateness in\n{sql}"));
+    let late: f64 = before.rsplit(' ').next().expect("a word").parse().expect("seconds");
+    let (_, after) =
+        sql.split_once("WATERMARK FOR ts AS ts - INTERVAL '").unwrap_or_else(|| panic!("no delay in\n{sql}"));
+    let delay = after.split('\'').next().expect("a first part");
+    let known = [(0.0, "0"), (1.0, "1 second"), (2.0, "2 seconds"), (5.0, "5 seconds"), (10.0, "10 seconds")];
+    let at = known.iter().position(|(_, words)| *words == delay).unwrap_or_else(|| panic!("{delay}"));
+    assert!((known[at - 1].0 - 0.05..=known[at].0 + 0.05).contains(&late), "{delay} for {late} s");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_printed_pipeline_is_accepted_and_its_windows_have_the_rows_of_the_devices() {
     let folder = Folder::new();
@@ -28,15 +58,15 @@ async fn the_printed_pipeline_is_accepted_and_its_windows_have_the_rows_of_the_d
     let old = format!("{{\"device\":\"f0\",\"temperature\":1,\"door\":false,\"ts\":{}}}", now_ms() - 3_600_000);
     mosquitto_pub_retained(broker.port, "plant/lab/f0/telemetry", &old);
     let devices = Devices::start(broker.port);
-    let (code, sql, complained) = said(&sniff(&folder, &[&broker.url(), "plant/#", "--seconds", "3"]).await);
+    let (code, sql, complained) = said(&sniff(&folder, &[&broker.url(), "plant/#", "--seconds", SECONDS]).await);
     assert_eq!(code, Some(0), "{complained}");
+    delay_is_that_of_the_lateness(&sql);
     for piece in [
         "topic     = 'plant/lab/{device}/telemetry'",
         "-- device: level 3 of the topic says the same",
         "temperature DOUBLE NOT NULL",
         "door        BOOLEAN NOT NULL",
         "ts          TIMESTAMP NOT NULL",
-        "WATERMARK FOR ts AS ts - INTERVAL '1 second'",
         "time_unit = 'ms'",
         "Beside them 1 retained copy",
         "no JSON, such as \"on\" on plant/lab/lamp",
@@ -78,14 +108,9 @@ async fn programs_read_it_as_json_and_a_user_needs_a_password() {
     };
     folder.write("password", "s3cret\n");
     let url = broker.url();
-    let with_password = ["--username", "tide", "--password-file", "password", "--seconds", "3", "--format", "json"];
+    let with_password = ["--username", "tide", "--password-file", "password", "--seconds", SECONDS, "--format", "json"];
     let arguments: Vec<&str> = [url.as_str(), "m/+"].into_iter().chain(with_password).collect();
-    let (output, ()) = tokio::join!(sniff(&folder, &arguments), async {
-        for _ in 0..12 {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            tokio::task::block_in_place(publish);
-        }
-    });
+    let output = while_somebody(publish, sniff(&folder, &arguments)).await;
     let (code, answer, complained) = said(&output);
     assert_eq!(code, Some(0), "{complained}");
     let answer: Value = serde_json::from_str(&answer).expect("JSON");
@@ -123,13 +148,9 @@ async fn readings_that_tell_no_columns_are_pointed_to_the_formats() {
     let folder = Folder::new();
     let broker = Broker::start(&folder).await;
     let url = broker.url();
-    let arguments = [url.as_str(), "csv/#", "--seconds", "2"];
-    let (output, ()) = tokio::join!(sniff(&folder, &arguments), async {
-        for _ in 0..8 {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            tokio::task::block_in_place(|| mosquitto_pub(broker.port, "5", 1, "csv/a", "a,b\n1,2\n"));
-        }
-    });
+    let arguments = [url.as_str(), "csv/#", "--seconds", SECONDS];
+    let publish = || mosquitto_pub(broker.port, "5", 1, "csv/a", "a,b\n1,2\n");
+    let output = while_somebody(publish, sniff(&folder, &arguments)).await;
     let (code, printed, complained) = said(&output);
     assert_eq!((code, printed.as_str()), (Some(2), ""), "{complained}");
     for words in ["no JSON, such as", "by a source that says format = '…'"] {

@@ -40,7 +40,7 @@ fn verify(folder: &Folder, sql: &str, words: &[&str], environment: &[(&str, &str
 /// Verifies a pipeline with a few kills; all must be well.
 fn passes(sql: &str, seed: &str) -> Ended {
     let folder = Folder::new();
-    let ended = verify(&folder, sql, &["--seconds", "4", "--kills", "4", "--seed", seed], &[]);
+    let ended = verify(&folder, sql, &["--seconds", "8", "--kills", "4", "--seed", seed], &[]);
     assert_eq!(ended.code, Some(0), "{}", ended.said);
     let number = |key: &str| ended.line[key].as_u64().unwrap_or_else(|| panic!("{key} is not in {}", ended.line));
     for key in ["missing", "duplicate", "invented", "wrong_windows"] {
@@ -108,13 +108,13 @@ fn a_source_of_a_broker_is_fed_over_mqtt_and_nothing_of_theirs_is_touched() {
 #[test]
 fn rows_that_are_lost_are_found_and_the_folder_and_the_command_are_kept() {
     let folder = Folder::new();
-    let words = ["--seconds", "3", "--kills", "2", "--seed", "5"];
+    let words = ["--seconds", "6", "--kills", "2", "--seed", "5"];
     let ended = verify(&folder, OF_A_BROKER, &words, &[("TIDEMILL_VERIFY_LOSES_A_COMMIT", "1")]);
     assert_eq!(ended.code, Some(3), "{}", ended.said);
     assert!(ended.line["missing"].as_u64().is_some_and(|missing| missing > 0), "{} {}", ended.line, ended.said);
     assert_eq!(ended.line["verdict"], "failed");
     assert!(
-        ended.said.contains("tidemill verify --seed 5 --kills 2 --seconds 3 --rate 500 pipeline.sql"),
+        ended.said.contains("tidemill verify --seed 5 --kills 2 --seconds 6 --rate 500 pipeline.sql"),
         "{}",
         ended.said
     );

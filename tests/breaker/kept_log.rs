@@ -1,10 +1,13 @@
-//! Keeps what the program deletes: a copy of each segment of its log, for the verdict to read.
+//! Keeps what the program deletes: each segment of its log, for the verdict to read.
 //!
-//! A thread looks into the log's folder all the time. A segment that has a successor changes no more, and is copied; the
-//! last one is copied when the program is down. Checkpoints keep a segment for much longer than a look takes.
+//! A thread looks into the log's folder all the time, and gives each segment a second name as soon as it is there: whatever
+//! the program does with its own, the bytes stay. On a disk that can lose its power, which is another file system, a segment
+//! is copied: one that has a successor changes no more, and the last one waits until the program is down. Checkpoints keep
+//! a segment for much longer than a look takes.
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Between two looks. Three checkpoints, which keep a segment, take several times as long.
+/// Between two looks. A segment fills for longer, and three checkpoints keep it.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// A log folder whose segments are kept. Dropping it ends the thread.
@@ -22,7 +25,7 @@ pub(super) struct KeptLog {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The copies, and of which file each one is.
+/// What is kept; for copies, of which file each one is.
 struct Copies {
     log: PathBuf,
     kept: PathBuf,
@@ -78,18 +81,37 @@ impl Copies {
         let mut segments: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         segments.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
         segments.sort();
-        if !is_down {
-            segments.pop();
-        }
-        for segment in segments {
-            let Ok(found) = fs::metadata(&segment) else { continue };
+        let last = segments.len().saturating_sub(1);
+        for (at, segment) in segments.iter().enumerate() {
+            let Ok(found) = fs::metadata(segment) else { continue };
             let name = segment.file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned();
+            let kept = self.kept.join(&name);
+            if is_linked(&kept, found.ino(), found.dev()) || link(segment, &kept) {
+                continue;
+            }
             // After a loss of power another file may have the same name: the old one was never durable.
             let now = (found.ino(), found.len());
-            if self.of.get(&name) != Some(&now) && copy(&segment, &self.kept.join(&name)) {
+            let is_due = is_down || at < last;
+            if is_due && self.of.get(&name) != Some(&now) && copy(segment, &kept) {
                 self.of.insert(name, now);
             }
         }
+    }
+}
+
+/// Says whether a name that is kept is one of this very file.
+fn is_linked(kept: &Path, ino: u64, dev: u64) -> bool {
+    fs::metadata(kept).is_ok_and(|kept| kept.ino() == ino && kept.dev() == dev)
+}
+
+/// Gives a file a second name, in place of another file that had it before; `false` where that cannot be.
+fn link(from: &Path, to: &Path) -> bool {
+    match fs::hard_link(from, to) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let beside = to.with_extension("link");
+            fs::hard_link(from, &beside).and_then(|()| fs::rename(&beside, to)).is_ok()
+        }
+        linked => linked.is_ok(),
     }
 }
 

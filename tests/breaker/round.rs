@@ -13,7 +13,7 @@ use super::{Attack, sources, verdict};
 use crate::harness::disk::Disk;
 use crate::harness::folder::Folder;
 use crate::harness::program::{Program, Serve, free_port};
-use crate::harness::wait::eventually;
+use crate::harness::wait::while_it_moves;
 
 /// Intervals of commits, from start to start: from much overlap to whole epochs in memory only.
 const COMMITS_MS: [u64; 3] = [50, 200, 1_000];
@@ -22,10 +22,8 @@ const CHECKPOINTS_MS: [u64; 4] = [100, 500, 2_000, 10_000];
 const WORKERS_MAX: usize = 4;
 /// Attempts to start while a disk fails, about.
 const ATTEMPTS_OF_A_FAILURE: u64 = 4;
-/// A debug build that brings the last rows of a round.
-const ROWS_TIME_MAX: Duration = Duration::from_secs(600);
-/// How long the last epochs may take after the senders have ended.
-const SETTLE_TIME_MAX: Duration = Duration::from_secs(120);
+/// How long no more readings may be acknowledged, while some are missing.
+const ROWS_STILL_MAX: Duration = Duration::from_secs(120);
 
 /// A program to be broken, and all around it.
 pub(super) struct Scene {
@@ -148,18 +146,14 @@ impl Scene {
     async fn end(mut self, folder: &Folder, rows: u64, mut report: Report) -> Report {
         let begin = Instant::now();
         let program = self.start_ready().await;
-        eventually(&format!("{rows} readings are acknowledged"), ROWS_TIME_MAX, async || {
+        while_it_moves(&format!("{rows} readings are acknowledged"), ROWS_STILL_MAX, async || {
             assert!(self.load.is_running(), "a sender has ended before its time; it says why above");
-            (self.load.shared().acknowledged().iter().sum::<u64>() >= rows).then_some(())
+            let so_far = self.acknowledged();
+            if so_far >= rows { Ok(()) } else { Err(so_far) }
         })
         .await;
         let shared = self.load.end().await;
-        eventually("all epochs are complete", SETTLE_TIME_MAX, async || {
-            let (_, text) = program.http.get("/api/v1/status").await.ok()?;
-            let status: serde_json::Value = serde_json::from_str(&text).ok()?;
-            (status["rows_in_flight"] == 0 && status["sealed_epoch"] == status["completed_epoch"]).then_some(())
-        })
-        .await;
+        program.http.quiet().await;
         program.stop().await;
         let kept_log = self.kept_log.keep();
         let ended = Instant::now();

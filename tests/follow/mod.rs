@@ -85,11 +85,7 @@ async fn each_line_is_there_once_through_rotations_and_kills() {
     let program = serve.start_ready().await;
     for writer in &writers {
         let sql = format!("SELECT count(DISTINCT seq) AS n FROM seen WHERE who = '{}'", writer.name);
-        eventually(&format!("{sql} gives {}", writer.next), REST_MAX, async || {
-            let rows = program.http.query(&sql).await.ok()?;
-            (rows.first()?["n"].as_i64()? == writer.next).then_some(())
-        })
-        .await;
+        program.http.query_until(&sql, writer.next).await;
     }
     // What would come twice would come now.
     tokio::time::sleep(Duration::from_secs(3)).await;

@@ -10,6 +10,8 @@ use super::folder::Folder;
 use super::program::{free_port, installed, signal};
 use super::wait::eventually;
 
+/// A broker that starts, or that writes the state it has: a matter of milliseconds, beside other tests of seconds.
+const BROKER_MAX: Duration = Duration::from_secs(60);
 /// What a broker is told that keeps its state, and saves it after each change.
 const SAVES: &str = "persistence true\nautosave_on_changes true\nautosave_interval 1\nmax_queued_messages 100000\n";
 
@@ -68,7 +70,9 @@ impl Broker {
             .expect("mosquitto starts");
         self.child = Some(child);
         let address = ("127.0.0.1", self.port);
-        eventually("mosquitto listens", Duration::from_secs(10), async || {
+        let child = self.child.as_mut().expect("just started");
+        eventually("mosquitto listens", BROKER_MAX, async || {
+            assert!(child.try_wait().expect("a child to ask").is_none(), "mosquitto has ended: it says why below");
             tokio::net::TcpStream::connect(address).await.ok()
         })
         .await;
@@ -78,7 +82,7 @@ impl Broker {
     pub(crate) async fn stop(&mut self) {
         let mut child = self.child.take().expect("a running broker");
         signal("TERM", child.id());
-        eventually("mosquitto ends", Duration::from_secs(10), async || child.try_wait().expect("a child to ask")).await;
+        eventually("mosquitto ends", BROKER_MAX, async || child.try_wait().expect("a child to ask")).await;
     }
 
     /// Kills it; it has saved what it has saved.
@@ -94,7 +98,7 @@ impl Broker {
         let modified = || std::fs::metadata(&database).and_then(|file| file.modified()).ok();
         let before = modified();
         signal("USR1", self.pid());
-        eventually("mosquitto saves its state", Duration::from_secs(10), async || {
+        eventually("mosquitto saves its state", BROKER_MAX, async || {
             let now = modified();
             (now.is_some() && now != before).then_some(())
         })

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use super::wait::while_it_moves;
 
 /// Longer than anything the program should need for one answer.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// How long a question may have the same answer that is not yet the expected one.
-const QUERY_STILL_MAX: Duration = Duration::from_secs(30);
+const QUERY_STILL_MAX: Duration = Duration::from_secs(60);
 /// How long a source may get no further.
 const SETTLE_STILL_MAX: Duration = Duration::from_secs(60);
 
@@ -129,15 +129,31 @@ impl Client {
         .await;
     }
 
+    /// Waits until nothing is in flight: each epoch that has rows is complete.
+    pub(crate) async fn quiet(&self) {
+        while_it_moves("nothing is in flight", SETTLE_STILL_MAX, async || {
+            let status = self.status().await.unwrap_or_default();
+            if is_quiet(&status) { Ok(()) } else { Err(status["completed_epoch"].clone()) }
+        })
+        .await;
+    }
+
+    async fn status(&self) -> Option<Value> {
+        let (_, text) = self.get("/api/v1/status").await.ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
     /// Returns how many rows a source has dealt with, and whether nothing is in flight.
     async fn dealt(&self, source: &str) -> Option<(u64, bool)> {
-        let (_, text) = self.get("/api/v1/status").await.ok()?;
-        let status: Value = serde_json::from_str(&text).ok()?;
+        let status = self.status().await?;
         let found = status["sources"].as_array()?.iter().find(|entry| entry["name"] == source)?;
         let dealt = ["rows", "dead", "quarantined"].iter().filter_map(|key| found[*key].as_u64()).sum::<u64>();
-        let is_quiet = status["rows_in_flight"] == 0 && status["sealed_epoch"] == status["completed_epoch"];
-        Some((dealt, is_quiet))
+        Some((dealt, is_quiet(&status)))
     }
+}
+
+fn is_quiet(status: &Value) -> bool {
+    status["rows_in_flight"] == 0 && status["sealed_epoch"] == status["completed_epoch"]
 }
 
 /// Reads rows from an answer: a JSON array of objects, or an object that holds one as `rows`.

@@ -4,11 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rumqttc_v4::{AsyncClient, MqttOptions, PublishNotice, PublishOptions, QoS};
+use rumqttc_v4::{AsyncClient, MqttOptions, NetworkOptions, PublishNotice, PublishOptions, QoS};
 use tokio::task::JoinHandle;
 
 /// Time between two attempts to connect.
 const RECONNECT: Duration = Duration::from_millis(50);
+/// Neither a pause of the test nor one of the program is a broken link: who is killed is noticed without it.
+const KEEP_ALIVE_S: u16 = 60;
+/// From connecting to CONNACK.
+const HANDSHAKE_S: u64 = 60;
 /// Requests that wait for the link.
 const QUEUE_MAX: usize = 16;
 /// Messages on the wire that wait for their acknowledgement.
@@ -25,8 +29,11 @@ impl Device {
     /// Connects, and connects again whenever the link breaks.
     pub(crate) fn connect(port: u16, id: &str) -> Device {
         let mut options = MqttOptions::new(id, ("127.0.0.1", port));
-        options.set_clean_session(false).set_keep_alive(5).set_inflight(IN_FLIGHT_MAX);
+        options.set_clean_session(false).set_keep_alive(KEEP_ALIVE_S).set_inflight(IN_FLIGHT_MAX);
         let (client, mut events) = AsyncClient::builder(options).capacity(QUEUE_MAX).build();
+        let mut network = NetworkOptions::new();
+        network.set_connection_timeout(HANDSHAKE_S);
+        events.set_network_options(network);
         let links = Arc::new(AtomicU64::new(0));
         let broken = Arc::clone(&links);
         let link_loop = tokio::spawn(async move {

@@ -18,8 +18,8 @@ use super::mqtt_script::words::{Version, decode, encode};
 
 /// Between two attempts to connect.
 const RECONNECT: Duration = Duration::from_millis(10);
-/// How long the other side may take for its answer to CONNECT: a program that is killed just then never gives one.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// How long the other side may take to connect, or for its answer to CONNECT.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(30);
 /// Messages that are written, and synced to the ledger, together.
 const BATCH_MAX: usize = 200;
 

@@ -42,7 +42,7 @@ async fn what_python_writes_is_taken_and_any_cut_of_it_is_refused_without_a_trac
     program.http.query_until("SELECT count(note) AS n FROM history", rows / 100 * 50).await;
 
     // Damage, all or nothing, a bomb: refused, and what the refusal says. None of it leaves a trace.
-    let before = log_at_rest(&serve.data).await;
+    let before = log_at_rest(&program, &serve.data).await;
     for (file, headers, body) in cut {
         let (status, answer) = post(&program, INGEST, &headers, &body[..]).await;
         let end = body.len();
@@ -53,7 +53,7 @@ async fn what_python_writes_is_taken_and_any_cut_of_it_is_refused_without_a_trac
     let bomb = std::fs::read(folder.join("bomb.zst")).expect("made above");
     let (status, answer) = post(&program, INGEST, &[NDJSON, ("content-encoding", "zstd")], bomb).await;
     assert_eq!(status, 413, "{answer}");
-    assert!(log_at_rest(&serve.data).await == before, "the log has changed");
+    assert!(log_at_rest(&program, &serve.data).await == before, "the log has changed");
 
     let partial = format!("{INGEST}?on_error=dead_letter");
     for _ in 0..2 {

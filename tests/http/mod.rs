@@ -42,9 +42,10 @@ async fn state_of(program: &Program, position: &Value, wait: Duration) -> String
     answer["state"].as_str().expect("a state").to_owned()
 }
 
-/// Returns the bytes of the log, by file, as soon as nothing is written to it any more. A program that has nothing to do writes
-/// nothing.
-async fn log_at_rest(data: &Path) -> BTreeMap<String, Vec<u8>> {
+/// Returns the bytes of the log, by file, as soon as nothing is written to it any more. A program that has nothing to do, which
+/// it says itself, writes nothing.
+async fn log_at_rest(program: &Program, data: &Path) -> BTreeMap<String, Vec<u8>> {
+    program.http.quiet().await;
     let read = || {
         let files = std::fs::read_dir(data.join("log")).expect("a log").flatten();
         let file = |file: std::fs::DirEntry| {
@@ -53,7 +54,7 @@ async fn log_at_rest(data: &Path) -> BTreeMap<String, Vec<u8>> {
         };
         files.map(file).collect::<BTreeMap<_, _>>()
     };
-    eventually("the log is at rest", Duration::from_secs(30), async || {
+    eventually("the log is at rest", Duration::from_secs(60), async || {
         let before = read();
         tokio::time::sleep(Duration::from_millis(400)).await;
         (read() == before).then_some(before)

@@ -1,16 +1,19 @@
 //! A request that says who it is, is stored once: through kills, and as long as it is remembered.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{INGEST, NDJSON, PIPELINE, log_holds, post};
 use crate::harness::folder::Folder;
 use crate::harness::program::Serve;
+use crate::harness::strace::Strace;
 use crate::harness::wait::eventually;
 
-/// Longer than it takes to see that a record is written, and to kill.
-const SYNC_TAKES: Duration = Duration::from_millis(400);
+/// Longer than anything takes that must be done before a sync is over.
+const SYNC_TAKES: &str = "fdatasync,fsync:delay_enter=60000000";
+/// A debug build on a busy machine.
+const WRITTEN_MAX: Duration = Duration::from_secs(60);
 
 fn producer(sequence: &str) -> [(&str, &str); 4] {
     [NDJSON, ("producer-id", "meter-7"), ("producer-epoch", "0"), ("producer-seq", sequence)]
@@ -19,10 +22,8 @@ fn producer(sequence: &str) -> [(&str, &str); 4] {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_whose_answer_was_lost_by_a_kill_is_stored_once_if_it_says_who_it_is() {
     let folder = Folder::new();
-    let quick = Serve::new(&folder, PIPELINE);
-    let mut slow = quick.clone();
-    slow.delay_syncs(SYNC_TAKES);
-    let program = quick.start_ready().await;
+    let serve = Serve::new(&folder, PIPELINE);
+    let program = serve.start_ready().await;
     assert_eq!(post(&program, INGEST, &producer("0"), "{\"v\":1}").await.0, 200);
     program.stop().await;
 
@@ -32,7 +33,8 @@ async fn a_request_whose_answer_was_lost_by_a_kill_is_stored_once_if_it_says_who
         [("producer", &second[..], 1, 1), ("key", &key[..], 3, 1), ("nobody", &[NDJSON][..], 5, 2)]
     {
         let body = format!("{{\"v\":0,\"note\":\"of-{name}\"}}\n{{\"v\":1,\"note\":\"of-{name}\"}}\n");
-        let program = slow.start_ready().await;
+        let program = serve.start_ready().await;
+        let slow = Strace::attach(program.pid(), &Strace::inject(&[SYNC_TAKES])).await;
         let http = program.http.clone();
         let (given, sent) = (
             headers.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect::<Vec<_>>(),
@@ -42,14 +44,14 @@ async fn a_request_whose_answer_was_lost_by_a_kill_is_stored_once_if_it_says_who
             let headers: Vec<(&str, &str)> = given.iter().map(|(name, value)| (&name[..], &value[..])).collect();
             http.post_with(INGEST, &headers, sent.into_bytes()).await
         });
-        eventually("the record is written", Duration::from_secs(30), async || {
-            log_holds(&quick.data, &format!("of-{name}")).then_some(())
+        eventually("the record is written", WRITTEN_MAX, async || {
+            log_holds(&serve.data, &format!("of-{name}")).then_some(())
         })
         .await;
-        program.kill9();
+        slow.kill9(program);
         assert!(asked.await.expect("no panic").is_err(), "{name}: no answer came before the sync");
 
-        let program = quick.start_ready().await;
+        let program = serve.start_ready().await;
         // A request that says who it is may come as often as it likes.
         for _ in 0..if stored == 1 { 3 } else { 1 } {
             let (status, answer) = post(&program, INGEST, headers, body.clone()).await;
@@ -111,15 +113,34 @@ async fn a_key_stands_for_one_body_and_what_is_remembered_survives_kills_and_che
 #[tokio::test(flavor = "multi_thread")]
 async fn of_requests_with_one_key_at_the_same_time_one_is_stored_and_the_others_are_told_to_come_again() {
     let folder = Folder::new();
-    let mut serve = Serve::new(&folder, PIPELINE);
-    serve.delay_syncs(Duration::from_millis(300));
+    let serve = Serve::new(&folder, PIPELINE);
     let program = serve.start_ready().await;
-    let asked = (0..8).map(|_| post(&program, INGEST, &[NDJSON, ("idempotency-key", "k")], "{\"v\":1}"));
-    let answers: Vec<(u16, Value)> = futures::future::join_all(asked).await;
-    let (taken, sent_away): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(status, _)| *status == 200);
-    assert!(!taken.is_empty() && !sent_away.is_empty(), "{taken:?} {sent_away:?}");
-    assert!(sent_away.iter().all(|(status, answer)| *status == 409 && answer["code"] == "TM2118"), "{sent_away:?}");
-    assert_eq!(taken.iter().filter(|(_, answer)| answer["duplicate"] == false).count(), 1, "{taken:?}");
+    let slow = Strace::attach(program.pid(), &Strace::inject(&[SYNC_TAKES])).await;
+    let named =
+        async || post(&program, INGEST, &[NDJSON, ("idempotency-key", "k")], "{\"v\":1,\"note\":\"of-eight\"}").await;
+    // Eight of them; as long as the one that is written is not synced, the others are told so.
+    let all = futures::future::join_all((0..8).map(async |_| {
+        let answer = named().await;
+        (Instant::now(), answer)
+    }));
+    let goes_on = async {
+        eventually("one of them is written", WRITTEN_MAX, async || log_holds(&serve.data, "of-eight").then_some(()))
+            .await;
+        let (status, answer) = named().await;
+        assert_eq!((status, &answer["code"]), (409, &json!("TM2118")), "{answer}");
+        let begin = Instant::now();
+        slow.detach().await;
+        begin
+    };
+    let (answers, synced) = tokio::join!(all, goes_on);
+    let (early, late): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(at, _)| *at < synced);
+    assert!(early.iter().all(|(_, (status, answer))| *status == 409 && answer["code"] == "TM2118"), "{early:?}");
+    let (taken, sent_away): (Vec<_>, Vec<_>) = late.into_iter().partition(|(_, (status, _))| *status == 200);
+    assert!(
+        sent_away.iter().all(|(_, (status, answer))| *status == 409 && answer["code"] == "TM2118"),
+        "{sent_away:?}"
+    );
+    assert_eq!(taken.iter().filter(|(_, (_, answer))| answer["duplicate"] == false).count(), 1, "{taken:?}");
     program.http.query_until("SELECT count(v + 0) AS n FROM history", 1).await;
     program.stop().await;
 }

@@ -8,7 +8,7 @@ use crate::harness::program::Serve;
 use crate::harness::python::{interpreter, script};
 
 /// What schemathesis may take for all that its configuration asks for; half a minute is usual.
-const SECONDS_MAX: &str = "300";
+const SECONDS_MAX: &str = "600";
 
 /// What the protocols need beside what the others do.
 const POINTS: &str = "CREATE SOURCE points (measurement TEXT, value DOUBLE) WITH (connector = 'http', format = 'line_protocol');\n\

@@ -7,8 +7,8 @@ use futures::future::join_all;
 
 use crate::harness::folder::Folder;
 use crate::harness::http::rows_of;
-use crate::harness::mqtt_script::Link;
 use crate::harness::mqtt_script::words::{Version, encode};
+use crate::harness::mqtt_script::{ANSWER_MAX, Link};
 use crate::harness::program::{Program, Serve, command, free_port};
 use crate::harness::wait::eventually;
 
@@ -130,7 +130,7 @@ async fn a_device_that_begins_anew_is_believed_and_one_that_takes_over_ends_the_
     let mut first = scene.device(Version::V5, "a", false).await;
     first.play("> PUBLISH q2 id=1 v=1 \n < PUBREC 1").await;
     let mut second = scene.device(Version::V5, "a", true).await;
-    let said = first.next(Duration::from_secs(20)).await.unwrap_or_default();
+    let said = first.next(ANSWER_MAX).await.unwrap_or_default();
     assert!(said.starts_with("DISCONNECT rc=0x8e"), "{said:?}");
     first.expect_close().await;
     second.play("> PUBLISH q2 id=1 dup=1 v=1 \n < PUBREC 1").await;
@@ -148,16 +148,18 @@ async fn a_device_that_only_trickles_its_connect_is_thrown_out_and_disturbs_nobo
     let scene = Scene::new();
     let program = scene.serve.start_ready().await;
     let bytes = encode(Version::V5, "CONNECT v5 id=slow");
-    let mut slow: Vec<Link> = join_all((0..50).map(|_| Link::connect(scene.port, Version::V5))).await;
-    for link in &mut slow {
+    let mut slow: Vec<Link> = join_all((0..50).map(async |_| {
+        let mut link = Link::connect(scene.port, Version::V5).await;
         link.send_bytes(&bytes[..5]).await;
-    }
+        link
+    }))
+    .await;
     let mut link = scene.device(Version::V5, "quick", false).await;
     for id in 1..=100 {
         link.play(&format!("> PUBLISH q1 id={id} v={id} \n < PUBACK {id}")).await;
     }
     join_all(slow.iter_mut().map(async |link| {
-        eventually("a slow CONNECT is given up", Duration::from_secs(30), async || {
+        eventually("a slow CONNECT is given up", Duration::from_secs(60), async || {
             // Nothing but the end can come.
             let said = link.next(Duration::from_millis(200)).await;
             assert_eq!(said, None);

@@ -15,7 +15,7 @@ const COUNT: &str = "SELECT count(DISTINCT v) AS n FROM history";
 const PASSWORD: &str = "correct horse battery";
 
 /// How long a program may take to say what is wrong with a broker.
-const SAID_MAX: Duration = Duration::from_secs(30);
+const SAID_MAX: Duration = Duration::from_secs(60);
 
 /// Lines of readings `[from, to)`.
 fn lines(from: i64, to: i64) -> String {

@@ -148,7 +148,7 @@ async fn of_two_programs_with_one_client_id_the_first_stops_and_says_so() {
     first.http.query_until("SELECT count(*) AS n FROM copied", 1).await;
     let second = reader(&second_folder).start_ready().await;
     let log = first_folder.join("program.stderr");
-    let status = first.ended(Duration::from_secs(30)).await;
+    let status = first.ended(Duration::from_secs(60)).await;
     assert_eq!(status.code(), Some(2));
     let said = std::fs::read_to_string(log).expect("a readable log");
     assert!(said.contains("two programs use the client id \"one\""), "{said}");

@@ -20,7 +20,10 @@ fn every_block_of_the_page_is_run_or_looked_at() {
 async fn influx_clients_of_both_versions_write_points() {
     let folder = Folder::new();
     let (serve, program) = start(&folder).await;
-    python(&block_for("python influxdb-client", &serve), &[]);
+    // Its own patience of ten seconds is not much beside other tests.
+    let patient =
+        block_for("python influxdb-client", &serve).replace("InfluxDBClient(", "InfluxDBClient(timeout=60_000, ");
+    python(&patient, &[]);
     python(&block_for("python influxdb", &serve), &[]);
     let expected = json!([
         {"host": "a b", "usage": 0.5, "dc": "x", "ts": "2023-11-14T22:13:20.123Z"},
@@ -35,7 +38,7 @@ from influxdb_client import InfluxDBClient, WriteOptions
 from influxdb_client.client.write_api import SYNCHRONOUS
 from influxdb_client.rest import ApiException
 url = f"http://127.0.0.1:{sys.argv[1]}/influx"
-with InfluxDBClient(url=url, token="any", org="any", enable_gzip=True) as client:
+with InfluxDBClient(url=url, token="any", org="any", enable_gzip=True, timeout=60_000) as client:
     with client.write_api(write_options=WriteOptions(batch_size=500)) as api:
         for n in range(5_000):
             api.write(bucket="cpu", record=f"many,host=h{n % 10} usage={n} {1_700_000_100_000_000_000 + n}")

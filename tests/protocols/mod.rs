@@ -17,8 +17,10 @@ use serde_json::Value;
 use crate::harness::folder::Folder;
 use crate::harness::program::{Program, Serve};
 use crate::harness::python::interpreter;
-use crate::harness::wait::eventually;
+use crate::harness::wait::while_it_moves;
 
+/// How long a client waits for an answer, in seconds.
+const PATIENCE_S: &str = "60";
 const PAGE: &str = include_str!("../../docs/protocols.md");
 
 /// Returns the block of the page with this mark.
@@ -45,7 +47,10 @@ fn block_for(mark: &str, serve: &Serve) -> String {
 /// Runs Python in the environment of the tests and returns what it printed.
 fn python(script: &str, arguments: &[&str]) -> String {
     // The clients are told to wait for nothing outside of this machine.
-    let output = Command::new(interpreter()).arg("-c").arg(script).args(arguments).env("no_proxy", "*").output();
+    let mut command = Command::new(interpreter());
+    command.arg("-c").arg(script).args(arguments).env("no_proxy", "*");
+    // The SDK of OpenTelemetry waits for ten seconds, which is not much beside other tests.
+    let output = command.env("OTEL_EXPORTER_OTLP_TIMEOUT", PATIENCE_S).output();
     let output = output.expect("Python starts");
     let complained = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}\ngives {}\n{complained}", output.status);
@@ -55,12 +60,14 @@ fn python(script: &str, arguments: &[&str]) -> String {
 
 /// Waits until a question has these rows.
 async fn rows_are(program: &Program, sql: &str, expected: Value) {
-    let mut last = Value::Null;
-    let wanted = expected.clone();
-    let look = async || {
-        last = Value::Array(program.http.query(sql).await.ok()?);
-        (last == wanted).then_some(())
-    };
-    let patience = tokio::time::timeout(Duration::from_secs(30), eventually(sql, Duration::from_secs(60), look)).await;
-    assert!(patience.is_ok(), "{sql} gives {last}, not {expected}");
+    let wanted = expected.as_array().expect("rows");
+    while_it_moves(&format!("{sql} gives {expected}"), Duration::from_secs(60), async || {
+        let rows = program.http.query(sql).await;
+        if rows.as_ref() == Ok(wanted) {
+            return Ok(());
+        }
+        eprintln!("{sql} gives {rows:?}");
+        Err(rows)
+    })
+    .await;
 }

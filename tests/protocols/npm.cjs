@@ -10,9 +10,11 @@ const proto = require("@opentelemetry/exporter-metrics-otlp-proto");
 const port = Number(process.argv[2]);
 const base = `http://127.0.0.1:${port}`;
 const begin = 1_700_000_000_000;
+// The libraries wait for ten seconds, which is not much beside other tests.
+const PATIENCE_MS = 60_000;
 
 async function influxOfBothVersions() {
-  const writer = new InfluxDB({ url: `${base}/influx`, token: "any" }).getWriteApi("any", "cpu", "ms", { batchSize: 300 });
+  const writer = new InfluxDB({ url: `${base}/influx`, token: "any", timeout: PATIENCE_MS }).getWriteApi("any", "cpu", "ms", { batchSize: 300 });
   for (let n = 0; n < 1_000; n++) {
     writer.writePoint(new Point("two").tag("host", `h ${n % 3}`).floatField("usage", n / 4).timestamp(begin + n));
   }
@@ -34,8 +36,8 @@ async function remoteWrite() {
 }
 
 async function openTelemetry(room, Exporter) {
-  const exporter = new Exporter({ url: `${base}/otlp/v1/metrics` });
-  const reader = new PeriodicExportingMetricReader({ exporter, exportIntervalMillis: 600_000 });
+  const exporter = new Exporter({ url: `${base}/otlp/v1/metrics`, timeoutMillis: PATIENCE_MS });
+  const reader = new PeriodicExportingMetricReader({ exporter, exportIntervalMillis: 600_000, exportTimeoutMillis: PATIENCE_MS });
   const resource = resourceFromAttributes({ "service.name": "npm" });
   const meter = new MeterProvider({ resource, readers: [reader] }).getMeter("test");
   meter.createCounter("requests").add(3, { room });

@@ -71,13 +71,13 @@ async fn what_a_real_prometheus_has_measured_is_here_once_through_kills() {
     let (serve, mut program) = start(&folder).await;
     let prometheus = Prometheus::start(&folder, &block_for("prometheus", &serve));
     for kill in 1..=3usize {
-        eventually("samples arrive", Duration::from_secs(60), async || {
+        eventually("samples arrive", Duration::from_secs(120), async || {
             (arrived(&program).await?.len() >= 4 * kill).then_some(())
         })
         .await;
         program.kill9();
         // Prometheus notices that nobody is there, and keeps what it cannot send.
-        eventually("Prometheus sees us gone", Duration::from_secs(30), async || {
+        eventually("Prometheus sees us gone", Duration::from_secs(90), async || {
             let zeros = prometheus.ups().await?.values().filter(|up| **up == 0).count();
             (zeros >= kill).then_some(())
         })
@@ -87,7 +87,7 @@ async fn what_a_real_prometheus_has_measured_is_here_once_through_kills() {
     let measured = prometheus.ups().await.expect("an answer");
     assert!(measured.len() >= 12 && measured.values().any(|up| *up == 0), "{measured:?}");
     // All that it had measured by now has come, also what it measured of our absence, and nothing has come twice.
-    let here = eventually("all samples are here", Duration::from_secs(90), async || {
+    let here = eventually("all samples are here", Duration::from_secs(180), async || {
         let here = arrived(&program).await?;
         let found: BTreeMap<i64, i64> = here.iter().copied().collect();
         measured.iter().all(|(ms, up)| found.get(ms) == Some(up)).then_some(here)

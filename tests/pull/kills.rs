@@ -111,7 +111,7 @@ async fn a_websocket_is_spoken_to_again_after_either_side_has_gone() {
     program.http.query_until(begun, 1).await;
     server.kill();
     let broken = async || super::targets(&program.http, "feed").await.first()?["error"].as_str().map(|_| ());
-    eventually("it is noticed", Duration::from_secs(30), broken).await;
+    eventually("it is noticed", Duration::from_secs(60), broken).await;
     server.resume();
     program.http.query_until(begun, 2).await;
     program.kill9();

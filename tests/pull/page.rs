@@ -39,7 +39,7 @@ async fn every_pipeline_of_the_page_is_accepted_and_has_rows() {
     for view in ["is_up", "stations_seen", "prices", "heard"] {
         let sql = format!("SELECT count(*) AS n FROM {view}");
         let has_rows = async || (number(&program.http, &sql).await? > 0).then_some(());
-        eventually(&sql, Duration::from_secs(30), has_rows).await;
+        eventually(&sql, Duration::from_secs(60), has_rows).await;
     }
     program.stop().await;
 }

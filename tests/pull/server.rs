@@ -75,7 +75,7 @@ impl Server {
     /// Waits until it has seen so many more.
     pub(super) async fn until_seen(&self, key: &str, more: u64) {
         let before = self.seen(key).await;
-        eventually(key, Duration::from_secs(30), async || (self.seen(key).await >= before + more).then_some(())).await;
+        eventually(key, Duration::from_secs(60), async || (self.seen(key).await >= before + more).then_some(())).await;
     }
 }
 

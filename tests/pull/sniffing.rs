@@ -8,6 +8,9 @@ use super::server::Server;
 use crate::harness::folder::Folder;
 use crate::harness::program::{Serve, command, free_port};
 
+/// Enough for several polls, whatever else the machine does.
+const SECONDS: &str = "6";
+
 /// Runs it: exit code, what it printed, and what it complained about.
 async fn sniff(folder: &Folder, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = command(std::iter::once("sniff").chain(arguments.iter().copied()), folder.path());
@@ -60,7 +63,7 @@ async fn every_kind_of_url_gives_a_pipeline_that_runs() {
         ),
     ] {
         let folder = Folder::new();
-        let arguments: Vec<&str> = [&[url.as_str(), "--seconds", "3"], &more[..]].concat();
+        let arguments: Vec<&str> = [&[url.as_str(), "--seconds", SECONDS], &more[..]].concat();
         let (code, sql, complained) = sniff(&folder, &arguments).await;
         assert_eq!(code, Some(0), "{url}: {complained}");
         for piece in pieces {
@@ -80,7 +83,7 @@ async fn every_kind_of_url_gives_a_pipeline_that_runs() {
 async fn programs_read_it_as_json_and_mistakes_say_what_to_do() {
     let (folder, server) = (Folder::new(), Server::start());
     let (code, answer, complained) =
-        sniff(&folder, &[&server.url("/metrics"), "--seconds", "2", "--format", "json"]).await;
+        sniff(&folder, &[&server.url("/metrics"), "--seconds", SECONDS, "--format", "json"]).await;
     assert_eq!(code, Some(0), "{complained}");
     let answer: Value = serde_json::from_str(&answer).expect("JSON");
     assert!(answer["series"].as_u64().is_some_and(|series| series > 5), "{answer:#}");

@@ -11,7 +11,7 @@ use crate::harness::folder::Folder;
 use crate::harness::program::{Serve, free_port, installed};
 use crate::harness::wait::eventually;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A program that ends with the test.
 struct Exporter(Child);
@@ -77,23 +77,25 @@ async fn real_exporters_are_scraped_and_one_that_is_down_is_a_row_a_gauge_and_a_
     let sql = format!("SELECT count(*) AS n FROM scraped WHERE metric = 'up' AND target = '{python}' AND value = 0");
     let is_down = async || (number(http, &sql).await? >= 5).then_some(());
     eventually("it is down with every beat", PATIENCE, is_down).await;
+    // On a busy machine an attempt may fail otherwise once in a while, and so may one at another target.
     let is_open = async || {
         let found = targets(http, "metrics").await.into_iter().next()?;
-        (found["breaker"] != "closed" && found["connected"] == false).then_some(found)
+        let is_told = found["error"] == json!("the server answers 500 Internal Server Error");
+        (found["breaker"] != "closed" && found["connected"] == false && is_told).then_some(())
     };
-    let target = eventually("the breaker is open", PATIENCE, is_open).await;
-    assert_eq!(target["error"], json!("the server answers 500 Internal Server Error"));
-    let (_, text) = http.get("/metrics").await.expect("an answer");
+    eventually("the breaker is open, and why is told", PATIENCE, is_open).await;
+    let others_answer = "tidemill_source_connected{source=\"metrics\"} 1";
+    let shown = async || Some(http.get("/metrics").await.ok()?.1).filter(|text| text.contains(others_answer));
+    let text = eventually("the others answer", PATIENCE, shown).await;
     let line = |start: &str| text.lines().find(|line| line.starts_with(start)).map(str::to_owned).unwrap_or_default();
     let labels = format!("{{source=\"metrics\",target=\"{python}\"}}");
     assert_eq!(line(&format!("tidemill_source_target_up{labels}")), format!("tidemill_source_target_up{labels} 0"));
     let breaker = line(&format!("tidemill_circuit_breaker_state{labels}"));
     assert!(breaker.ends_with(" 1") || breaker.ends_with(" 2"), "{breaker}");
     assert!(line("tidemill_source_errors_total{source=\"metrics\",kind=\"status\"}").len() > 10, "{text}");
-    assert!(text.contains("tidemill_source_connected{source=\"metrics\"} 1"), "the others answer");
 
     server.set("status", 200).await;
     let is_closed = async || (targets(http, "metrics").await.first()?["breaker"] == "closed").then_some(());
-    eventually("the breaker closes", Duration::from_secs(90), is_closed).await;
+    eventually("the breaker closes", Duration::from_secs(150), is_closed).await;
     program.stop().await;
 }

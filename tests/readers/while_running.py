@@ -1,9 +1,11 @@
-"""Reads a growing table again and again with three foreign readers; prints one JSON line for each look.
+"""Reads a growing table again and again with three foreign readers, at least as often as is asked and until each has seen it
+grow; prints one JSON line for each look.
 
     while_running.py TABLE LOOKS        rows hold `seq` = 0, 1, 2, ...: a reader must see a beginning of it, without holes
 """
 import json
 import sys
+import time
 
 import deltalake
 import duckdb
@@ -28,7 +30,11 @@ def look(reader):
         return connection.execute("SELECT count(*), max(seq), count(DISTINCT seq) FROM numbers").fetchone()
 
 
-for _ in range(looks):
+begin, round, first, grown = time.monotonic(), 0, {}, set()
+while round < looks or (len(grown) < 3 and time.monotonic() - begin < 60):
+    round += 1
     for reader in ("deltalake", "polars", "duckdb"):
         n, top, distinct = look(reader)
         print(json.dumps({"reader": reader, "n": n, "top": top, "distinct": distinct}), flush=True)
+        if n > 0 and first.setdefault(reader, n) < n:
+            grown.add(reader)

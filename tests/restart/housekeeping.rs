@@ -30,7 +30,7 @@ async fn log_and_checkpoints_shrink_under_load_and_never_what_a_kept_checkpoint_
             scene.send_large(&program, BATCH_BYTES).await;
             written += BATCH_BYTES;
             let after = number;
-            number = eventually("there is another checkpoint", Duration::from_secs(30), async || {
+            number = eventually("there is another checkpoint", Duration::from_secs(60), async || {
                 checkpoints(&scene.serve.data).keys().next_back().copied().filter(|number| *number > after)
             })
             .await;

@@ -41,7 +41,7 @@ pub(super) const BATCH: i64 = 40;
 const DEAD: i64 = 1;
 const DEVICES: i64 = 7;
 /// A checkpoint is made within this time, also on a busy machine.
-const CHECKPOINT_MAX: Duration = Duration::from_secs(30);
+const CHECKPOINT_MAX: Duration = Duration::from_secs(60);
 
 /// A program with a data folder of its own.
 pub(super) struct Scene {
@@ -132,7 +132,7 @@ impl Scene {
     pub(super) async fn refused(&self) -> String {
         let before = fs::read_to_string(&self.serve.log).unwrap_or_default().len();
         self.keep_log();
-        let ended = self.serve.start().ended(Duration::from_secs(30)).await;
+        let ended = self.serve.start().ended(Duration::from_secs(60)).await;
         let said = fs::read_to_string(&self.serve.log).expect("a readable log")[before..].to_owned();
         assert_eq!(ended.code(), Some(2), "{said}");
         said

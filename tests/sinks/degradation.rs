@@ -36,7 +36,7 @@ async fn clients_that_ask_and_do_not_read_hold_up_neither_ingest_nor_views_nor_s
         );
         stream.write_all(format!("{head}{body}").as_bytes()).await.expect("taken");
         let mut first = [0; 12];
-        let answered = tokio::time::timeout(Duration::from_secs(30), stream.read_exact(&mut first)).await;
+        let answered = tokio::time::timeout(Duration::from_secs(60), stream.read_exact(&mut first)).await;
         answered.expect("an answer begins").expect("an answer begins");
         assert_eq!(&first, b"HTTP/1.1 200");
         slow.push(stream);

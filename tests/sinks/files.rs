@@ -52,9 +52,14 @@ async fn each_row_is_in_one_file_through_kills() {
         })
         .await;
         let (program, stored) = deliver_all(&serve, next).await;
-        program.stop().await;
         let files = read.replace("{}", &path.display().to_string());
         let mut judge = Judge::new();
+        eventually("all rows are in files", DELIVERY_MAX, async || {
+            let count = judge.try_rows(&format!("SELECT count(*) AS n FROM {files}")).ok()?;
+            (count[0]["n"].as_u64()? >= stored.len() as u64).then_some(())
+        })
+        .await;
+        program.stop().await;
         let found = judge.rows(&format!(
             "SELECT count(*) AS n, sum(n)::BIGINT AS s, count(DISTINCT n) AS d, count(device) AS named FROM {files}"
         ));
@@ -86,8 +91,8 @@ async fn a_full_disk_of_a_file_sink_fails_that_sink_alone_and_it_goes_on_when_th
         program.http.ingest_durably("readings", &lines(from, from + 2_000)).await;
     }
     program.http.query_until("SELECT count(*) AS n FROM beside", 20_100).await;
-    let sink = sink_until(&program.http, "the breaker opens", |sink| sink["breaker"] == "open").await;
-    assert!(sink["error"].as_str().is_some_and(|error| error.contains("No space left")), "{sink}");
+    let says = |sink: &Value| sink["error"].as_str().is_some_and(|error| error.contains("No space left"));
+    sink_until(&program.http, "the breaker opens, and says why", |sink| sink["breaker"] == "open" && says(sink)).await;
     let (code, _) = program.http.get("/readyz").await.expect("an answer");
     assert_eq!(code, 200, "only the sink has failed");
     drop(ballast);

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
+use serde_json::Value;
 
 use super::receiver::{Mood, Receiver};
-use super::{DELIVERY_MAX, deliver_all, kill_while_rows_come, lines, sink_until};
+use super::{DELIVERY_MAX, all_is_well, deliver_all, kill_while_rows_come, lines, sink_until};
 use crate::harness::folder::Folder;
 use crate::harness::program::{Serve, tidemill};
 use crate::harness::wait::eventually;
@@ -54,10 +55,16 @@ async fn each_result_arrives_once_at_a_receiver_that_remembers_keys_through_kill
             });
             tokio::time::sleep(Duration::from_millis(random.random_range(20..250))).await;
         }
+        if receiver.requests() == receiver.keys() {
+            receiver.becomes(Mood::TakesAndFails);
+            let comes_again = async || (receiver.requests() > receiver.keys()).then_some(());
+            eventually("a request comes again", DELIVERY_MAX, comes_again).await;
+        }
     })
     .await;
     receiver.becomes(Mood::Takes);
     let (program, stored) = deliver_all(&serve, next).await;
+    receiver.saw(stored.len()).await;
     program.stop().await;
     let mut numbers = receiver.numbers();
     numbers.sort_unstable();
@@ -90,15 +97,19 @@ async fn a_receiver_that_fails_hangs_resets_or_sends_us_inward_holds_nothing_up_
         let program = serve.start_ready().await;
         program.http.ingest_durably("readings", &lines(0, 100)).await;
         receiver.saw(100).await;
+        // The answer has arrived, too: otherwise they would come again.
+        sink_until(&program.http, "the first rows are delivered", |sink| sink["outbox_rows"] == 0).await;
         receiver.becomes(mood.clone());
         for from in (100..600).step_by(100) {
             program.http.ingest_durably("readings", &lines(from, from + 100)).await;
         }
         program.http.query_until("SELECT count(*) AS n FROM hot", 600).await;
         program.http.query_until("SELECT count(*) AS n FROM beside", 600).await;
-        let sink = sink_until(&program.http, "the breaker opens", |sink| sink["breaker"] == "open").await;
-        assert_eq!(sink["outbox_rows"], 500, "{mood:?}: {sink}");
-        assert!(sink["error"].as_str().is_some_and(|error| error.contains(words)), "{mood:?}: {sink}");
+        // On a busy machine an attempt may fail otherwise once in a while.
+        let says = |sink: &Value| sink["error"].as_str().is_some_and(|error| error.contains(words));
+        let what = format!("the breaker opens, and says {words:?}");
+        let is_so = |sink: &Value| sink["breaker"] == "open" && sink["outbox_rows"] == 500 && says(sink);
+        sink_until(&program.http, &what, is_so).await;
         eventually("the gauge shows it", DELIVERY_MAX, async || {
             let (_, text) = program.http.get("/metrics").await.ok()?;
             text.contains("tidemill_circuit_breaker_state{sink=\"alerts\"} 2\n").then_some(())
@@ -113,8 +124,7 @@ async fn a_receiver_that_fails_hangs_resets_or_sends_us_inward_holds_nothing_up_
         let numbers = receiver.numbers();
         assert!(in_order_for_each_device(&numbers), "{mood:?}: {numbers:?}");
         assert_eq!(numbers.iter().copied().collect::<BTreeSet<_>>(), (0..700).collect(), "{mood:?}");
-        let sink = sink_until(&program.http, "the outbox is empty", |sink| sink["outbox_rows"] == 0).await;
-        assert_eq!((&sink["breaker"], &sink["connected"]), (&"closed".into(), &true.into()), "{sink}");
+        sink_until(&program.http, "the outbox is empty, and the breaker closed", all_is_well).await;
         let (_, text) = program.http.get("/metrics").await.expect("an answer");
         assert!(text.contains("tidemill_circuit_breaker_state{sink=\"alerts\"} 0\n"), "{text}");
         program.stop().await;

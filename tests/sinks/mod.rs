@@ -10,16 +10,20 @@ mod receiver;
 mod scripted;
 pub(crate) mod subscriber;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::harness::http::Client;
 use crate::harness::program::{Program, Serve};
-use crate::harness::wait::eventually;
+use crate::harness::wait::while_it_moves;
 
-/// Longer than a debug build needs to deliver what a test sends.
+/// Longer than a debug build on a busy machine needs until it gets on with what it has to deliver.
 const DELIVERY_MAX: Duration = Duration::from_secs(60);
+/// Rows that are taken while a program is killed again and again: fewer prove little.
+const ROWS_MIN: u64 = 600;
 
 /// Rows `[from, to)`, of devices in turn.
 fn lines(from: u64, to: u64) -> String {
@@ -42,28 +46,36 @@ async fn sink(http: &Client) -> Option<Value> {
     status["sinks"].as_array()?.iter().find(|sink| sink["name"] == "alerts").cloned()
 }
 
+/// Whether everything is delivered, and the next row would be.
+fn all_is_well(sink: &Value) -> bool {
+    sink["outbox_rows"] == 0 && sink["breaker"] == "closed" && sink["connected"] == true
+}
+
 /// Waits until the sink looks as it should.
 async fn sink_until(http: &Client, what: &str, mut is_so: impl FnMut(&Value) -> bool) -> Value {
-    let mut last = Value::Null;
-    let found = eventually(what, DELIVERY_MAX, async || {
-        last = sink(http).await?;
-        is_so(&last).then(|| last.clone())
-    });
-    found.await
+    while_it_moves(what, DELIVERY_MAX, async || match sink(http).await {
+        Some(sink) if is_so(&sink) => Ok(sink),
+        sink => Err(sink),
+    })
+    .await
 }
 
 /// Kills the program again and again while rows come, fifty and then a pause; `live` is how long it may live each time. Returns
 /// the row that comes next.
 async fn kill_while_rows_come(serve: &Serve, kills: usize, pause: Duration, mut live: impl AsyncFnMut()) -> u64 {
-    let mut next = 0;
-    for _ in 0..kills {
+    let (mut next, taken) = (0, Arc::<AtomicU64>::default());
+    let mut life = 0;
+    // On a busy machine a life may be over before a row has come: then there are more.
+    while life < kills || taken.load(Ordering::SeqCst) < ROWS_MIN {
+        life += 1;
         let program = serve.start_ready().await;
         let http = program.http.clone();
-        let from = next;
+        let (from, taken) = (next, Arc::clone(&taken));
         let sending = tokio::spawn(async move {
             let mut at = from;
             // Each row is sent once: whether it was taken is told by the table.
-            while http.ingest("readings", lines(at, at + 50)).await.is_ok() {
+            while let Ok((status, _)) = http.ingest("readings", lines(at, at + 50)).await {
+                taken.fetch_add(if status == 200 { 50 } else { 0 }, Ordering::SeqCst);
                 at += 50;
                 tokio::time::sleep(pause).await;
             }

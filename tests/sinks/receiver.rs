@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::DELIVERY_MAX;
-use crate::harness::wait::eventually;
+use crate::harness::wait::while_it_moves;
 
 /// What it does with a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,8 +99,9 @@ impl Receiver {
 
     /// Waits until it has so many rows.
     pub(crate) async fn saw(&self, count: usize) {
-        eventually(&format!("{count} rows have arrived"), DELIVERY_MAX, async || {
-            (self.numbers().len() >= count).then_some(())
+        while_it_moves(&format!("{count} rows have arrived"), DELIVERY_MAX, async || {
+            let so_far = self.numbers().len();
+            if so_far >= count { Ok(()) } else { Err(so_far) }
         })
         .await;
     }

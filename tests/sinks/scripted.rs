@@ -2,14 +2,10 @@
 //!
 //! Subscriptions are answered by the way: those to marks too, if nothing else is said.
 
-use std::time::Duration;
-
 use super::{lines, pipeline, sink_until};
 use crate::harness::folder::Folder;
-use crate::harness::mqtt_script::{Link, ScriptedBroker};
+use crate::harness::mqtt_script::{ANSWER_MAX, Link, ScriptedBroker};
 use crate::harness::program::{Program, Serve};
-
-const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// What the broker says to subscriptions of a sink.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,11 +30,11 @@ impl InFlight {
         let options = format!("url = '{}', qos = 2, client_id = 'sink', commit_interval = '20 ms'", broker.url());
         let serve = Serve::new(&folder, &pipeline(&options));
         let program = serve.start_ready().await;
-        let mut link = broker.accept().await;
-        link.play("< CONNECT clean=1 ... \n > CONNACK present=0 \n < DISCONNECT \n < close").await;
-        let mut link = broker.accept().await;
+        let mut link = broker.accept_connect("CONNECT clean=1 ...").await;
+        link.play("> CONNACK present=0 \n < DISCONNECT \n < close").await;
+        let mut link = broker.accept_connect("CONNECT clean=0 ...").await;
         link.strict();
-        link.play("< CONNECT clean=0 ... \n > CONNACK present=1").await;
+        link.send("CONNACK present=1").await;
         let said = link.next(ANSWER_MAX).await.unwrap_or_default();
         assert!(said.starts_with("SUBSCRIBE 65535 tidemill/sessions/sink/0=0x20 tidemill/sessions/sink/1="), "{said}");
         let code = if marks == Marks::Granted { " 0x00" } else { " 0x87" };
@@ -79,8 +75,7 @@ async fn what_a_broker_has_received_is_released_and_what_it_has_forgotten_is_pub
     for has_kept in [true, false] {
         let scene = InFlight::begin(Marks::Granted).await;
         let program = scene.serve.start();
-        let mut link = scene.broker.accept().await;
-        link.expect("CONNECT clean=0 ...").await;
+        let mut link = scene.broker.accept_connect("CONNECT clean=0 ...").await;
         link.send(&format!("CONNACK present={}", u8::from(has_kept))).await;
         for id in &scene.ids {
             if !has_kept {
@@ -99,8 +94,7 @@ async fn what_a_broker_has_received_is_released_and_what_it_has_forgotten_is_pub
 async fn die_while_it_asks(scene: &InFlight, times: usize) {
     for _ in 0..times {
         let program = scene.serve.start();
-        let mut link = scene.broker.accept().await;
-        link.expect("CONNECT clean=0 ...").await;
+        let _link = scene.broker.accept_connect("CONNECT clean=0 ...").await;
         program.kill9();
     }
 }
@@ -111,8 +105,8 @@ async fn a_session_that_is_lost_while_the_program_dies_in_its_handshake_is_known
     let scene = InFlight::begin(Marks::Granted).await;
     die_while_it_asks(&scene, 2).await;
     let program = scene.serve.start();
-    let mut link = scene.broker.accept().await;
-    link.play("< CONNECT clean=0 ... \n > CONNACK present=1").await;
+    let mut link = scene.broker.accept_connect("CONNECT clean=0 ...").await;
+    link.send("CONNACK present=1").await;
     link.play("< UNSUBSCRIBE 65535 tidemill/sessions/sink/0 \n > UNSUBACK 65535 0x11").await;
     for id in &scene.ids {
         assert_eq!(published(&mut link).await, *id);
@@ -132,9 +126,9 @@ async fn a_session_that_is_kept_is_known_by_its_marks_whoever_dies_while_asking(
     // Again in the middle of the question, at each of its steps.
     for (mark, hears_it) in [(0, false), (1, true)] {
         let program = scene.serve.start();
-        let mut link = scene.broker.accept().await;
+        let mut link = scene.broker.accept_connect("CONNECT clean=0 ...").await;
         link.strict();
-        link.play("< CONNECT clean=0 ... \n > CONNACK present=1").await;
+        link.send("CONNACK present=1").await;
         link.expect(&format!("UNSUBSCRIBE 65535 tidemill/sessions/sink/{mark}")).await;
         if hears_it {
             link.play("> UNSUBACK 65535 0x00 \n < SUBSCRIBE 65535 ...").await;
@@ -142,8 +136,8 @@ async fn a_session_that_is_kept_is_known_by_its_marks_whoever_dies_while_asking(
         program.kill9();
     }
     let program = scene.serve.start();
-    let mut link = scene.broker.accept().await;
-    link.play("< CONNECT clean=0 ... \n > CONNACK present=1").await;
+    let mut link = scene.broker.accept_connect("CONNECT clean=0 ...").await;
+    link.send("CONNACK present=1").await;
     link.play("< UNSUBSCRIBE 65535 tidemill/sessions/sink/2 \n > UNSUBACK 65535 0x00").await;
     for id in &scene.ids {
         link.play(&format!("< PUBREL {id} \n > PUBCOMP {id} rc=0x92")).await;
@@ -158,8 +152,8 @@ async fn where_a_broker_takes_no_marks_a_session_that_is_lost_in_a_handshake_goe
     let scene = InFlight::begin(Marks::Refused).await;
     die_while_it_asks(&scene, 1).await;
     let program = scene.serve.start();
-    let mut link = scene.broker.accept().await;
-    link.play("< CONNECT clean=0 ... \n > CONNACK present=1").await;
+    let mut link = scene.broker.accept_connect("CONNECT clean=0 ...").await;
+    link.send("CONNACK present=1").await;
     for id in &scene.ids {
         link.play(&format!("< PUBREL {id} \n > PUBCOMP {id} rc=0x92")).await;
     }
@@ -173,8 +167,8 @@ async fn an_auth_of_the_broker_is_refused_and_the_status_says_what_to_do() {
     let broker = ScriptedBroker::start().await;
     let serve = Serve::new(&folder, &pipeline(&format!("url = '{}', qos = 1", broker.url())));
     let program = serve.start_ready().await;
-    let mut link = broker.accept().await;
-    link.play("< CONNECT ... \n > AUTH rc=0x18").await;
+    let mut link = broker.accept_connect("CONNECT ...").await;
+    link.send("AUTH rc=0x18").await;
     let said = link.next(ANSWER_MAX).await.unwrap_or_default();
     assert!(said.starts_with("DISCONNECT rc=0x82"), "{said:?}");
     let is_told =

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::DELIVERY_MAX;
 use crate::harness::folder::Folder;
 use crate::harness::program::{installed, signal};
-use crate::harness::wait::eventually;
+use crate::harness::wait::{eventually, while_it_moves};
 
 /// A subscriber with a session that the broker keeps. Dropping it kills it.
 pub(crate) struct Subscriber {
@@ -74,8 +74,9 @@ impl Subscriber {
 
     /// Waits until it has seen so many messages.
     pub(crate) async fn saw(&self, count: usize) {
-        eventually(&format!("the subscriber sees {count} messages"), DELIVERY_MAX, async || {
-            (self.messages().len() >= count).then_some(())
+        while_it_moves(&format!("the subscriber sees {count} messages"), DELIVERY_MAX, async || {
+            let so_far = self.messages().len();
+            if so_far >= count { Ok(()) } else { Err(so_far) }
         })
         .await;
     }

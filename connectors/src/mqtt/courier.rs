@@ -18,10 +18,11 @@ use tidemill_engine::storage::Storage;
 
 use super::client::stored_or_new;
 use super::credentials::{Credentials, Known};
-use super::link::{Broker, Link, Message, NoLink, Session};
+use super::link::{Broker, Link, Message, Session};
 use super::marks::{self, Marks, Noted};
 use super::packet::{QoS, Version};
 use super::publisher::{Before, Ended, Outbound, Supplied, Supply};
+use super::reach::NoLink;
 use super::sender::{Release, free_id};
 use crate::outbox::{Courier, DeliveryError, Desk, DeskEvent, Progress, Row};
 

@@ -5,23 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tidemill_engine::error::with_causes;
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::codec::{self, Header};
 use super::connection::PATIENCE;
 use super::keep_alive::{Due, KeepAlive};
 use super::packet::{ConnAck, Connect, FilterAck, Packet, QoS, Subscribe, Unsubscribe, Version, Violation, reason};
+use super::reach::{self, HANDSHAKE_TIMEOUT, NoLink, refusal};
 use super::sender::Outgoing;
 use super::transport::Stream;
 use super::write;
 use crate::stall::Stall;
 use crate::tls::TlsClient;
 
-/// How long a broker may take to accept a connection, and again to answer our CONNECT.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long our last bytes may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// What a broker tells a publisher is short.
@@ -63,15 +60,6 @@ pub struct Message {
     pub retain: bool,
 }
 
-/// Why there is no connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum NoLink {
-    /// The broker does not know version 5.
-    Older,
-    /// Anything else.
-    Failed(String),
-}
-
 /// What a connection has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Session {
@@ -102,16 +90,8 @@ impl Link {
 
     /// Does the half of [`Link::connect`] before the CONNECT.
     pub(super) async fn reach(broker: &Broker) -> Result<Stream, NoLink> {
-        let failed = |why: String| NoLink::Failed(why);
-        let Broker { host, port, .. } = broker;
-        let stream = timeout(HANDSHAKE_TIMEOUT, TcpStream::connect((host.as_str(), *port)))
-            .await
-            .map_err(|_| failed(format!("the broker {host}:{port} does not answer")))?
-            .map_err(|error| failed(format!("cannot connect to {host}:{port}: {error}")))?;
-        timeout(HANDSHAKE_TIMEOUT, secure(broker, stream))
-            .await
-            .map_err(|_| failed(format!("the broker {host}:{port} does not answer the TLS handshake")))?
-            .map_err(|why| failed(format!("the broker {host}:{port}: {why}")))
+        let reached = reach::reach(&broker.host, broker.port, broker.tls.as_deref()).await;
+        reached.map_err(NoLink::Failed)
     }
 
     /// Does the other half, from the CONNECT on.
@@ -389,31 +369,6 @@ impl Link {
     }
 }
 
-async fn secure(broker: &Broker, tcp: TcpStream) -> Result<Stream, String> {
-    let Some(tls) = &broker.tls else { return Stream::plain(tcp).map_err(|error| error.to_string()) };
-    let config = tls.config().await.map_err(|error| with_causes(&error))?;
-    let name = tls.server_name(&broker.host).map_err(|error| with_causes(&error))?;
-    Stream::connect_tls(tcp, config, name).await.map_err(|error| error.to_string())
-}
-
 fn invalid(violation: &Violation) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, violation.to_string())
-}
-
-/// Decides what a CONNACK that does not accept means.
-fn refusal(version: Version, connack: &ConnAck) -> Option<NoLink> {
-    const UNACCEPTABLE_VERSION_311: u8 = 1;
-    let code = connack.code;
-    let words = match (version, code) {
-        (_, reason::SUCCESS) => return None,
-        (Version::V5, reason::UNSUPPORTED_VERSION | UNACCEPTABLE_VERSION_311) => return Some(NoLink::Older),
-        (Version::V311, 1) => "it does not speak MQTT 3.1.1",
-        (Version::V311, 2) | (Version::V5, reason::CLIENT_ID_INVALID) => "it does not accept the client id",
-        (Version::V311, 3) => "it is unavailable",
-        (Version::V311, 4) | (Version::V5, reason::BAD_CREDENTIALS) => "bad username or password",
-        (Version::V311, 5) | (Version::V5, reason::NOT_AUTHORIZED) => "not authorized",
-        _ => "see the reason code",
-    };
-    let why = connack.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-    Some(NoLink::Failed(format!("the broker refused the connection: {words} (code {code:#04x}{why})")))
 }

@@ -46,6 +46,7 @@ mod marks;
 mod packet;
 mod properties;
 mod publisher;
+mod reach;
 mod receiver;
 mod remembered;
 mod sender;

@@ -16,8 +16,9 @@ use tidemill_engine::source::Stop;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::link::{Broker, Link, Message, NoLink, Session};
+use super::link::{Broker, Link, Message, Session};
 use super::packet::{Packet, QoS, Version};
+use super::reach::NoLink;
 use super::sender::{Answer, Release, Sender, Told};
 use crate::backoff::Backoff;
 

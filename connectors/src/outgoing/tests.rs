@@ -50,7 +50,7 @@ fn ask(method: Method, url: Url) -> Ask {
 }
 
 fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(10)
+    Instant::now() + Duration::from_secs(60)
 }
 
 async fn get(client: &HttpClient, url: Url) -> Result<(StatusCode, Bytes), OutgoingError> {

@@ -34,7 +34,7 @@ use crate::storage::{LocalStorage, MemoryStorage, SimulatedDisk, Storage};
 use crate::testing::{Collected, CollectingSink, EventFormat, event_schema, event_source};
 
 /// Far more than a job needs that does not hang.
-const HANGS_AFTER: Duration = Duration::from_secs(20);
+const HANGS_AFTER: Duration = Duration::from_secs(60);
 
 /// What a source does when it runs.
 #[derive(Clone, Copy)]
@@ -199,7 +199,7 @@ async fn failure(source: Does, sink: Writes) -> String {
     let job = start(Arc::new(MemoryStorage::default()), source, sink).await.expect("starts");
     let ended = tokio::time::timeout(HANGS_AFTER, job.finished()).await.expect("a job that failed ends by itself");
     // A source that waits for a receipt is told that there will be none.
-    let stopped = tokio::time::timeout(Duration::from_secs(3), job.stop()).await.expect("and can be stopped");
+    let stopped = tokio::time::timeout(HANGS_AFTER, job.stop()).await.expect("and can be stopped");
     assert!(stopped.is_err());
     ended.expect_err("a failure is no end").to_string()
 }

@@ -241,7 +241,8 @@ async fn stopping_takes_at_most_five_seconds_with_a_client_that_never_reads() {
     slow.read_exact(&mut first).await.unwrap();
     assert_eq!(&first, b"HTTP/1.1 200 OK");
     running.stop.cancel();
-    let waited = tokio::time::timeout(SHUTDOWN_TIME_MAX + Duration::from_secs(3), running.ended).await;
+    // Without a limit it would be the client's, of half a minute, or none.
+    let waited = tokio::time::timeout(SHUTDOWN_TIME_MAX + Duration::from_secs(15), running.ended).await;
     assert!(waited.expect("ends in time").expect("no panic").is_ok());
 }
 
@@ -255,8 +256,7 @@ async fn a_client_that_leaves_before_the_first_row_ends_its_question() {
     ] {
         let asked = ask(&running, json!({ "sql": endless }));
         tokio::time::timeout(Duration::from_millis(300), asked).await.expect_err("it does not end");
-        let response = ask(&running, json!({"sql": "SELECT 1 AS x"})).await;
-        assert_eq!(response.status(), 200, "the turn is free again: {endless}");
+        the_turn_is_free(&running, endless).await;
     }
 }
 
@@ -274,7 +274,7 @@ async fn connections_that_ask_nothing_make_room_for_those_that_do() {
     assert_eq!(&first, b"HTTP/1.1 200 OK");
     // All three hold their slots now, and none of them ever closes.
     let asked = client().get(format!("{}/healthz", running.url)).send();
-    let response = tokio::time::timeout(Duration::from_secs(10), asked).await.expect("a slot").expect("an answer");
+    let response = tokio::time::timeout(SOON, asked).await.expect("a slot").expect("an answer");
     assert_eq!(response.status(), 200);
 }
 
@@ -314,10 +314,7 @@ async fn who_is_refused_by_the_head_of_a_request_is_told_why_while_it_still_send
     let head = "POST /refusing HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n";
     stream.write_all(head.as_bytes()).await.expect("a head");
     let mut answer = String::new();
-    tokio::time::timeout(Duration::from_secs(3), stream.read_to_string(&mut answer))
-        .await
-        .expect("at once")
-        .expect("text");
+    at_once(stream.read_to_string(&mut answer)).await.expect("text");
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
 }
 
@@ -334,7 +331,29 @@ const ENDLESS_ROWS: &str = "SELECT value FROM generate_series(1, 1000000000000)"
 /// Rows that never come.
 const ENDLESS_COUNT: &str =
     "SELECT count(*) AS n FROM generate_series(1, 1000000000) a, generate_series(1, 1000000000) b";
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
+
+/// Waits until a question is answered: who has the only turn loses it, which on a busy machine may take longer than a
+/// question waits for one.
+async fn the_turn_is_free(running: &Running, of: &str) {
+    let answered = async {
+        while ask(running, json!({"sql": "SELECT 1 AS a"})).await.status() != 200 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, answered).await.unwrap_or_else(|_| panic!("it keeps its turn: {of}"));
+}
+
+/// Waits for three seconds at most in which this process runs: a pause of the machine counts as little.
+async fn at_once<T>(awaited: impl Future<Output = T>) -> T {
+    let mut awaited = std::pin::pin!(awaited);
+    for _ in 0..300 {
+        if let Ok(found) = tokio::time::timeout(Duration::from_millis(10), &mut awaited).await {
+            return found;
+        }
+    }
+    panic!("it is not at once")
+}
 
 #[tokio::test]
 async fn a_client_that_never_reads_its_answer_loses_its_slot_and_its_question_its_turn() {
@@ -343,8 +362,7 @@ async fn a_client_that_never_reads_its_answer_loses_its_slot_and_its_question_it
     let running = start_with(Limits { queries_max: 1, ..Limits::default() }, Router::new(), one).await;
     let _never_reads = ask_and_read_nothing(&running, ENDLESS_ROWS).await;
     // There is one slot and one turn, and it has both.
-    let asked = tokio::time::timeout(SOON, ask(&running, json!({"sql": "SELECT 1 AS a"}))).await;
-    assert_eq!(asked.expect("a slot").status(), 200);
+    the_turn_is_free(&running, ENDLESS_ROWS).await;
 }
 
 #[tokio::test]
@@ -366,7 +384,7 @@ async fn a_client_that_reads_a_byte_now_and_then_is_as_one_that_never_reads() {
 
 #[tokio::test]
 async fn a_client_that_reads_slowly_gets_the_whole_answer() {
-    let patience = Patience { time_max: Duration::from_millis(500), bytes_min: 64 << 10 };
+    let patience = Patience { time_max: Duration::from_secs(3), bytes_min: 64 << 10 };
     let running =
         start_with(Limits::default(), Router::new(), Connections { patience, ..Connections::default() }).await;
     let sql = "SELECT value FROM generate_series(1, 2000000)";
@@ -379,7 +397,7 @@ async fn a_client_that_reads_slowly_gets_the_whole_answer() {
         if last.ends_with(b"0\r\n\r\n") {
             break;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(bytes > 20 << 20, "{bytes} bytes");
     assert!(started.elapsed() > patience.time_max, "it takes longer than a stall may");
@@ -390,11 +408,11 @@ async fn a_client_that_reads_slowly_gets_the_whole_answer() {
 async fn a_question_without_a_row_ends_with_its_client() {
     let running = start(Limits { queries_max: 1, ..Limits::default() }, Router::new()).await;
     let going = ask_and_read_nothing(&running, ENDLESS_COUNT).await;
-    let busy = tokio::time::timeout(SOON, ask(&running, json!({"sql": "SELECT 1 AS a"}))).await.expect("an answer");
-    assert_eq!(busy.status(), 503, "the first one has the turn");
+    // As soon as the first one has the turn.
+    let sent_away = async { while ask(&running, json!({"sql": "SELECT 1 AS a"})).await.status() != 503 {} };
+    tokio::time::timeout(SOON, sent_away).await.expect("the first one has the turn");
     drop(going);
-    let asked = tokio::time::timeout(SOON, ask(&running, json!({"sql": "SELECT 1 AS a"}))).await.expect("an answer");
-    assert_eq!(asked.status(), 200);
+    the_turn_is_free(&running, ENDLESS_COUNT).await;
 }
 
 #[tokio::test]

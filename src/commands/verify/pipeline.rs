@@ -9,6 +9,7 @@
 //! After the last row each source gets one with a time far ahead, which closes all windows but its own.
 
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tidemill::assemble::{self, SqlFile};
 use tidemill::{Error, Result};
@@ -22,6 +23,9 @@ use crate::commands::explain;
 
 /// Options of a source that say how bytes are read, and stay as they are.
 const KEPT_OPTIONS: [&str; 4] = ["format", "delimiter", "time_unit", "bad_data"];
+
+/// Ports below those that the kernel chooses from, for whoever connects or lets it choose.
+const PORTS: std::ops::Range<u32> = 10_000..32_000;
 
 /// How many sums of all windows and delays the closing row is ahead: views over views wait for each other.
 const AHEAD: i64 = 4;
@@ -231,11 +235,18 @@ fn encoding(source: &SourceParts) -> Encoding {
     }
 }
 
-/// Returns a port of this machine that nothing listens on now.
+/// Returns a port of this machine that nothing listens on now. It stays free between two lives of the program, too: the kernel
+/// gives it to nobody by itself.
 pub(super) fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind(("127.0.0.1", 0));
-    let address = listener.and_then(|listener| listener.local_addr());
-    address.map(|address| address.port()).map_err(|error| Error::Environment(format!("no port is free: {error}")))
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Another process begins elsewhere.
+    let begin = std::process::id().wrapping_mul(104_729);
+    let mut ports = PORTS.map(|_| {
+        let given = begin.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        u16::try_from(PORTS.start + given % (PORTS.end - PORTS.start)).expect("a port")
+    });
+    let free = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.ok_or_else(|| Error::Environment(format!("no port is free in {PORTS:?}")))
 }
 
 #[cfg(test)]

@@ -27,9 +27,11 @@ use tokio::time::timeout;
 use self::words::{Version, canonical, decode, encode, version_asked};
 
 /// A debug build on a busy machine, with a sync in between.
-const ANSWER_MAX: Duration = Duration::from_secs(20);
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// A program that starts, or waits between two attempts to connect.
-const CONNECT_MAX: Duration = Duration::from_secs(60);
+const CONNECT_MAX: Duration = Duration::from_secs(90);
+/// What is awaited meanwhile has a limit of its own, and a shorter one.
+const MEANWHILE_MAX: Duration = Duration::from_secs(3_600);
 /// Lines of the transcript that a failed test shows.
 const LAST_LINES: usize = 40;
 
@@ -61,10 +63,24 @@ impl ScriptedBroker {
 
     /// Waits for the program to connect, and answers its CONNECT: with or without the session of before.
     pub(crate) async fn session(&self, present: bool) -> Link {
-        let mut link = self.accept().await;
-        link.expect("CONNECT ...").await;
+        let mut link = self.accept_connect("CONNECT ...").await;
         link.send(&format!("CONNACK present={}", u8::from(present))).await;
         link
+    }
+
+    /// Waits for the program to connect, with such a CONNECT. A program that was killed, or has not waited, may have left
+    /// connections before: they are over.
+    pub(crate) async fn accept_connect(&self, connect: &str) -> Link {
+        loop {
+            let mut link = self.accept().await;
+            if link.is_closed().await {
+                continue;
+            }
+            link.expect(connect).await;
+            if !link.is_closed().await {
+                return link;
+            }
+        }
     }
 }
 
@@ -237,6 +253,17 @@ impl Link {
         let said = self.next(ANSWER_MAX).await;
         if said.is_some() || begin.elapsed() >= ANSWER_MAX {
             self.fail("the program should close");
+        }
+    }
+
+    /// Answers what is answered by the way while something else is awaited; fails if the program says anything else.
+    pub(crate) async fn meanwhile<T>(&mut self, awaited: impl Future<Output = T>) -> T {
+        tokio::select! {
+            found = awaited => found,
+            said = self.next(MEANWHILE_MAX) => {
+                let said = said.unwrap_or_else(|| "nothing more, and closes".to_owned());
+                self.fail(&format!("the program should wait, and it says {said}"))
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 """A client of paho-mqtt whose answers can be waited for."""
 
 import itertools
+import select
 import socket
 import threading
 import time
@@ -12,7 +13,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 V3, V5 = paho.MQTTv311, paho.MQTTv5
 # A debug build on a busy machine, with a sync in between.
-PATIENCE = 30
+PATIENCE = 60
 # As long as nothing must come.
 SILENCE = 0.5
 _numbers = itertools.count(1)
@@ -141,8 +142,11 @@ class Client:
         self.paho.ack(message.mid, message.qos)
 
     def send(self, data):
-        """Bytes, whatever they are."""
-        self.paho.socket().sendall(data)
+        """Bytes, whatever they are, as fast as they are taken: paho's socket does not wait."""
+        link, rest = self.paho.socket(), memoryview(data)
+        while rest:
+            check(select.select([], [link], [], PATIENCE)[1], "the listener does not take what is sent")
+            rest = rest[link.send(rest):]
 
     def close(self, **props):
         """Says good-bye."""

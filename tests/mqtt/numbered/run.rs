@@ -15,7 +15,7 @@ use crate::harness::disk::Disk;
 use crate::harness::folder::Folder;
 use crate::harness::program::{Program, Serve};
 use crate::harness::tables::Judge;
-use crate::harness::wait::eventually;
+use crate::harness::wait::while_it_moves;
 
 /// The program lives so long before it is killed.
 const LIFE_MS: std::ops::Range<u64> = 20..250;
@@ -25,7 +25,7 @@ const TICK: Duration = Duration::from_millis(4);
 const EARLY_OF: u64 = 4;
 /// A disk that can lose its power.
 const DISK_BYTES: &str = "800M";
-/// A debug build that takes the rest; and a broker that still reads the acknowledgements of a connection that has ended, before
+/// A debug build that gets on with the rest; and a broker that still reads the acknowledgements of a connection that has ended, before
 /// it takes the next one: Mosquitto 2.0.11 searches its whole backlog for each (a minute beside other tests).
 const REST_MAX: Duration = Duration::from_secs(300);
 
@@ -128,8 +128,9 @@ fn send_until(running: &[Running], number: i64) {
 /// Waits until the senders know that everything has arrived.
 async fn all_are_done(running: &[Running], messages: i64) {
     for input in running {
-        eventually(&format!("{} is acknowledged", input.name()), REST_MAX, async || {
-            (input.peer.done() >= messages).then_some(())
+        while_it_moves(&format!("{} is acknowledged", input.name()), REST_MAX, async || {
+            let so_far = input.peer.done();
+            if so_far >= messages { Ok(()) } else { Err(so_far) }
         })
         .await;
     }
@@ -140,14 +141,14 @@ async fn all_are_there(program: &Program, running: &[Running], messages: i64) {
     for input in running.iter().filter(|input| input.is_kept()) {
         let sql = format!("SELECT count(DISTINCT seq) AS n FROM t_{}", input.name());
         let mut last = None;
-        eventually(&format!("{sql} gives {messages}"), REST_MAX, async || {
-            let rows = program.http.query(&sql).await.ok()?;
-            let found = rows.first()?["n"].as_i64()?;
-            if last != Some(found) {
-                last = Some(found);
-                eprintln!("{}: {found}", input.name());
+        while_it_moves(&format!("{sql} gives {messages}"), REST_MAX, async || {
+            let rows = program.http.query(&sql).await;
+            let found = rows.ok().and_then(|rows| rows.first()?["n"].as_i64());
+            if last != found {
+                last = found;
+                eprintln!("{}: {found:?}", input.name());
             }
-            (found == messages).then_some(())
+            if found == Some(messages) { Ok(()) } else { Err(found) }
         })
         .await;
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use super::{Scene, pipeline};
+use super::{ANSWER_MAX, Scene, pipeline};
 use crate::harness::folder::Folder;
 use crate::harness::mqtt_script::words::{Version, encode};
 use crate::harness::mqtt_script::{Link, ScriptedBroker};
@@ -154,14 +154,13 @@ async fn a_kill_before_the_sync_has_acknowledged_nothing() {
         scene.serve.commit = Duration::from_secs(600);
         let mut program = scene.serve.start();
         let mut link = scene.broker.session(false).await;
-        let hears = async { assert!(link.next(Duration::from_millis(500)).await.is_none()) };
-        tokio::join!(program.ready(), hears);
-        let strace = Strace::attach(program.pid(), &Strace::inject(&["fdatasync:delay_enter=20000000"])).await;
+        link.meanwhile(program.ready()).await;
+        let words = Strace::inject(&["fdatasync:delay_enter=60000000"]);
+        let strace = link.meanwhile(Strace::attach(program.pid(), &words)).await;
         let lines: Vec<String> = (1..=50).map(|id| format!("PUBLISH q{qos} id={id} v={id}")).collect();
         link.send_together(&lines).await;
         link.silent(Duration::from_millis(700)).await;
-        program.kill9();
-        drop(strace);
+        strace.kill9(program);
         let program = scene.serve.start();
         let mut link = scene.broker.session(true).await;
         let lines: Vec<String> = lines.iter().map(|line| line.replace(" v=", " dup=1 v=")).collect();
@@ -208,7 +207,7 @@ async fn a_kill_after_half_of_the_acknowledgements_is_one_record_each_at_qos_2()
 async fn answers(link: &mut Link, a: impl Iterator<Item = String>, b: impl Iterator<Item = String>) {
     let (mut a, mut b) = (a.peekable(), b.peekable());
     while a.peek().is_some() || b.peek().is_some() {
-        let line = link.next(Duration::from_secs(20)).await.expect("an answer");
+        let line = link.next(ANSWER_MAX).await.expect("an answer");
         let is_next = a.next_if_eq(&line).is_some() || b.next_if_eq(&line).is_some();
         assert!(is_next, "{line} comes before {:?} or {:?}", a.peek(), b.peek());
     }

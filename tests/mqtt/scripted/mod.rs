@@ -27,7 +27,7 @@ use crate::harness::program::{Program, Serve, command};
 use crate::harness::wait::eventually;
 
 /// A debug build on a busy machine, with a sync in between.
-const ANSWER_MAX: Duration = Duration::from_secs(20);
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// A broker that is a script, and how to start the program that reads from it.
 struct Scene {
@@ -49,6 +49,14 @@ impl Scene {
         let sql = pipeline("readings", &broker.url(), version, qos, options);
         let serve = Serve::new(&folder, &sql);
         Scene { broker, serve, folder }
+    }
+
+    /// Waits until the program has said these words in its log.
+    async fn said(&self, words: &str) {
+        eventually(&format!("the log says {words:?}"), ANSWER_MAX, async || {
+            std::fs::read_to_string(&self.serve.log).ok()?.contains(words).then_some(())
+        })
+        .await;
     }
 
     /// Waits until so many messages are dealt with, stops the program, and looks for exactly these records.
@@ -89,7 +97,7 @@ fn pipeline(source: &str, url: &str, version: Version, qos: u8, options: &str) -
 /// Waits until a source has counted so many errors of a kind, as `/metrics` tells.
 async fn counted(program: &Program, kind: &str, count: u64) {
     let line = format!("tidemill_source_errors_total{{source=\"readings\",kind=\"{kind}\"}} {count}");
-    eventually(&line, Duration::from_secs(30), async || {
+    eventually(&line, ANSWER_MAX, async || {
         let (_, text) = program.http.get("/metrics").await.ok()?;
         text.lines().any(|told| told == line).then_some(())
     })

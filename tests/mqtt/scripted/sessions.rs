@@ -2,25 +2,24 @@
 
 use std::time::{Duration, Instant};
 
-use super::{ANSWER_MAX, Scene, counted};
-use crate::harness::mqtt_script::Link;
+use super::{ANSWER_MAX, Scene, counted, pipeline};
 use crate::harness::mqtt_script::words::Version;
+use crate::harness::mqtt_script::{Link, ScriptedBroker};
+use crate::harness::program::Serve;
 use crate::harness::wait::eventually;
 
 /// A program that has been told to end, in a debug build.
-const END_MAX: Duration = Duration::from_secs(20);
+const END_MAX: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_without_version_5_is_spoken_to_in_3_1_1() {
     for refusal in ["hex 20 02 00 01", "hex 20 03 00 84 00"] {
         let scene = Scene::new(Version::V5, 1).await;
         let program = scene.serve.start();
-        let mut link = scene.broker.accept().await;
-        link.expect("CONNECT v5 ...").await;
+        let mut link = scene.broker.accept_connect("CONNECT v5 ...").await;
         link.send(refusal).await;
         drop(link);
-        let mut link = scene.broker.accept().await;
-        link.expect("CONNECT v4 clean=0 ...").await;
+        let mut link = scene.broker.accept_connect("CONNECT v4 clean=0 ...").await;
         link.play("> CONNACK present=0 \n > PUBLISH q1 id=5 v=1 \n < PUBACK 5").await;
         scene.holds(program, &[1]).await;
     }
@@ -62,8 +61,7 @@ async fn a_session_that_is_lost_in_a_handshake_that_breaks_is_subscribed_again()
         link.play("> PUBLISH q1 id=1 v=1 \n < PUBACK 1").await;
         link.cut().await;
         // Its answer, that there is none of before, is never heard.
-        let mut link = scene.broker.accept().await;
-        link.expect("CONNECT ...").await;
+        let mut link = scene.broker.accept_connect("CONNECT ...").await;
         if is_killed {
             program.kill9();
             program = scene.serve.start();
@@ -96,7 +94,7 @@ async fn a_session_that_the_broker_has_lost_is_subscribed_again_and_said_aloud()
         link.play("> PUBLISH q1 id=1 v=2 \n < PUBACK 1").await;
         assert_eq!(link.subscribes, 1);
         counted(&program, "session_lost", 1).await;
-        assert!(program.log().contains("the broker has lost our session"), "the log says so");
+        scene.said("the broker has lost our session").await;
         scene.holds(program, &[1, 2]).await;
     }
 }
@@ -170,11 +168,10 @@ async fn an_auth_of_the_broker_is_refused_and_the_log_says_what_to_do() {
             link.expect_close().await;
         };
         // In place of the CONNACK.
-        let mut link = scene.broker.accept().await;
-        link.expect("CONNECT ...").await;
+        let mut link = scene.broker.accept_connect("CONNECT ...").await;
         link.send(auth).await;
         refused(&mut link).await;
-        eventually(REMEDY, ANSWER_MAX, async || program.log().contains(REMEDY).then_some(())).await;
+        scene.said(REMEDY).await;
         // And in the middle of a session, which goes on.
         let mut link = scene.broker.session(false).await;
         link.play("> PUBLISH q1 id=1 v=1 \n < PUBACK 1").await;
@@ -194,20 +191,30 @@ async fn an_auth_of_the_broker_is_refused_and_the_log_says_what_to_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_that_is_half_dead_is_given_up_after_one_and_a_half_intervals_and_resumed() {
+    const INTERVAL: Duration = Duration::from_secs(2);
     // The broker's word counts more than ours.
     for (options, connack) in [(", keep_alive = '2 s'", "CONNACK"), ("", "CONNACK server_keep=2")] {
-        let scene = Scene::with(Version::V5, 1, options).await;
+        let mut scene = Scene::new(Version::V5, 1).await;
+        // Beside it a link that is as silent, whose interval is half a minute.
+        let patient = ScriptedBroker::start().await;
+        let sql = pipeline("readings", &scene.broker.url(), Version::V5, 1, options)
+            + &pipeline("patient", &patient.url(), Version::V5, 1, "");
+        scene.serve = Serve::new(&scene.folder, &sql);
         let program = scene.serve.start();
-        let mut link = scene.broker.accept().await;
-        link.expect("CONNECT ...").await;
+        let mut patient = patient.session(false).await;
+        patient.play("> PUBLISH q1 id=1 v=1 \n < PUBACK 1").await;
+        patient.strict();
+
+        let mut link = scene.broker.accept_connect("CONNECT ...").await;
         link.send(connack).await;
-        link.play("> PUBLISH q1 id=1 v=1 \n < PUBACK 1").await;
         let begin = Instant::now();
+        link.play("> PUBLISH q1 id=1 v=1 \n < PUBACK 1").await;
         link.strict();
         link.expect("PINGREQ").await;
         let mut again = scene.broker.session(true).await;
         let took = begin.elapsed();
-        assert!(took < Duration::from_millis(3_000 + 1_000), "connected again after {took:?}");
+        assert!(took >= INTERVAL * 3 / 2, "connected again after {took:?}");
+        assert!(!patient.is_closed().await, "connected again after {took:?}, when another interval was over, too");
         again.play("> PUBLISH q1 id=2 dup=1 v=2 \n < PUBACK 2").await;
         scene.holds(program, &[1, 2]).await;
     }
@@ -220,7 +227,7 @@ async fn the_program_leaves_without_giving_up_its_session() {
         let mut program = scene.serve.start();
         let mut link = scene.broker.session(false).await;
         link.play("> PUBLISH q1 id=1 v=1 \n < PUBACK 1").await;
-        program.ready().await;
+        link.meanwhile(program.ready()).await;
         link.strict();
         // No UNSUBSCRIBE, and no word of the session's expiry: what comes meanwhile waits at the broker.
         tokio::join!(program.stop(), async {
@@ -258,13 +265,11 @@ async fn a_session_of_others_is_thrown_away_on_request_and_a_new_one_is_one_that
         let program = scene.serve.start();
         // Somebody has left a session under the client id.
         scene.broker.session(true).await;
-        let mut link = scene.broker.accept().await;
-        link.expect("CONNECT clean=1 ...").await;
+        let mut link = scene.broker.accept_connect("CONNECT clean=1 ...").await;
         link.send("CONNACK present=0").await;
         drop(link);
         // Not with a clean start: Mosquitto 2.0.11 does not save such a session, whatever its expiry.
-        let mut link = scene.broker.accept().await;
-        link.expect("CONNECT clean=0 ...").await;
+        let mut link = scene.broker.accept_connect("CONNECT clean=0 ...").await;
         link.play("> CONNACK present=0 \n > PUBLISH q1 id=1 v=1 \n < PUBACK 1").await;
         scene.holds(program, &[1]).await;
     }

@@ -1,23 +1,19 @@
-//! The handshake of a connection: TCP, TLS, CONNECT and its answer; and the good-bye at its end.
-
-use std::time::Duration;
+//! The handshake of a connection: CONNECT and its answer; and the good-bye at its end.
 
 use bytes::{Bytes, BytesMut};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::member::{Attempt, Member};
+use super::settings::Settings;
 use crate::mqtt::codec;
 use crate::mqtt::connection::{NoPacket, first_packet};
 use crate::mqtt::credentials::Known;
 use crate::mqtt::inbox::{self, Inbox};
 use crate::mqtt::packet::{ConnAck, Connect, Version, reason, unexpected_auth};
+use crate::mqtt::reach::{self, HANDSHAKE_TIMEOUT, NoLink, refusal};
 use crate::mqtt::receiver::TOPIC_ALIAS_MAX;
 use crate::mqtt::transport::Stream;
 use crate::mqtt::write;
-
-/// How long a broker may take to accept a connection, again for TLS, again to answer our CONNECT, and again our SUBSCRIBE.
-pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a session is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,17 +35,8 @@ impl Member {
 
     /// Does the half of [`Member::shake_hands`] before the CONNECT.
     pub(super) async fn reach(&self) -> Result<Stream, Attempt> {
-        let settings = &self.shared.settings;
-        let again = Attempt::Again;
-        let to = (settings.address.host.as_str(), settings.address.port);
-        let tcp = timeout(HANDSHAKE_TIMEOUT, TcpStream::connect(to))
-            .await
-            .map_err(|_| again("the broker does not answer".to_owned()))?
-            .map_err(|error| again(format!("cannot connect: {error}")))?;
-        timeout(HANDSHAKE_TIMEOUT, self.secure(tcp))
-            .await
-            .map_err(|_| again("the broker does not answer the TLS handshake".to_owned()))?
-            .map_err(again)
+        let Settings { address, tls, .. } = &self.shared.settings;
+        reach::reach(&address.host, address.port, tls.as_ref()).await.map_err(Attempt::Again)
     }
 
     /// Does the other half, from the CONNECT on.
@@ -57,14 +44,6 @@ impl Member {
         timeout(HANDSHAKE_TIMEOUT, self.introduce(stream, version, begin))
             .await
             .map_err(|_| Attempt::Again("the broker does not answer CONNECT".to_owned()))?
-    }
-
-    async fn secure(&self, tcp: TcpStream) -> Result<Stream, String> {
-        let settings = &self.shared.settings;
-        let Some(tls) = &settings.tls else { return Stream::plain(tcp).map_err(|error| error.to_string()) };
-        let config = tls.config().await.map_err(|error| error.to_string())?;
-        let name = tls.server_name(&settings.address.host).map_err(|error| error.to_string())?;
-        Stream::connect_tls(tcp, config, name).await.map_err(|error| error.to_string())
     }
 
     /// Sends CONNECT and reads the answer.
@@ -99,7 +78,8 @@ impl Member {
         let connack = inbox::connack(version, header, frame).map_err(|violation| again(violation.to_string()))?;
         match refusal(version, &connack) {
             None => Ok((stream, inbox, connack)),
-            Some(attempt) => Err(attempt),
+            Some(NoLink::Older) => Err(Attempt::Older),
+            Some(NoLink::Failed(why)) => Err(Attempt::Again(why)),
         }
     }
 
@@ -137,33 +117,4 @@ async fn disconnect(mut stream: Stream, version: Version, code: u8, why: &str) {
     })
     .await;
     stream.linger().await;
-}
-
-/// Decides what a CONNACK that does not accept means.
-fn refusal(version: Version, connack: &ConnAck) -> Option<Attempt> {
-    const UNACCEPTABLE_VERSION_311: u8 = 1;
-    let code = connack.code;
-    if code == reason::SUCCESS {
-        return None;
-    }
-    if version == Version::V5 && (code == reason::UNSUPPORTED_VERSION || code == UNACCEPTABLE_VERSION_311) {
-        return Some(Attempt::Older);
-    }
-    let words = match (version, code) {
-        (Version::V311, 1) => "it does not speak MQTT 3.1.1",
-        (Version::V311, 2) | (Version::V5, reason::CLIENT_ID_INVALID) => "it does not accept the client id",
-        (Version::V311, 3) | (Version::V5, 0x88) => "it is unavailable",
-        (Version::V311, 4) | (Version::V5, reason::BAD_CREDENTIALS) => "bad username or password",
-        (Version::V311, 5) | (Version::V5, reason::NOT_AUTHORIZED) => "not authorized: check username and password",
-        (Version::V5, 0x8A) => "this client is banned",
-        (Version::V5, 0x97) => "its quota is exceeded",
-        (Version::V5, 0x9C | 0x9D) => "use another server",
-        (Version::V5, 0x9F) => "too many connections in a short time",
-        _ => "see the reason code",
-    };
-    let mut why = connack.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-    if let Some(server) = &connack.server_reference {
-        why.push_str(&format!(", at {server}"));
-    }
-    Some(Attempt::Again(format!("the broker refused the connection: {words} (code {code:#04x}{why})")))
 }

@@ -29,7 +29,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 
 use super::PARTITION;
-use super::handshake::{Begin, HANDSHAKE_TIMEOUT, Shaken, say_good_bye};
+use super::handshake::{Begin, Shaken, say_good_bye};
 use super::record::{Known, Record};
 use super::settings::{OnForeignSession, OnSessionLoss, Settings};
 use crate::backoff::Backoff;
@@ -37,6 +37,7 @@ use crate::mqtt::connection::{Connection, End, PATIENCE};
 use crate::mqtt::inbox::Inbox;
 use crate::mqtt::keep_alive::KeepAlive;
 use crate::mqtt::packet::{ConnAck, Version, reason};
+use crate::mqtt::reach::HANDSHAKE_TIMEOUT;
 use crate::mqtt::remembered::{Lasts, Remembered, session_name};
 use crate::mqtt::session::{Retained, Session};
 use crate::mqtt::subscribing::{DropCount, Drops, Wanted};

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tidemill_engine::source::{Resume, Source, SourceError, Stop};
 use tokio::task::JoinHandle;
@@ -435,7 +434,7 @@ async fn a_thousand_idle_devices_and_one_that_publishes() {
     assert_eq!(running.intake.payloads().len(), 50);
     drop((idle, busy));
     running.stop.cancel();
-    timeout(Duration::from_secs(20), running.end()).await.expect("in time").expect("a clean stop");
+    timeout(PATIENCE, running.end()).await.expect("in time").expect("a clean stop");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use tidemill_engine::source::{Source, SourceError, Stop};
 use tokio::task::JoinHandle;
@@ -21,6 +22,15 @@ struct Mosquitto {
     child: Killed,
 }
 
+/// Returns a port that is free now, and stays so while its broker is being started, again and again: the kernel gives ports of
+/// this range to nobody by itself.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = u16::try_from(std::process::id() % 10_000).expect("small");
+    let mut ports = std::iter::repeat_with(|| 20_000 + (begin + NEXT.fetch_add(1, Ordering::SeqCst)) % 12_000);
+    ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("it has no end")
+}
+
 /// A process that does not outlive its value.
 struct Killed(Child);
 
@@ -34,11 +44,7 @@ impl Drop for Killed {
 impl Mosquitto {
     async fn start() -> Mosquitto {
         let dir = tempfile::tempdir().expect("a folder");
-        // Free now; nobody else on this machine takes a port by its number.
-        let port = {
-            let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-            socket.local_addr().expect("bound").port()
-        };
+        let port = free_port();
         let child = Mosquitto::spawn(dir.path(), port).await;
         Mosquitto { port, dir, child }
     }
@@ -232,10 +238,7 @@ async fn many_crashes_in_a_stream_lose_nothing() {
 #[tokio::test]
 async fn a_broker_that_is_not_there_yet_is_waited_for() {
     let dir = tempfile::tempdir().expect("a folder");
-    let port = {
-        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        socket.local_addr().expect("bound").port()
-    };
+    let port = free_port();
     let url = format!("mqtt://127.0.0.1:{port}");
     let (source, _) =
         client("readings", &mut options(&[("url", &url), ("topic", "#")]), &context()).expect("good options");
