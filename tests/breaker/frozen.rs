@@ -1,4 +1,5 @@
-//! A program that is held while another takes its folder, and then goes on: it must neither acknowledge nor commit.
+//! A program that is held while another takes its folder, and then goes on: it must neither commit, nor acknowledge what its
+//! successor does not have.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -59,7 +60,10 @@ async fn an_owner_that_was_held_while_a_successor_took_over_acknowledges_nothing
     signal("CONT", old.pid());
     let ended = old.ended(NOTICE_MAX).await;
     assert!(!ended.success(), "who has lost the folder has not ended well: {ended}");
-    assert_eq!(faithful.end().await - before, 0, "readings that the old owner has acknowledged");
+    // It may have been held with an answer in its hands, of what its log held before the successor read it: of the one request
+    // that was under way. That this was not lost, the verdict says.
+    let given = faithful.end().await - before;
+    assert!(given <= BATCH as u64, "the old owner has acknowledged {given} readings");
 
     reached(2 * ROWS, || load.shared().acknowledged().iter().sum()).await;
     load.end().await;
