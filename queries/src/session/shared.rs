@@ -12,7 +12,7 @@ use datafusion::prelude::SessionConfig;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::cooperative::JoinsGiveWay;
-use super::{Limits, bounded};
+use super::{Limits, bounded, now};
 use crate::history::QueryTables;
 use crate::problem::{Problem, ProblemKind};
 
@@ -65,6 +65,7 @@ impl Shared {
             .with_physical_optimizer_rule(Arc::new(JoinsGiveWay))
             .build();
         bounded::bound_functions(&mut base)
+            .and_then(|()| now::replace_now(&mut base))
             .map_err(|error| Problem::new(ProblemKind::Internal, error.strip_backtrace()))?;
         let functions = base
             .scalar_functions()
