@@ -16,7 +16,6 @@ mod guard;
 mod question;
 mod refusal;
 
-mod bounded;
 mod cooperative;
 mod now;
 mod shared;
