@@ -111,3 +111,15 @@ fn every_command_explains_itself() {
         assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{arguments:?}");
     }
 }
+
+#[test]
+fn a_run_that_made_values_null_ends_with_exit_code_0_and_says_how_many() {
+    let folder = Folder::new();
+    folder.write("readings.csv", "device;v\na;1,5\nb;2.5\nc;warm\n");
+    let sql = PIPELINE.replace("v BIGINT", "device TEXT, v DOUBLE");
+    folder.write("pipeline.sql", &sql.replace("'http'", "'file', path = 'readings.csv', delimiter = ';'"));
+    let run = command(["run", "--data", "data", "pipeline.sql"], folder.path()).output().expect("the program starts");
+    let (code, said) = ended(run);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("source readings  3 rows in, 0 dead, 2 values NULL for their type\n"), "{said}");
+}

@@ -12,6 +12,7 @@ mod statement;
 
 pub mod planner;
 
+mod bounded;
 mod names;
 mod parts;
 mod type_name;

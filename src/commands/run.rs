@@ -100,8 +100,13 @@ fn summary(
     for source in &status.sources {
         let _ =
             write!(text, "  source {}  {} rows in, {} dead", source.name, grouped(source.rows), grouped(source.dead));
-        if source.quarantined > 0 {
-            let _ = write!(text, ", {} from the future", grouped(source.quarantined));
+        let more = [
+            (source.quarantined, "from the future"),
+            (source.nulled, "values NULL for their type"),
+            (source.dropped_attributes, "attributes without a column"),
+        ];
+        for (count, what) in more.into_iter().filter(|(count, _)| *count > 0) {
+            let _ = write!(text, ", {} {what}", grouped(count));
         }
         if let Some(dedup) = status.dedups.iter().find(|dedup| dedup.source == source.name) {
             let _ =

@@ -13,6 +13,8 @@ use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner};
 use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, TableSource, Volatility, WindowUDF};
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
 
+use crate::bounded::bounded;
+
 /// All functions, by name and by alias. Made once for a file.
 pub(super) struct Functions {
     scalar: HashMap<String, Arc<ScalarUDF>>,
@@ -26,7 +28,7 @@ pub(super) struct Functions {
 impl Functions {
     pub(super) fn new() -> Self {
         let mut scalar = HashMap::new();
-        for function in SessionStateDefaults::default_scalar_functions() {
+        for function in SessionStateDefaults::default_scalar_functions().into_iter().map(bounded) {
             for alias in function.aliases() {
                 scalar.insert(alias.clone(), Arc::clone(&function));
             }

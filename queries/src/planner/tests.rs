@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray};
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{DataType, Int64Type};
 use tidemill_connectors::HttpIngest;
 use tidemill_engine::clock::{ManualClock, SeededDice};
 use tidemill_engine::plan::Operator;
@@ -202,6 +202,23 @@ fn a_row_that_cannot_be_computed_gives_null_and_leaves_the_others_alone() {
     let shares: Vec<_> = made.column(1).as_primitive::<Int64Type>().iter().collect();
     assert_eq!(numbers, [Some(1), None, Some(3), Some(4)]);
     assert_eq!(shares, [Some(2), None, None, Some(5)]);
+}
+
+#[test]
+fn a_row_that_asks_for_a_boundless_text_gives_null_and_leaves_the_others_alone() {
+    let pipeline = pipeline(
+        "CREATE MATERIALIZED VIEW v AS SELECT lpad(device, CAST(temperature AS BIGINT), '.') AS padded, \
+         repeat(device, CAST(temperature AS BIGINT)) AS repeated FROM readings;",
+    );
+    let input = batch(&["a", "b", "c"], &[Some(3.0), Some(4e18), Some(2.0)], &[1, 2, 3]);
+    let node = pipeline.plan.nodes.iter().find(|node| matches!(node.operator, Operator::Project { .. }));
+    let Operator::Project { columns, .. } = &node.expect("a projection").operator else { unreachable!() };
+    for (column, expected) in columns.iter().zip([["..a", "", ".c"], ["aaa", "", "cc"]]) {
+        let made = column.evaluate(&input).expect("it evaluates");
+        let texts = arrow::compute::cast(&made, &DataType::Utf8).expect("texts");
+        let texts: Vec<&str> = texts.as_string::<i32>().iter().map(Option::unwrap_or_default).collect();
+        assert_eq!((texts.as_slice(), made.is_null(1)), (expected.as_slice(), true));
+    }
 }
 
 #[test]

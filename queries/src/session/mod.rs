@@ -16,8 +16,8 @@ mod guard;
 mod question;
 mod refusal;
 
-mod bounded;
 mod cooperative;
+mod now;
 mod shared;
 
 #[cfg(test)]
@@ -113,6 +113,8 @@ impl Session {
             Ok(shared) => shared,
             Err(problem) => return Box::pin(async move { Err(problem) }),
         };
+        // Editors of some systems begin a file with the mark of UTF-8, as a pipeline may.
+        let sql = sql.strip_prefix('\u{feff}').unwrap_or(sql);
         let question = Question {
             sql: sql.to_owned(),
             parameters,

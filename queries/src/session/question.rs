@@ -92,9 +92,12 @@ async fn plan(shared: &Shared, question: &Question, known: &KnownNames) -> Resul
         // A place in a rewritten text is no place in the text that was asked.
         if sql == question.sql { problem } else { problem.with_span(None) }
     };
-    let state = SessionStateBuilder::new_from_existing(shared.base.clone())
+    let mut state = SessionStateBuilder::new_from_existing(shared.base.clone())
         .with_catalog_list(question.tables.catalog_list())
         .build();
+    // now(), current_date and current_time are the instant at which the question was asked.
+    let options = Arc::clone(state.config_options());
+    state.execution_props_mut().mark_start_execution(options);
     let statement = state.sql_to_statement(&sql, &Dialect::Generic).map_err(explain)?;
     guard::check_statement(&statement)?;
     let mut logical = state.statement_to_plan(statement).await.map_err(explain)?;

@@ -12,7 +12,8 @@ use datafusion::prelude::SessionConfig;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::cooperative::JoinsGiveWay;
-use super::{Limits, bounded};
+use super::{Limits, now};
+use crate::bounded::bound_functions;
 use crate::history::QueryTables;
 use crate::problem::{Problem, ProblemKind};
 
@@ -64,7 +65,8 @@ impl Shared {
             .with_runtime_env(environment)
             .with_physical_optimizer_rule(Arc::new(JoinsGiveWay))
             .build();
-        bounded::bound_functions(&mut base)
+        bound_functions(&mut base)
+            .and_then(|()| now::replace_now(&mut base))
             .map_err(|error| Problem::new(ProblemKind::Internal, error.strip_backtrace()))?;
         let functions = base
             .scalar_functions()

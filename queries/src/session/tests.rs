@@ -29,6 +29,20 @@ async fn a_question_without_tables_is_answered() {
         text(&session, "SELECT TIMESTAMP '2026-11-20 09:00:00' AS t").await.expect("answer"),
         "t\n2026-11-20T09:00:00Z\n"
     );
+    assert_eq!(text(&session, "\u{feff}SELECT 1 AS one\r\n").await.expect("a file with a mark"), "one\n1\n");
+}
+
+#[tokio::test]
+async fn now_is_one_instant_and_compares_with_any_stored_time() {
+    let session = session(Limits::default());
+    let sql = "SELECT now() = current_timestamp AS one, now() > TIMESTAMP '2020-01-01' AS past,
+        current_date >= DATE '2020-01-01' AS day, current_time IS NOT NULL AS clock, arrow_typeof(now()) AS type";
+    let shown = "one,past,day,clock,type\ntrue,true,true,true,\"Timestamp(µs, \"\"UTC\"\")\"\n";
+    assert_eq!(text(&session, sql).await.expect("answer"), shown);
+    // The years 1 and 9999, as the microseconds of a table: neither fits in nanoseconds.
+    let sql = "SELECT count(*) AS n FROM (VALUES (-62135596800000000), (0), (253402300799000000)) AS t(us)
+        WHERE arrow_cast(us, 'Timestamp(Microsecond, Some(\"UTC\"))') < now() - INTERVAL '1 hour'";
+    assert_eq!(text(&session, sql).await.expect("answer"), "n\n2\n");
 }
 
 #[tokio::test]

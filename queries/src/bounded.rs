@@ -1,7 +1,8 @@
 //! Functions that make much out of little, with a bound: `repeat('x', 2000000000)` is 12 characters that ask for 2 GB.
 //!
 //! The memory pool sees what operators keep, not what a function returns, so a typing error here could end the
-//! process. Each of these functions is asked first how much it would make of a batch of rows.
+//! process. In a view it would end it again at each start, for the row that asks is in the log. Each of these functions is
+//! asked first how much it would make of a batch of rows; a row of a view whose value it refuses has NULL.
 
 use std::sync::Arc;
 
@@ -48,13 +49,21 @@ const GROWING: &[(&str, Growth)] = &[
     ("generate_series", Growth::Range),
 ];
 
-/// Puts bounds on the functions that need them.
-pub(super) fn bound_functions(state: &mut SessionState) -> Result<(), DataFusionError> {
-    for (name, growth) in GROWING {
+/// Puts bounds on the functions that need them, for questions.
+pub(crate) fn bound_functions(state: &mut SessionState) -> Result<(), DataFusionError> {
+    for (name, _) in GROWING {
         let inner = state.udf(name)?;
-        state.register_udf(Arc::new(ScalarUDF::new_from_impl(Bounded { inner, growth: *growth })))?;
+        state.register_udf(bounded(inner))?;
     }
     Ok(())
+}
+
+/// Returns a function with its bound, if it needs one.
+pub(crate) fn bounded(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
+    match GROWING.iter().find(|(name, _)| *name == inner.name()) {
+        Some((_, growth)) => Arc::new(ScalarUDF::new_from_impl(Bounded { inner, growth: *growth })),
+        None => inner,
+    }
 }
 
 /// A function with a bound.
