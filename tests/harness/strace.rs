@@ -10,6 +10,8 @@ use super::wait::eventually;
 const ATTACHED_MAX: Duration = Duration::from_secs(60);
 /// It attaches in a moment, or has missed a thread.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// It leaves in a moment.
+const LEAVES_WITHIN: Duration = Duration::from_secs(5);
 
 /// A tracer that stands between a program and its kernel.
 pub(crate) struct Strace(Child);
@@ -55,8 +57,16 @@ impl Strace {
     /// Leaves the program, which goes on without it.
     pub(crate) async fn detach(mut self) {
         signal("TERM", self.0.id());
+        let begin = Instant::now();
         let child = &mut self.0;
-        eventually("strace is detached", ATTACHED_MAX, async || child.try_wait().expect("a child to ask")).await;
+        eventually("strace is detached", ATTACHED_MAX, async || {
+            // With several threads held at once it may wait for them; if it is killed, the kernel lets them go.
+            if begin.elapsed() > LEAVES_WITHIN {
+                let _ = child.kill();
+            }
+            child.try_wait().expect("a child to ask")
+        })
+        .await;
     }
 }
 
