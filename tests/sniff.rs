@@ -122,6 +122,13 @@ async fn programs_read_it_as_json_and_a_user_needs_a_password() {
     let (code, printed, complained) = said(&sniff(&folder, &[&url, "m/+", "--seconds", "1"]).await);
     assert_eq!((code, printed.as_str()), (Some(2), ""), "{complained}");
     assert!(complained.contains("not authorized"), "{complained}");
+    for url in [&url, "http://127.0.0.1:1/x"] {
+        let url = url.replace("://", "://tide:s3cret@");
+        let (code, printed, complained) = said(&sniff(&folder, &[&url]).await);
+        assert_eq!((code, printed.as_str()), (Some(1), ""), "{complained}");
+        assert!(complained.contains("do not belong in the URL: use --username"), "{complained}");
+        assert!(!complained.contains("s3cret"), "{complained}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,6 +40,13 @@ use crate::commands::answer;
 
 /// Listens, and prints what it understood.
 pub(crate) async fn sniff(args: SniffArgs, format: OutputFormat) -> Result<()> {
+    // Before anything is said of the URL: a password must not be.
+    if has_credentials(&args.url) {
+        return Err(Error::Input(
+            "credentials do not belong in the URL: use --username and --password-env or --password-file, or --token-env"
+                .to_owned(),
+        ));
+    }
     if ["http://", "https://", "ws://", "wss://"].iter().any(|scheme| args.url.starts_with(scheme)) {
         let mut found = fetched::fetch(&args).await?;
         check(&found.sql)?;
@@ -62,6 +69,12 @@ pub(crate) async fn sniff(args: SniffArgs, format: OutputFormat) -> Result<()> {
         OutputFormat::Json => answer(format!("{:#}\n", to_json(&sniffed, &sql)).as_bytes()),
         OutputFormat::Table | OutputFormat::Csv => answer(sql.as_bytes()),
     }
+}
+
+/// Whether a URL names a user: what stands before its host ends with `@`.
+fn has_credentials(url: &str) -> bool {
+    let behind_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
+    behind_scheme.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@'))
 }
 
 /// How the broker is reached: as options for us, and as they are written into the pipeline.
